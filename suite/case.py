@@ -1,0 +1,87 @@
+"""Case: model x layout x workload x cluster (x recipe), frozen; its id is a hash of its canonical JSON."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from typing import Any
+
+from suite.models import ModelSpec, model_from
+from suite.parse import SpecError, from_mapping, nearest, require, to_mapping
+from suite.spec import Cluster, Layout, Recipe, Workload
+
+
+@dataclass(frozen=True)
+class Case:
+    """One training run, fully described. Building it checks that its parts fit each other."""
+
+    model: ModelSpec
+    layout: Layout = field(default_factory=Layout)
+    workload: Workload = field(default_factory=Workload)
+    cluster: Cluster = field(default_factory=Cluster)
+    recipe: Recipe = field(default_factory=Recipe)
+
+    def __post_init__(self) -> None:
+        seq_len, positions = self.workload.seq_len, self.model.max_positions
+        require(
+            seq_len <= positions,
+            f"workload.seq_len: {seq_len} is beyond the model's max_positions({positions}) of {self.model.name}",
+        )
+        ranks, nodes = self.layout.world_size, self.cluster.nodes
+        if not self.cluster.per_node:
+            require(ranks % nodes == 0, f"cluster.nodes: {nodes} does not divide the layout's {ranks} ranks")
+            object.__setattr__(self, "cluster", replace(self.cluster, per_node=ranks // nodes))
+        have = nodes * self.cluster.per_node
+        require(
+            ranks == have,
+            f"layout: dp({self.layout.dp}) * fsdp({self.layout.fsdp}) = {ranks} ranks"
+            f" != nodes({nodes}) * per_node({self.cluster.per_node}) = {have}",
+        )
+
+    @cached_property
+    def case_id(self) -> str:
+        """Twelve hex digits of the SHA-256 of the canonical JSON."""
+        text = json.dumps(self.to_mapping(), sort_keys=True, separators=(",", ":"))
+        return hashlib.sha256(text.encode()).hexdigest()[:12]
+
+    @property
+    def label(self) -> str:
+        """A short name for tables: model, layout, and the workload's choices."""
+        parts = [self.model.name, str(self.layout), self.workload.precision.value, self.workload.attention.value]
+        if self.workload.loss.value != "plain":
+            parts.append(f"{self.workload.loss.value}-loss")
+        if self.workload.micro_batches > 1:
+            parts.append(f"x{self.workload.micro_batches}")
+        return " ".join(parts)
+
+    @property
+    def global_batch(self) -> int:
+        """Sequences an optimizer step: micro_batch x micro_batches x dp x fsdp."""
+        return self.workload.micro_batch * self.workload.micro_batches * self.layout.data_ranks
+
+    @property
+    def tokens_per_step(self) -> int:
+        """Tokens an optimizer step, over all ranks."""
+        return self.global_batch * self.workload.seq_len
+
+    def to_mapping(self) -> dict[str, Any]:
+        """The case as JSON-ready data; `case_from` reads it back."""
+        return to_mapping(self)
+
+
+_PARTS = {"layout": Layout, "workload": Workload, "cluster": Cluster, "recipe": Recipe}
+
+
+def case_from(data: Mapping[str, Any]) -> Case:
+    """A Case from its JSON form (docs: the machine-readable contract). Left-out keys take their defaults."""
+    if not isinstance(data, Mapping):
+        raise SpecError(f"case: expected an object with keys, got {data!r}")
+    for key in data:
+        if key not in ("model", *_PARTS):
+            raise SpecError(f"case.{key}: unknown key; {nearest(str(key), ['model', *_PARTS])}")
+    require("model" in data, "case.model: missing; give a preset's name or an object")
+    parts: dict[str, Any] = {key: from_mapping(kind, data[key], key) for key, kind in _PARTS.items() if key in data}
+    return Case(model=model_from(data["model"]), **parts)

@@ -1,0 +1,34 @@
+"""Model families. A family is a specification, an operator ledger and a module; one line here each."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from suite.models.decoder import DecoderSpec
+from suite.models.presets import PRESETS
+from suite.parse import SpecError, from_mapping, nearest
+
+ModelSpec = DecoderSpec  # the union of the families' specifications
+
+#: family name -> its specification
+SPECS: dict[str, type[ModelSpec]] = {"decoder": DecoderSpec}
+
+
+def preset(name: str) -> ModelSpec:
+    """The preset of that name; SpecError names the near ones."""
+    if name not in PRESETS:
+        raise SpecError(f"model: {name!r} is not a preset; {nearest(name, PRESETS)}")
+    return PRESETS[name]
+
+
+def model_from(value: str | Mapping[str, Any]) -> ModelSpec:
+    """A preset's name, or {"family": "decoder", "layers": 32, ...}."""
+    if isinstance(value, str):
+        return preset(value)
+    if not isinstance(value, Mapping):
+        raise SpecError(f"model: expected a preset's name or an object with keys, got {value!r}")
+    family = value.get("family", "decoder")
+    if not isinstance(family, str) or family not in SPECS:
+        raise SpecError(f"model.family: {family!r} is not known; {nearest(str(family), SPECS)}")
+    return from_mapping(SPECS[family], value, "model")

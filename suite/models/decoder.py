@@ -1,0 +1,113 @@
+"""The decoder family's specification: GPT-2's form, LLaMA's form, and what lies between. Torch-free."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+from suite.parse import require, setting
+
+
+class Norm(StrEnum):
+    """Normalisation of the residual stream before a sub-block."""
+
+    LAYERNORM = "layernorm"
+    RMSNORM = "rmsnorm"
+
+
+class Activation(StrEnum):
+    """The MLP's non-linearity."""
+
+    GELU = "gelu"  # two matrices; tanh form, as GPT-2
+    SWIGLU = "swiglu"  # three matrices: down(silu(gate) * up)
+
+
+class Position(StrEnum):
+    """How a token knows its place."""
+
+    LEARNED = "learned"  # a table added to the embedding
+    ROPE = "rope"  # rotation of queries and keys
+
+
+@dataclass(frozen=True)
+class RopeScaling:
+    """Llama 3.1's frequency scaling: wavelengths beyond the original context are stretched by `factor`."""
+
+    factor: float
+    low_freq_factor: float
+    high_freq_factor: float
+    original_max_positions: int
+
+
+@dataclass(frozen=True)
+class DecoderSpec:
+    """A decoder-only transformer, pre-norm. h hidden, a heads of d, k key-value heads, f ffn, V vocab.
+
+    Parameters: L (h a d + 2 h k d + a d h + (2 or 3) h f + norms + biases) + final norm + V h (+ V h untied)
+    (+ positions h for a learned table).
+    """
+
+    layers: int = setting(2, "blocks")
+    hidden: int = setting(128, "width of the residual stream")
+    heads: int = setting(4, "query heads")
+    ffn: int = setting(512, "width of the MLP")
+    vocab: int = setting(2048, "rows of the embedding")
+    max_positions: int = setting(1024, "longest sequence")
+    kv_heads: int = setting(0, "key-value heads (0: as many as heads)")
+    head_dim: int = setting(0, "width of a head (0: hidden / heads)")
+    norm: Norm = setting(Norm.RMSNORM, "layernorm or rmsnorm")
+    activation: Activation = setting(Activation.SWIGLU, "gelu or swiglu")
+    position: Position = setting(Position.ROPE, "learned or rope")
+    bias: bool = setting(False, "biases in every linear and norm")
+    qkv_bias: bool = setting(False, "biases in the query, key and value projections alone")
+    tied: bool = setting(False, "head shares the embedding's weight")
+    rope_theta: float = setting(10000.0, "base of the rotation's frequencies")
+    rope_fraction: float = setting(1.0, "leading part of each head that is rotated")
+    rope_scaling: RopeScaling | None = setting(None, "Llama 3.1's frequency scaling")
+    norm_eps: float = setting(1e-5, "added under the norm's root")
+    family: str = setting("decoder", "model family")
+    name: str = setting("custom", "what reports call it")
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "kv_heads", self.kv_heads or self.heads)
+        for name in ("layers", "hidden", "heads", "kv_heads", "ffn", "vocab", "max_positions"):
+            size = getattr(self, name)
+            require(size >= 1, f"model.{name}: must be at least 1, got {size}")
+        if not self.head_dim:
+            require(
+                self.hidden % self.heads == 0,
+                f"model.heads: hidden({self.hidden}) % heads({self.heads}) != 0; give head_dim or other heads",
+            )
+            object.__setattr__(self, "head_dim", self.hidden // self.heads)
+        require(self.head_dim >= 1, f"model.head_dim: must be at least 1, got {self.head_dim}")
+        require(
+            self.heads % self.kv_heads == 0,
+            f"model.kv_heads: heads({self.heads}) % kv_heads({self.kv_heads}) != 0",
+        )
+        require(0 < self.rope_fraction <= 1, f"model.rope_fraction: must be in (0, 1], got {self.rope_fraction}")
+        if self.position is Position.ROPE:
+            require(
+                self.rotary_dim >= 2 and self.rotary_dim % 2 == 0,
+                f"model.head_dim: rope rotates pairs; {self.rotary_dim} rotated of {self.head_dim} is not even",
+            )
+        require(self.family == "decoder", f"model.family: {self.family!r} is not 'decoder'")
+
+    @property
+    def q_dim(self) -> int:
+        """Width of all queries together: heads x head_dim."""
+        return self.heads * self.head_dim
+
+    @property
+    def kv_dim(self) -> int:
+        """Width of all keys (or values) together: kv_heads x head_dim."""
+        return self.kv_heads * self.head_dim
+
+    @property
+    def rotary_dim(self) -> int:
+        """Leading channels of each head that rope rotates."""
+        return int(self.head_dim * self.rope_fraction)
+
+    @property
+    def projection_bias(self) -> bool:
+        """Do the query, key and value projections carry a bias?"""
+        return self.bias or self.qkv_bias

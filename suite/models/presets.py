@@ -1,0 +1,124 @@
+"""Named decoders: published shapes, and tiny ones that a 2-core CPU trains. A preset is a name and numbers."""
+
+from __future__ import annotations
+
+from suite.models.decoder import Activation, DecoderSpec, Norm, Position, RopeScaling
+
+GPT2_VOCAB, MEGATRON_VOCAB = 50257, 51200
+LLAMA_VOCAB, LLAMA3_VOCAB = 32000, 128256
+
+
+def gpt(name: str, layers: int, hidden: int, heads: int, vocab: int, positions: int = 1024) -> DecoderSpec:
+    """GPT-2's form: learned positions, LayerNorm, GELU, f = 4h, biases, tied head (Radford et al. 2019)."""
+    return DecoderSpec(
+        name=name,
+        layers=layers,
+        hidden=hidden,
+        heads=heads,
+        ffn=4 * hidden,
+        vocab=vocab,
+        max_positions=positions,
+        norm=Norm.LAYERNORM,
+        activation=Activation.GELU,
+        position=Position.LEARNED,
+        bias=True,
+        tied=True,
+    )
+
+
+def llama(
+    name: str,
+    layers: int,
+    hidden: int,
+    heads: int,
+    ffn: int,
+    vocab: int = LLAMA_VOCAB,
+    kv_heads: int = 0,
+    positions: int = 2048,
+    theta: float = 10000.0,
+    tied: bool = False,
+    eps: float = 1e-5,
+    rope_scaling: RopeScaling | None = None,
+) -> DecoderSpec:
+    """LLaMA's form: rotary positions, RMSNorm, SwiGLU, no biases, untied head (arXiv:2302.13971)."""
+    return DecoderSpec(
+        name=name,
+        layers=layers,
+        hidden=hidden,
+        heads=heads,
+        kv_heads=kv_heads,
+        ffn=ffn,
+        vocab=vocab,
+        max_positions=positions,
+        rope_theta=theta,
+        tied=tied,
+        norm_eps=eps,
+        rope_scaling=rope_scaling,
+    )
+
+
+def _chatglm2() -> DecoderSpec:
+    """ChatGLM2-6B: two key-value heads, biases in the projections only, half of each head rotated."""
+    return DecoderSpec(
+        name="chatglm2-6b",
+        layers=28,
+        hidden=4096,
+        heads=32,
+        kv_heads=2,
+        ffn=13696,
+        vocab=65024,
+        max_positions=32768,
+        qkv_bias=True,
+        rope_fraction=0.5,
+    )
+
+
+_LLAMA31_ROPE = RopeScaling(factor=8.0, low_freq_factor=1.0, high_freq_factor=4.0, original_max_positions=8192)
+
+_PRESETS: tuple[DecoderSpec, ...] = (
+    # for a 2-core CPU: about 1 M, 10 M and 50 M parameters
+    gpt("gpt-1m", 4, 128, 4, 2048),
+    gpt("gpt-10m", 6, 320, 5, 4096),
+    gpt("gpt-50m", 12, 576, 9, 4096),
+    llama("llama-1m", 4, 128, 4, 256, 1024, kv_heads=2, positions=1024),
+    llama("llama-10m", 6, 320, 5, 896, 2048, kv_heads=5, positions=1024),
+    llama("llama-50m", 12, 576, 9, 1536, 4096, kv_heads=3, positions=1024),
+    # arXiv:1910.02054's contemporaries: Radford et al. 2019, table 2
+    gpt("gpt2", 12, 768, 12, GPT2_VOCAB),
+    gpt("gpt2-medium", 24, 1024, 16, GPT2_VOCAB),
+    gpt("gpt2-large", 36, 1280, 20, GPT2_VOCAB),
+    gpt("gpt2-xl", 48, 1600, 25, GPT2_VOCAB),
+    # arXiv:2005.14165, table 2.1
+    gpt("gpt3-175b", 96, 12288, 96, GPT2_VOCAB, 2048),
+    # arXiv:2205.05198, table 3 (the 145 B shape: arXiv:2104.04473, table 1)
+    gpt("megatron-22b", 48, 6144, 64, MEGATRON_VOCAB, 2048),
+    gpt("megatron-145b", 80, 12288, 96, MEGATRON_VOCAB, 2048),
+    gpt("megatron-530b", 105, 20480, 128, MEGATRON_VOCAB, 2048),
+    gpt("megatron-1t", 128, 25600, 160, MEGATRON_VOCAB, 2048),
+    # arXiv:2302.13971, table 2; arXiv:2307.09288
+    llama("llama-7b", 32, 4096, 32, 11008, eps=1e-6),
+    llama("llama-13b", 40, 5120, 40, 13824, eps=1e-6),
+    llama("llama-65b", 80, 8192, 64, 22016),
+    llama("llama2-70b", 80, 8192, 64, 28672, kv_heads=8, positions=4096),
+    # arXiv:2407.21783, table 3
+    llama("llama3-8b", 32, 4096, 32, 14336, LLAMA3_VOCAB, kv_heads=8, positions=8192, theta=5e5),
+    llama("llama3-70b", 80, 8192, 64, 28672, LLAMA3_VOCAB, kv_heads=8, positions=8192, theta=5e5),
+    llama(
+        "llama3-405b",
+        126,
+        16384,
+        128,
+        53248,
+        LLAMA3_VOCAB,
+        kv_heads=8,
+        positions=131072,
+        theta=5e5,
+        rope_scaling=_LLAMA31_ROPE,
+    ),
+    _chatglm2(),
+    # jingyaogong/minimind: MiniMind2-Small and MiniMind2
+    llama("minimind-small", 8, 512, 8, 1408, 6400, kv_heads=2, positions=32768, theta=1e6, tied=True),
+    llama("minimind", 16, 768, 8, 2048, 6400, kv_heads=2, positions=32768, theta=1e6, tied=True),
+)
+
+PRESETS: dict[str, DecoderSpec] = {spec.name: spec for spec in _PRESETS}

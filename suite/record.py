@@ -1,0 +1,195 @@
+"""The vocabulary that estimates and measurements share, and the rows they are written in.
+
+An Estimate is a ledger of Terms, a Measurement a list of raw Samples; both speak of a quantity, a
+component, a moment of the training step and a rank, so that they can be joined. Bytes are bytes,
+times are seconds, losses are nats a token; the unit is part of each quantity's name.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from enum import StrEnum
+from functools import cached_property
+from typing import Any
+
+SCHEMA_VERSION = 1
+
+
+class Quantity(StrEnum):
+    """What a number is a number of."""
+
+    MEMORY = "memory_bytes"
+    RESIDENT = "resident_bytes"  # RSS high-water: information only, malloc's reuse pollutes it
+    RESERVED = "reserved_bytes"
+    STEP_TIME = "step_seconds"
+    THROUGHPUT = "tokens_per_second"
+    MODEL_FLOPS = "model_flops"
+    LOSS = "loss_nats"
+    VALIDATION_LOSS = "validation_loss_nats"
+    UNIGRAM_ENTROPY = "unigram_entropy_nats"
+    GRADIENT_NORM = "gradient_norm"
+
+
+class Component(StrEnum):
+    """What a byte is for. Per rank, exclusive: the components of a moment sum to its total."""
+
+    PARAMETERS = "parameters"
+    BUFFERS = "buffers"
+    GRADIENTS = "gradients"
+    OPTIMIZER = "optimizer"
+    COMMUNICATION = "communication"  # persistent buckets: what a strategy keeps for its collectives
+    INPUTS = "inputs"
+    ACTIVATIONS = "activations"  # made by the forward pass, kept for the backward pass
+    LOSS = "loss"  # made by the head and the loss, kept for the backward pass
+    TRANSIENTS = "transients"  # made and freed inside the phase: workspace, activation gradients, gathers
+    UNEXPLAINED = "unexplained"
+
+
+class Moment(StrEnum):
+    """Named moments of a step. `*_peak` and `loss` are the highest instant of their phase, the rest are levels.
+
+    init            after the model is built and sharded, before the first step
+    forward_peak    highest instant from the start of the step to the last block's output
+    after_forward   the last hidden state exists, the head has not run
+    loss            highest instant of the head and the loss
+    backward_peak   highest instant of the backward pass
+    after_backward  all gradients exist, clipping and the optimizer have not run
+    optimizer_peak  highest instant of clipping and the optimizer step
+    steady          after the gradients are dropped, between two steps
+    """
+
+    INIT = "init"
+    FORWARD_PEAK = "forward_peak"
+    AFTER_FORWARD = "after_forward"
+    LOSS = "loss"
+    BACKWARD_PEAK = "backward_peak"
+    AFTER_BACKWARD = "after_backward"
+    OPTIMIZER_PEAK = "optimizer_peak"
+    STEADY = "steady"
+
+
+#: Components whose size is known to the byte before anything runs.
+STATE = (Component.PARAMETERS, Component.BUFFERS, Component.GRADIENTS, Component.OPTIMIZER)
+
+
+@dataclass(frozen=True, slots=True)
+class Term:
+    """One line of an estimate: so much of a quantity, for this reason, by this formula."""
+
+    component: Component
+    moment: Moment
+    value: float
+    formula: str
+    source: str
+    rank: int = 0
+    quantity: Quantity = Quantity.MEMORY
+
+
+@dataclass(frozen=True)
+class MemoryEstimate:
+    """Bytes a rank holds at each moment of a step: a ledger of Terms; every total is a sum of them."""
+
+    terms: tuple[Term, ...]
+    rank: int = 0
+
+    @cached_property
+    def by_moment(self) -> dict[Moment, dict[Component, int]]:
+        """Bytes per moment and component."""
+        table: dict[Moment, dict[Component, int]] = {}
+        for term in self.terms:
+            row = table.setdefault(term.moment, defaultdict(int))
+            row[term.component] += int(term.value)
+        return {moment: dict(row) for moment, row in table.items()}
+
+    def total_bytes(self, moment: Moment) -> int:
+        """Bytes held at a moment."""
+        return sum(self.by_moment[moment].values())
+
+    @cached_property
+    def peak_moment(self) -> Moment:
+        """The moment that holds most; the earlier one if two hold the same."""
+        return max(self.by_moment, key=self.total_bytes)
+
+    @property
+    def peak_bytes(self) -> int:
+        """Bytes held at the largest moment of a step (`init` included)."""
+        return self.total_bytes(self.peak_moment)
+
+
+@dataclass(frozen=True)
+class TimeEstimate:
+    """How long one optimizer step takes. None where a rate is not known; never another device's."""
+
+    step_seconds: float | None
+    tokens_per_second: float | None
+    tflops_per_gpu: float | None
+    mfu: float | None
+    hfu: float | None
+    parts_seconds: dict[str, float] = field(default_factory=dict)
+    basis: str = ""  # where the rate comes from, in words
+
+
+class Outcome(StrEnum):
+    """How a case ended. Failure is a result, never a gap."""
+
+    OK = "ok"
+    OOM = "oom"
+    TIMEOUT = "timeout"  # ran past its deadline while making progress
+    HANG = "hang"  # made no progress for the hang limit
+    FAILED = "failed"
+    SKIPPED = "skipped"
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """One raw reading on one rank. `index` is the step (or instant) it was taken at."""
+
+    quantity: Quantity
+    value: float
+    rank: int
+    index: int = 0
+    component: Component | None = None
+    moment: Moment | None = None
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """What a run of a case gave: its outcome, the reason where it is not ok, and the raw samples of all ranks."""
+
+    case_id: str
+    outcome: Outcome
+    samples: tuple[Sample, ...] = ()
+    reason: str = ""
+    wall_seconds: float = 0.0
+    stderr_tails: dict[int, str] = field(default_factory=dict)  # rank -> its last lines
+    environment: dict[str, Any] = field(default_factory=dict)
+
+    def values(
+        self,
+        quantity: Quantity,
+        *,
+        rank: int | None = None,
+        component: Component | None = None,
+        moment: Moment | None = None,
+    ) -> list[float]:
+        """Raw readings in order, filtered; None leaves that key open."""
+        return [
+            sample.value
+            for sample in self.samples
+            if sample.quantity is quantity
+            and (rank is None or sample.rank == rank)
+            and (component is None or sample.component is component)
+            and (moment is None or sample.moment is moment)
+        ]
+
+    @property
+    def ranks(self) -> tuple[int, ...]:
+        """The ranks that left samples, ascending."""
+        return tuple(sorted({sample.rank for sample in self.samples}))
+
+
+def total(samples: Iterable[Sample]) -> float:
+    """Sum of the samples' values."""
+    return sum(sample.value for sample in samples)
