@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import math
+import re
 import types
 import typing
 from collections.abc import Iterable, Mapping
@@ -21,6 +23,9 @@ class SpecError(ValueError):
 
 
 T = TypeVar("T")
+
+#: how a float that JSON cannot write is spelled
+NON_FINITE = ("nan", "inf", "-inf")
 
 
 def setting(default: Any, help: str) -> Any:
@@ -54,12 +59,18 @@ def from_mapping(cls: type[T], data: Mapping[str, Any], where: str) -> T:
     }
     for name in sorted(required - set(data)):
         raise SpecError(f"{where}.{name}: missing; it has no default")
-    hints: dict[str, Any] = _hints(cls)
+    hints: dict[str, Any] = _hints(cls)  # type: ignore[arg-type]
     return cls(**{key: convert(value, hints[key], f"{where}.{key}") for key, value in data.items()})
 
 
 def convert(value: Any, kind: Any, where: str) -> Any:
     """`value` as the annotated type `kind`; SpecError if it is not one."""
+    if kind is Any or type(value) is kind:  # most values; a store has many
+        return value
+    if typing.get_origin(kind) is tuple:
+        return _convert_tuple(value, kind, where)
+    if typing.get_origin(kind) is dict:
+        return _convert_dict(value, kind, where)
     if isinstance(kind, types.UnionType) or typing.get_origin(kind) is typing.Union:
         return _convert_union(value, kind, where)
     if isinstance(kind, type) and isinstance(value, kind) and not (kind is int and isinstance(value, bool)):
@@ -67,6 +78,8 @@ def convert(value: Any, kind: Any, where: str) -> Any:
     if isinstance(kind, type) and issubclass(kind, Enum):
         return _convert_enum(value, kind, where)
     if kind is float and isinstance(value, int) and not isinstance(value, bool):
+        return float(value)
+    if kind is float and value in NON_FINITE:
         return float(value)
     if isinstance(kind, type) and hasattr(kind, "parse") and isinstance(value, str):
         return kind.parse(value, where)
@@ -76,7 +89,10 @@ def convert(value: Any, kind: Any, where: str) -> Any:
 
 
 def to_mapping(value: Any) -> Any:
-    """The JSON form of a dataclass, the inverse of `from_mapping`: enums and parsed types as text."""
+    """The JSON form of a dataclass, the inverse of `from_mapping`: enums and parsed types as text.
+
+    A number that JSON has no word for is one of NON_FINITE, so that the text stays standard JSON.
+    """
     if isinstance(value, Enum):
         return value.value
     if hasattr(type(value), "parse"):
@@ -86,7 +102,9 @@ def to_mapping(value: Any) -> Any:
     if isinstance(value, list | tuple):
         return [to_mapping(item) for item in value]
     if isinstance(value, dict):
-        return {key: to_mapping(item) for key, item in value.items()}
+        return {str(to_mapping(key)): to_mapping(item) for key, item in value.items()}
+    if isinstance(value, float) and not math.isfinite(value):
+        return str(value)
     return value
 
 
@@ -131,6 +149,35 @@ def _convert_enum(value: Any, kind: type[Enum], where: str) -> Enum:
     except ValueError:
         accepted = [str(member.value) for member in kind]
         raise SpecError(f"{where}: {value!r} is not known; {nearest(str(value), accepted)}") from None
+
+
+def _convert_tuple(value: Any, kind: Any, where: str) -> tuple[Any, ...]:
+    """A list as `tuple[X, ...]`, or as `tuple[X, Y]` of that very length."""
+    if not isinstance(value, list | tuple):
+        raise SpecError(f"{where}: expected a list, got {value!r}")
+    kinds = typing.get_args(kind)
+    if kinds[-1] is Ellipsis:
+        kinds = kinds[:1] * len(value)
+    require(len(kinds) == len(value), f"{where}: expected {len(kinds)} items, got {len(value)}: {value!r}")
+    pairs = zip(value, kinds, strict=True)
+    return tuple(convert(item, item_kind, f"{where}[{index}]") for index, (item, item_kind) in enumerate(pairs))
+
+
+def _convert_dict(value: Any, kind: Any, where: str) -> dict[Any, Any]:
+    """An object as `dict[K, V]`; JSON's keys are text, so a whole number is read from its digits."""
+    if not isinstance(value, Mapping):
+        raise SpecError(f"{where}: expected an object with keys, got {value!r}")
+    key_kind, item_kind = typing.get_args(kind)
+    return {
+        _convert_key(key, key_kind, f"{where} key"): convert(item, item_kind, f"{where}.{key}")
+        for key, item in value.items()
+    }
+
+
+def _convert_key(key: Any, kind: Any, where: str) -> Any:
+    if kind is int and isinstance(key, str) and re.fullmatch(r"-?\d+", key, flags=re.ASCII):
+        return int(key)
+    return convert(key, kind, where)
 
 
 def _type_name(kind: Any) -> str:

@@ -43,7 +43,8 @@ class Component(StrEnum):
     INPUTS = "inputs"
     ACTIVATIONS = "activations"  # made by the forward pass, kept for the backward pass
     LOSS = "loss"  # made by the head and the loss, kept for the backward pass
-    TRANSIENTS = "transients"  # made and freed inside the phase: workspace, activation gradients, gathers
+    GATHERED = "gathered"  # whole parameters that sharding gathers for a while, and its collectives' buffers
+    TRANSIENTS = "transients"  # made and freed inside the phase: workspace, gradients of activations
     UNEXPLAINED = "unexplained"
 
 

@@ -34,6 +34,10 @@ class LossKernel(StrEnum):
     CHUNKED = "chunked"  # a slice of the sequence at a time, its logits recomputed in backward
 
 
+#: Slices of the sequence in the chunked loss; torchtune's CEWithChunkedOutputLoss uses as many.
+LOSS_CHUNKS = 8
+
+
 class OptimizerKind(StrEnum):
     """The update rule."""
 

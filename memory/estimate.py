@@ -1,0 +1,94 @@
+"""Case -> how many bytes each rank holds at every moment of a step, as a ledger of Terms. Torch-free."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from functools import cached_property
+
+from memory.state import Holding, holdings
+from memory.step import StepWalk, walk_step
+from memory.walk import Label
+from suite.case import Case
+from suite.models.ledgers import ledger_of
+from suite.operators import Ledger
+from suite.record import Component, MemoryEstimate, Moment, Term
+from suite.spec import Precision
+from suite.tape import BF16_AUTOCAST, BF16_POLICY, FP32, Backend, Numerics
+
+#: holdings that do not exist yet when the model has just been built
+_LATER = {Moment.INIT: {Component.OPTIMIZER}}
+
+
+def numerics_of(case: Case) -> Numerics:
+    """The number formats of a case: FSDP casts parameters by its own policy, everything else by autocast."""
+    if case.workload.precision is Precision.FP32:
+        return FP32
+    return BF16_POLICY if case.layout.fsdp > 1 else BF16_AUTOCAST
+
+
+def backend_of(case: Case) -> Backend:
+    """The kernels that run on the case's device."""
+    return Backend.CPU if case.cluster.device == "cpu" else Backend.CUDA
+
+
+def threads_of(case: Case) -> int:
+    """Threads that torch gives a rank on the CPU: the machine's cores shared among its ranks."""
+    return max(1, len(os.sched_getaffinity(0)) // case.cluster.per_node)
+
+
+@dataclass(frozen=True)
+class MemoryModel:
+    """A case's memory: the ledger and the walk are made once and serve every rank."""
+
+    case: Case
+
+    @cached_property
+    def ledger(self) -> Ledger:
+        """The operator ledger of one micro-batch."""
+        case = self.case
+        return ledger_of(
+            case.model, case.workload, case.layout.recompute, numerics_of(case), backend_of(case), threads_of(case)
+        )
+
+    @cached_property
+    def step(self) -> StepWalk:
+        """The walk over one step."""
+        return walk_step(self.case, self.ledger, numerics_of(self.case), backend_of(self.case))
+
+    def peak_bytes(self, rank: int = 0) -> int:
+        """Bytes of the largest moment, without writing the terms down."""
+        held = sum(item.nbytes for item in holdings(self.case, self.ledger, rank))
+        return held + max(0, *(instant.nbytes for instant in self.step.instants.values()))
+
+    def estimate(self, rank: int = 0) -> MemoryEstimate:
+        """Every term of every moment on one rank."""
+        held = holdings(self.case, self.ledger, rank)
+        terms = []
+        for moment in Moment:
+            terms += [_held(item, moment, rank) for item in held if item.component not in _LATER.get(moment, ())]
+        alive = dict(self.step.compositions())
+        # the fused optimizer step needs no temporaries, so its highest instant is the level it starts from
+        alive[Moment.OPTIMIZER_PEAK] = alive[Moment.AFTER_BACKWARD]
+        for moment, labels in alive.items():
+            terms += [_alive(label, nbytes, moment, rank) for label, nbytes in labels.items() if nbytes]
+        return MemoryEstimate(tuple(terms), rank)
+
+
+def _held(item: Holding, moment: Moment, rank: int) -> Term:
+    return Term(item.component, moment, item.nbytes, f"{item.name}: {item.formula}", item.source, rank)
+
+
+def _alive(label: Label, nbytes: int, moment: Moment, rank: int) -> Term:
+    count = nbytes / label.unit if label.unit else 1
+    times = f"{count:,.0f} x " if count > 1 and count == int(count) else ""
+    return Term(label.component, moment, nbytes, f"{label.name}: {times}{label.formula}", label.source, rank)
+
+
+def estimate_memory(case: Case, rank: int = 0) -> MemoryEstimate:
+    """Bytes on one rank at every moment of a training step.
+
+    Counted: everything the framework's allocator hands out, from parameters to kernel workspace. Not counted:
+    scalars, the Python process, the CUDA context, communicators' own buffers.
+    """
+    return MemoryModel(case).estimate(rank)

@@ -1,0 +1,98 @@
+"""What a rank holds between steps: parameters, buffers, gradients, optimizer state, buckets. Exact, to the byte."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from parallelism.ddp import bucket_bytes
+from parallelism.fsdp import padded_elements, shard_elements
+from suite.case import Case
+from suite.operators import Ledger, Weight
+from suite.record import Component
+from suite.spec import OptimizerKind
+
+MASTER_BYTES = 4  # weights, gradients and optimizer state are fp32 in every precision so far
+STEP_BYTES = 4  # AdamW's step counter, an fp32 scalar a tensor
+MOMENTS = {OptimizerKind.ADAMW: 2, OptimizerKind.SGD: 1}
+HAS_STEP = {OptimizerKind.ADAMW}
+
+
+@dataclass(frozen=True, slots=True)
+class Holding:
+    """So many bytes of a component, why, and by whose word."""
+
+    component: Component
+    nbytes: int
+    name: str
+    formula: str
+    source: str
+
+
+def parameter_shapes(ledger: Ledger) -> Iterator[tuple[int, tuple[int, ...]]]:
+    """(how often, shape) of every parameter that owns its storage."""
+    for segment, count in ledger.counts.items():
+        for weight in segment.weights:
+            if not weight.tied_to:
+                yield count, shape_of(weight)
+
+
+def shape_of(weight: Weight) -> tuple[int, ...]:
+    """A weight's shape in numbers."""
+    return tuple(size.value for size in weight.shape)
+
+
+def parameter_bytes(case: Case, ledger: Ledger) -> int:
+    """Bytes of a rank's parameters: 4 each; under FSDP the padded shard, the same on every rank."""
+    ranks = case.layout.fsdp
+    return MASTER_BYTES * sum(count * padded_elements(shape, ranks) for count, shape in parameter_shapes(ledger))
+
+
+def optimizer_bytes(case: Case, ledger: Ledger, rank: int) -> int:
+    """Bytes of a rank's optimizer state.
+
+    Counted: AdamW's two moments and one 4-byte step a tensor, SGD's momentum; on the unpadded shard. Not
+    counted: Python's own objects.
+    """
+    ranks, kind = case.layout.fsdp, case.workload.optimizer
+    place = rank % ranks
+    shapes = list(parameter_shapes(ledger))
+    elements = sum(count * shard_elements(shape, ranks, place) for count, shape in shapes)
+    steps = STEP_BYTES * sum(count for count, _ in shapes) if kind in HAS_STEP else 0
+    return MASTER_BYTES * MOMENTS[kind] * elements + steps
+
+
+def holdings(case: Case, ledger: Ledger, rank: int) -> tuple[Holding, ...]:
+    """What lives between two steps, gradients left out."""
+    parameters = parameter_bytes(case, ledger)
+    sharded = f" / {case.layout.fsdp}, rows padded" if case.layout.fsdp > 1 else ""
+    moments = MOMENTS[case.workload.optimizer]
+    step = " + 4*tensors" if case.workload.optimizer in HAS_STEP else ""
+    rows = [
+        Holding(Component.PARAMETERS, parameters, "parameters", f"parameters*4{sharded}", "fp32 weights"),
+        Holding(
+            Component.OPTIMIZER, optimizer_bytes(case, ledger, rank), f"{case.workload.optimizer.value} state",
+            f"parameters*4*{moments}{sharded and f' / {case.layout.fsdp}'}{step}", "torch.optim, one state a parameter",
+        ),
+        Holding(
+            Component.INPUTS, case.workload.micro_batches * sum(array.nbytes for array in ledger.batch), "token ids and labels",
+            "m*b*s*8*2", "int64, held by the training loop",
+        ),
+    ]  # fmt: skip
+    rows += [
+        Holding(Component.BUFFERS, array.nbytes, array.name, array.formula, "module buffer") for array in ledger.buffers
+    ]
+    if case.layout.dp > 1:
+        rows.append(
+            Holding(
+                Component.COMMUNICATION, bucket_bytes(parameters), "DDP buckets", "parameters*4",
+                "c10d reducer.cpp: flat buckets beside the gradients unless gradient_as_bucket_view",
+            )
+        )  # fmt: skip
+    return tuple(row for row in rows if row.nbytes)
+
+
+def layout_elements(shapes: Iterator[tuple[int, ...]]) -> int:
+    """Elements of whole parameters."""
+    return sum(math.prod(shape) for shape in shapes)

@@ -1,0 +1,400 @@
+"""The walk: which bytes live when, as torch's reference counts and autograd engine would have it.
+
+A forward walk allocates what kernels write and frees a tensor when its last reader has run, unless the
+backward pass keeps it. A backward walk runs the kernels in reverse (the engine's order: latest first),
+allocates gradients, sums what meets, and frees what was kept. The result is a log of events, from which any
+level, peak and composition can be read. Pure arithmetic: nothing is run.
+"""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Mapping
+from typing import TypeGuard
+from dataclasses import dataclass, field
+from functools import cached_property
+from itertools import accumulate
+
+from suite.operators import Array, Kernel, Operator, Region, Segment, Weight
+from suite.record import Component
+
+
+@dataclass(frozen=True, slots=True)
+class Label:
+    """What an event's bytes are: the component they count under, a name, the formula and bytes of one such
+    tensor, and where the rule comes from."""
+
+    component: Component
+    name: str
+    formula: str
+    unit: int
+    source: str
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """So many bytes more (or fewer) of something."""
+
+    nbytes: int
+    label: Label
+
+
+@dataclass(slots=True)
+class _Storage:
+    label: Label
+    nbytes: int
+    references: int = 1
+
+
+@dataclass(slots=True)
+class _Gradient:
+    storage: _Storage
+    is_view: bool
+
+
+class Log:
+    """Events in order, with the highest instant and the sum."""
+
+    def __init__(self) -> None:
+        self.events: list[Event] = []
+
+    def add(self, nbytes: int, label: Label) -> None:
+        """Record a change."""
+        if nbytes:
+            self.events.append(Event(nbytes, label))
+
+    def freeze(self) -> Phase:
+        """The log as a Phase."""
+        return phase_of(self.events)
+
+
+def phase_of(events: Iterable[Event]) -> Phase:
+    """Events as a Phase, with its sum and highest instant."""
+    kept = tuple(events)
+    levels = list(accumulate((event.nbytes for event in kept), initial=0))
+    peak_at = max(range(len(levels)), key=levels.__getitem__)
+    return Phase(kept, levels[-1], levels[peak_at], peak_at)
+
+
+@dataclass(frozen=True)
+class Phase:
+    """A stretch of events, relative to the level it begins at."""
+
+    events: tuple[Event, ...] = ()
+    net: int = 0  # level at its end
+    peak: int = 0  # highest level in it (0 where it only falls)
+    peak_at: int = 0  # events before that instant
+
+    def composition(self, until: int | None = None) -> dict[Label, int]:
+        """Bytes by label over the first `until` events (all of them if None); what cancels is left out."""
+        sums: dict[Label, int] = defaultdict(int)
+        for event in self.events[:until]:
+            sums[event.label] += event.nbytes
+        return {label: nbytes for label, nbytes in sums.items() if nbytes}
+
+    @cached_property
+    def change(self) -> dict[Label, int]:
+        """The composition of the whole stretch."""
+        return self.composition()
+
+
+@dataclass(frozen=True)
+class SegmentWalk:
+    """A segment's three stretches: forward, the end of autocast (its cached copies go), backward."""
+
+    forward: Phase
+    uncache: Phase
+    backward: Phase
+    #: tied weights whose gradient stays alive for the segment that owns them -> did it come through a view?
+    waiting: Mapping[str, bool]
+
+
+@dataclass(frozen=True)
+class WalkRules:
+    """How gradients of parameters are booked, and under which component kept tensors count."""
+
+    kept: Component = Component.ACTIVATIONS
+    gradients: Component = Component.GRADIENTS  # TRANSIENTS where a strategy reduces and frees them
+    gradient_name: str = "gradients"
+    accumulate: bool = False  # gradients exist already: a new one is added to them and freed
+    #: weights whose gradient a later segment has begun: name -> did it come through a view?
+    awaiting: Mapping[str, bool] = field(default_factory=dict)
+
+
+def walk_segment(segment: Segment, rules: WalkRules) -> SegmentWalk:
+    """Walk one segment of one micro-batch. Its input is alive at the start, its output at the end of forward;
+    its output's gradient is alive at the start of backward, its input's at the end."""
+    return _Walker(segment, rules).run()
+
+
+class _Walker:
+    def __init__(self, segment: Segment, rules: WalkRules) -> None:
+        self.segment = segment
+        self.rules = rules
+        self.log = Log()
+        self.storages: dict[Array, _Storage] = {}
+        self.saved: dict[Kernel | Region, list[_Storage]] = {}
+        self.gradients: dict[Array, _Gradient] = {}
+        self.cache: dict[Array, _Storage] = {}
+        self.pending = _contributions(segment.body)
+        self.kept = _kept(segment)
+        self.border = {*segment.inputs, segment.output}
+
+    def run(self) -> SegmentWalk:
+        for array in self.segment.inputs + self.segment.batch:
+            self.storages[array] = _Storage(self._label(array, self.rules.kept), array.nbytes)
+        output = self.segment.output
+        outputs = (output,) if output is not None else ()
+        held = self.segment.inputs + self.segment.batch + outputs
+        self._forward(self.segment.body, self.rules.kept, held)
+        for array in self.segment.inputs:
+            self._release_name(array)
+        forward = self._cut()
+        for storage in self.cache.values():
+            self._release(storage)
+        uncache = self._cut()
+        if output is not None:
+            self.gradients[output] = _Gradient(self._gradient_storage(output), False)
+        for weight in self.segment.weights:
+            if weight.name in self.rules.awaiting:
+                self.gradients[weight] = _Gradient(self._gradient_storage(weight), self.rules.awaiting[weight.name])
+        self._backward(self.segment.body)
+        waiting = {array.tied_to: left.is_view for array, left in self.gradients.items() if _is_tied(array)}
+        return SegmentWalk(forward, uncache, self._cut(), waiting)
+
+    # --- forward ----------------------------------------------------------------------------------------
+
+    def _forward(
+        self, body: tuple[Operator | Region, ...], kept: Component | None, held: tuple[Array, ...]
+    ) -> None:
+        """Run `body`; with `kept` None nothing is saved (inside a region that will be rerun). The caller holds `held`."""
+        parts = list(_parts(body))
+        last = _last_reads(parts)
+        for index, part in enumerate(parts):
+            if isinstance(part, Region):
+                self._forward(part.body, None, part.inputs + part.outputs)
+                self.saved[part] = [self._retain(array) for array in part.inputs]
+            else:
+                self._run(part, kept)
+            for array in last.get(index, ()):
+                if array not in held:
+                    self._release_name(array)
+
+    def _run(self, kernel: Kernel, kept: Component | None, recomputed: bool = False) -> None:
+        for array in kernel.writes:
+            if kernel.is_view:
+                self.storages[array] = self._retain(kernel.reads[0])
+            elif kernel.is_weight_cast:
+                self.storages[array] = self._cast_weight(kernel, array, kept, recomputed)
+            else:
+                self.storages[array] = self._allocate(array, kept, recomputed)
+        self._scratch(kernel.name, kernel.forward_scratch)
+        if kept is not None:
+            self.saved[kernel] = [self._retain(array) for array in kernel.saves if array in self.storages]
+
+    def _allocate(self, array: Array, kept: Component | None, recomputed: bool) -> _Storage:
+        if recomputed:
+            label = self._label(array, Component.TRANSIENTS, "recomputed ")
+        else:
+            is_kept = kept is not None and array in self.kept
+            label = self._label(array, self.rules.kept if is_kept else Component.TRANSIENTS)
+        self.log.add(array.nbytes, label)
+        return _Storage(label, array.nbytes)
+
+    def _cast_weight(self, kernel: Kernel, copy: Array, kept: Component | None, recomputed: bool) -> _Storage:
+        """Autocast casts a weight once and holds the copy until it ends."""
+        weight = kernel.reads[0]
+        if weight not in self.cache:
+            self.cache[weight] = self._allocate(copy, kept, recomputed)
+        storage = self.cache[weight]
+        storage.references += 1
+        return storage
+
+    # --- backward ---------------------------------------------------------------------------------------
+
+    def _backward(self, body: tuple[Operator | Region, ...]) -> None:
+        for part in reversed(list(_parts(body))):
+            if isinstance(part, Region):
+                self._rerun(part)
+            else:
+                self._derive(part)
+
+    def _rerun(self, region: Region) -> None:
+        """Run a region again from its inputs, keeping what its backward reads; it stops at the last such tensor."""
+        outer, self.cache = self.cache, {}
+        inputs = dict(zip(region.inputs, self.saved[region], strict=True))
+        for array, storage in inputs.items():
+            storage.references += 1
+            self.storages[array] = storage
+        kernels = [kernel for kernel in _parts(region.body) if isinstance(kernel, Kernel)]
+        ends = max((index for index, kernel in enumerate(kernels) if kernel.saves), default=-1)
+        last = _last_reads(list(kernels))
+        made: list[Array] = []
+        for index, kernel in enumerate(kernels[: ends + 1]):
+            if index == ends and all(array in self.storages for array in kernel.saves):
+                self.saved[kernel] = [self._retain(array) for array in kernel.saves]
+                break
+            made += kernel.writes
+            self._run(kernel, self.rules.kept, recomputed=True)
+            for array in last.get(index, ()):
+                if array not in region.inputs and array in made:
+                    self._release_name(array)
+        for array in (*made, *inputs):
+            self._release_name(array)
+        for storage in self.cache.values():
+            self._release(storage)
+        self.cache = outer
+        self._backward(region.body)
+        for storage in self.saved.pop(region):
+            self._release(storage)
+
+    def _derive(self, kernel: Kernel) -> None:
+        """A kernel's backward: gradients beside scratch, then what it kept and its output's gradient go."""
+        if kernel.is_weight_cast and not kernel.gradients:
+            return  # found in autocast's cache: the first cast's backward serves all readers
+        seeds = [self.gradients.pop(array) for array in kernel.writes if array in self.gradients]
+        made: list[tuple[Array, _Gradient]] = []
+        if seeds or not any(array.shape for array in kernel.writes[:1]):
+            for array in kernel.gradients:
+                storage = self._gradient_storage(array)
+                self.log.add(storage.nbytes, storage.label)
+                made.append((array, _Gradient(storage, kernel.through_view)))
+            self._scratch(kernel.name, kernel.backward_scratch)
+            for array in kernel.passes:
+                seed = seeds[0].storage
+                seed.references += 1
+                made.append((array, _Gradient(seed, kernel.name == "cat")))
+        for storage in self.saved.pop(kernel, ()):
+            self._release(storage)
+        for gradient in seeds:
+            self._release(gradient.storage)
+        for array, gradient in made:
+            self._accumulate(array, gradient)
+
+    def _accumulate(self, array: Array, new: _Gradient) -> None:
+        """torch's InputBuffer: in place where the first holds its storage alone and is no view, else a new sum."""
+        old = self.gradients.get(array)
+        if old is None:
+            self.gradients[array] = new
+        elif old.storage.references == 1 and not old.is_view:
+            self._release(new.storage)
+        else:
+            total = self._gradient_storage(array)
+            self.log.add(total.nbytes, total.label)
+            self._release(old.storage)
+            self._release(new.storage)
+            self.gradients[array] = _Gradient(total, False)
+        if isinstance(array, Weight):
+            self._arrive(array)
+
+    def _arrive(self, weight: Weight) -> None:
+        """AccumulateGrad runs once every contribution is there: the gradient is taken over, or added and freed."""
+        self.pending[weight] -= 1
+        if self.pending[weight] or weight.tied_to:
+            return
+        gradient = self.gradients.pop(weight)
+        if self.rules.accumulate:
+            self._release(gradient.storage)
+
+    # --- bookkeeping ------------------------------------------------------------------------------------
+
+    def _gradient_storage(self, array: Array) -> _Storage:
+        if isinstance(array, Weight):
+            if self.rules.accumulate:
+                label = gradient_label(Component.TRANSIENTS, "new gradients, added to the old", array.dtype.nbytes)
+            else:
+                label = gradient_label(self.rules.gradients, self.rules.gradient_name, array.dtype.nbytes)
+            return _Storage(label, array.nbytes)
+        return _Storage(self._label(array, Component.TRANSIENTS, "gradient of "), array.nbytes)
+
+    def _label(self, array: Array, component: Component, prefix: str = "") -> Label:
+        if array in self.border:
+            # one segment allocates it and another frees it: both must call it the same
+            kept = component if prefix else Component.ACTIVATIONS
+            source = "kept for the next segment" if not prefix else self._source(array, prefix)
+            return Label(kept, prefix + "stream between blocks", array.formula, array.nbytes, source)
+        return Label(component, prefix + array.name, array.formula, array.nbytes, self._source(array, prefix))
+
+    def _source(self, array: Array, prefix: str) -> str:
+        if prefix.startswith("gradient"):
+            return "autograd: lives until the derivative that reads it has run"
+        if prefix:
+            return f"checkpointing runs the forward again; kept for {self.kept.get(array, 'the next kernel')}"
+        if array in self.kept:
+            return f"kept for the derivative of {self.kept[array]} (torch derivatives.yaml)"
+        return "lives until its last reader has run"
+
+    def _scratch(self, name: str, nbytes: int) -> None:
+        label = Label(Component.TRANSIENTS, f"workspace of {name}", "kernel workspace", nbytes, "ATen's kernel")
+        self.log.add(nbytes, label)
+        self.log.add(-nbytes, label)
+
+    def _retain(self, array: Array) -> _Storage:
+        storage = self.storages[array]
+        storage.references += 1
+        return storage
+
+    def _release_name(self, array: Array) -> None:
+        storage = self.storages.pop(array, None)
+        if storage is not None:
+            self._release(storage)
+
+    def _release(self, storage: _Storage) -> None:
+        storage.references -= 1
+        if storage.references == 0:
+            self.log.add(-storage.nbytes, storage.label)
+
+    def _cut(self) -> Phase:
+        phase, self.log = self.log.freeze(), Log()
+        return phase
+
+
+def _parts(body: Iterable[Operator | Region]) -> Iterable[Kernel | Region]:
+    for part in body:
+        if isinstance(part, Region):
+            yield part
+        else:
+            yield from part.kernels
+
+
+def _last_reads(parts: list[Kernel | Region]) -> dict[int, list[Array]]:
+    """Index of a part -> the arrays whose last reader (or, never read, whose writer) it is."""
+    seen: dict[Array, int] = {}
+    for index, part in enumerate(parts):
+        touched = part.inputs + part.outputs if isinstance(part, Region) else part.reads + part.writes
+        for array in touched:
+            if not isinstance(array, Weight):
+                seen[array] = index
+    last: dict[int, list[Array]] = {}
+    for array, index in seen.items():
+        last.setdefault(index, []).append(array)
+    return last
+
+
+def _kept(segment: Segment) -> dict[Array, str]:
+    """Arrays that outlive the forward pass, and for whom: a kernel, a region's start, or the next segment."""
+    kept: dict[Array, str] = {segment.output: "the next segment"} if segment.output is not None else {}
+    for part in _parts(segment.body):
+        inside = part.inputs if isinstance(part, Region) else part.saves
+        kept.update({array: f"{part.name} (rerun)" if isinstance(part, Region) else part.name for array in inside})
+    return kept
+
+
+def gradient_label(component: Component, name: str, nbytes: int) -> Label:
+    """Gradients of parameters, so many bytes an element."""
+    return Label(component, name, f"parameters*{nbytes}", nbytes, "one gradient for each parameter, in its type")
+
+
+def _is_tied(array: Array) -> TypeGuard[Weight]:
+    return isinstance(array, Weight) and array.tied_to is not None
+
+
+def _contributions(body: Iterable[Operator | Region]) -> Counter[Array]:
+    """How many gradients each weight will receive."""
+    counts: Counter[Array] = Counter()
+    for part in _parts(body):
+        if isinstance(part, Region):
+            counts.update(_contributions(part.body))
+        else:
+            counts.update(array for array in part.gradients if isinstance(array, Weight))
+    return counts

@@ -1,0 +1,36 @@
+"""What a strategy is: facts that formulas use, and `apply`, which spreads a single-device model over a mesh."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from suite.record import Component
+from suite.spec import Layout
+
+if TYPE_CHECKING:
+    from torch import nn
+    from torch.distributed.device_mesh import DeviceMesh
+
+    from suite.case import Case
+
+    Apply = Callable[[nn.Module, DeviceMesh | None, Case], nn.Module]
+
+
+@dataclass(frozen=True)
+class Strategy:
+    """One way of spreading training. `apply` is called only in a worker, so the facts need no torch.
+
+    divides   components that each rank holds a part of
+    overheads what it costs on top, in words
+    sends     what it sends in a step, in words
+    """
+
+    name: str
+    axis: str
+    divides: frozenset[Component]
+    overheads: str
+    sends: str
+    is_used: Callable[[Layout], bool]
+    apply: "Apply"

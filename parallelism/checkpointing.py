@@ -1,0 +1,46 @@
+"""Activation checkpointing: torch's checkpoint around blocks, or around the attention core alone."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from parallelism.base import Strategy
+from suite.record import Component
+from suite.spec import Layout, RecomputeKind
+
+if TYPE_CHECKING:
+    from torch import nn
+    from torch.distributed.device_mesh import DeviceMesh
+
+    from suite.case import Case
+
+
+def apply(model: nn.Module, mesh: DeviceMesh | None, case: Case) -> nn.Module:
+    """Wrap the blocks that the mode covers, or every attention core. No random state is kept: nothing is random."""
+    from torch.distributed.algorithms._checkpoint.checkpoint_wrapper import CheckpointImpl, checkpoint_wrapper
+
+    def wrap(module: nn.Module) -> nn.Module:
+        return checkpoint_wrapper(module, CheckpointImpl.NO_REENTRANT, preserve_rng_state=False)
+
+    recompute = case.layout.recompute
+    for index, block in enumerate(model.blocks):  # type: ignore[union-attr,arg-type]
+        if recompute.covers_block(index):
+            model.blocks[index] = wrap(block)  # type: ignore[index,operator]
+        elif recompute.kind is RecomputeKind.SELECTIVE:
+            block.attention.core = wrap(block.attention.core)
+    return model
+
+
+def _is_used(layout: Layout) -> bool:
+    return layout.recompute.kind is not RecomputeKind.NONE
+
+
+CHECKPOINTING = Strategy(
+    name="checkpointing",
+    axis="recompute",
+    divides=frozenset({Component.ACTIVATIONS}),
+    overheads="one block's activations again while its backward runs; one more forward of what is covered",
+    sends="nothing of its own; under FSDP nothing more, the block is gathered for its backward anyway",
+    is_used=_is_used,
+    apply=apply,
+)

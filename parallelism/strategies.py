@@ -1,0 +1,31 @@
+"""The table of strategies, in the order in which they are applied."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from parallelism.base import Strategy
+from parallelism.checkpointing import CHECKPOINTING
+from parallelism.ddp import DDP
+from parallelism.fsdp import FSDP
+from suite.spec import Layout
+
+if TYPE_CHECKING:
+    from torch import nn
+    from torch.distributed.device_mesh import DeviceMesh
+
+    from suite.case import Case
+
+STRATEGIES: dict[str, Strategy] = {strategy.name: strategy for strategy in (CHECKPOINTING, FSDP, DDP)}
+
+
+def strategies_of(layout: Layout) -> tuple[Strategy, ...]:
+    """The strategies that a layout uses, in canonical order."""
+    return tuple(strategy for strategy in STRATEGIES.values() if strategy.is_used(layout))
+
+
+def parallelize(model: nn.Module, mesh: DeviceMesh | None, case: Case) -> nn.Module:
+    """Apply every strategy of the case's layout."""
+    for strategy in strategies_of(case.layout):
+        model = strategy.apply(model, mesh, case)
+    return model

@@ -1,0 +1,224 @@
+"""What torchrun starts on every rank: `python -m parallelism.worker CASE.json --out FOLDER`.
+
+Builds the case's model, applies its strategies, trains, and writes what it measured to rank-<R>.jsonl. Two passes:
+the training pass is timed and carries no probes; the memory pass runs a few steps of a fresh model under the
+allocator's recorder.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import resource
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from parallelism.mesh import build_mesh
+from parallelism.strategies import parallelize
+from parallelism.training import StepResult, Trainer, build_model, build_optimizer
+from suite.allocations import mark, record_allocations, settled_collectives
+from suite.case import Case, case_from
+from suite.data import load_data, rank_slice, train_windows, validation_windows
+from suite.environment import environment
+from suite.memory_probe import FORWARD, IDLE, LOSS, OPTIMIZER, SETUP, Sightings, cpu_samples
+from suite.parse import SpecError
+from suite.ranklog import FailureKind, RankWriter
+from suite.record import Component, Quantity, Sample
+
+#: optimizer state exists from the second step on, DDP rebuilds its buckets in the second: the third is steady
+MEMORY_STEPS = 3
+VALIDATION_POINTS = 10
+
+
+class Worker:
+    """One rank's run of one case."""
+
+    def __init__(self, case: Case, rank: int, device: torch.device, writer: RankWriter) -> None:
+        self.case = case
+        self.rank = rank
+        self.writer = writer
+        self.device = device
+        self.mesh = build_mesh(case.layout, self.device.type)
+        self.data = load_data(case.recipe, case.model.vocab)
+        self.windows = train_windows(self.data, case.recipe, case.workload.seq_len)
+
+    def batch(self, step: int) -> tuple[Tensor, Tensor]:
+        """This rank's part of a step's global batch: ids and labels, [micro_batches, micro_batch, seq_len]."""
+        arrays = self.windows.global_batch(step, self.case.global_batch)
+        ids, labels = (self._mine(array, self.case.workload.micro_batches) for array in arrays)
+        return ids, labels
+
+    def _mine(self, array: np.ndarray, micro_batches: int) -> Tensor:
+        part = rank_slice(array, self.rank, self.case.layout.data_ranks, micro_batches)
+        return torch.from_numpy(np.ascontiguousarray(part)).to(self.device)
+
+    def trainer(self, **options: object) -> Trainer:
+        """A fresh model, parallelized, with its optimizer."""
+        model = parallelize(build_model(self.case, self.device), self.mesh, self.case)
+        return Trainer(self.case, model, build_optimizer(model, self.case), self.device, **options)  # type: ignore[arg-type]
+
+    # --- the training pass ------------------------------------------------------------------------------
+
+    def train(self) -> None:
+        """Every step of the recipe, timed without probes; losses are gathered once it is over."""
+        trainer = self.trainer()
+        held_out = self._validation_batches()
+        every = max(1, self.case.recipe.steps // VALIDATION_POINTS)
+        results: list[StepResult] = []
+        for step in range(self.case.recipe.steps):
+            if held_out and step % every == 0:
+                self._validate(trainer, step, held_out)
+            ids, labels = self.batch(step)
+            self._barrier()
+            start = time.perf_counter()
+            results.append(trainer.step(step, ids, labels))
+            self._synchronize()
+            seconds = time.perf_counter() - start
+            self.writer.sample(Sample(Quantity.STEP_TIME, seconds, self.rank, step))
+        if held_out:
+            self._validate(trainer, self.case.recipe.steps, held_out)
+        self._report(results)
+
+    def _report(self, results: list[StepResult]) -> None:
+        losses = torch.stack([result.loss for result in results])
+        if self.mesh is not None:
+            dist.all_reduce(losses)
+            losses /= self.case.layout.world_size
+        if self.rank:
+            return
+        for step, (loss, result) in enumerate(zip(losses.tolist(), results, strict=True)):
+            self.writer.sample(Sample(Quantity.LOSS, loss, self.rank, step))
+            self.writer.sample(Sample(Quantity.GRADIENT_NORM, result.gradient_norm.item(), self.rank, step))
+        self.writer.sample(Sample(Quantity.UNIGRAM_ENTROPY, self.data.unigram_entropy_nats, self.rank))
+
+    def _validation_batches(self) -> list[tuple[Tensor, Tensor]]:
+        count = self.case.recipe.validation_batches
+        if not count:
+            return []
+        size = self.case.workload.micro_batch * self.case.layout.data_ranks
+        windows = validation_windows(self.data, self.case.recipe, self.case.workload.seq_len, size)
+        pairs = (windows.global_batch(index, size) for index in range(count))
+        return [(self._mine(ids, 1)[0], self._mine(labels, 1)[0]) for ids, labels in pairs]
+
+    def _validate(self, trainer: Trainer, step: int, batches: list[tuple[Tensor, Tensor]]) -> None:
+        loss = trainer.evaluate(batches)
+        if self.mesh is not None:
+            dist.all_reduce(loss)
+            loss /= self.case.layout.world_size
+        if self.rank == 0:
+            self.writer.sample(Sample(Quantity.VALIDATION_LOSS, loss.item(), self.rank, step))
+
+    # --- the memory pass --------------------------------------------------------------------------------
+
+    def measure_memory(self) -> None:
+        """A few steps of a fresh model with every allocation recorded."""
+        sightings = Sightings()
+        with record_allocations() as trace, settled_collectives():
+            mark(SETUP)
+            seen: list[Trainer] = []
+            forward_only: list[bool] = []
+
+            def watch(name: str) -> None:
+                mark(name)
+                forward_only.append(name == FORWARD)
+                if name == OPTIMIZER and seen:
+                    sightings.states(OPTIMIZER, seen[0].model, seen[0].optimizer)
+
+            def mark_loss(*_: object) -> None:
+                if forward_only[-1]:  # the first call of the head in a forward pass, not its reruns
+                    watch(LOSS)
+
+            trainer = self.trainer(mark=watch)
+            _unwrapped(trainer.model).head.register_forward_pre_hook(mark_loss)
+            seen.append(trainer)
+            ids, labels = (torch.empty_like(item) for item in self.batch(0))
+            for step in range(MEMORY_STEPS):
+                for mine, fresh in zip((ids, labels), self.batch(step), strict=True):
+                    mine.copy_(fresh)
+                trainer.step(step, ids, labels)
+                self.writer.heartbeat(f"memory step {step + 1} of {MEMORY_STEPS}")
+            sightings.see(IDLE, Component.INPUTS, (ids, labels))
+            sightings.states(IDLE, trainer.model, trainer.optimizer)
+        for sample in cpu_samples(trace, sightings, self.rank):
+            self.writer.sample(sample)
+
+    # --- small things -----------------------------------------------------------------------------------
+
+    def _barrier(self) -> None:
+        if self.mesh is not None:
+            dist.barrier()
+
+    def _synchronize(self) -> None:
+        if self.device.type == "cuda":
+            torch.cuda.synchronize(self.device)
+
+
+def _unwrapped(model: torch.nn.Module) -> torch.nn.Module:
+    return model.module if isinstance(model, torch.nn.parallel.DistributedDataParallel) else model
+
+
+def _device(case: Case) -> torch.device:
+    """This machine's device for the case: its CPU for `cpu`, else the CUDA device of this rank."""
+    if case.cluster.device == "cpu":
+        return torch.device("cpu")
+    if not torch.cuda.is_available():
+        raise SpecError(f"cluster.device: {case.cluster.device!r} needs CUDA, which this machine has not; use cpu")
+    device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")) % torch.cuda.device_count())
+    torch.cuda.set_device(device)
+    return device
+
+
+def _failure_kind(error: BaseException) -> FailureKind:
+    """Out of memory, or anything else. The CPU allocator's refusal is a plain RuntimeError."""
+    refused = isinstance(error, torch.OutOfMemoryError | MemoryError) or "can't allocate memory" in str(error)
+    return FailureKind.OOM if refused else FailureKind.ERROR
+
+
+def run(case: Case, rank: int, writer: RankWriter) -> None:
+    """Both passes of one case on one rank, in an initialised process group if it has several ranks."""
+    worker = Worker(case, rank, _device(case), writer)
+    worker.train()
+    if worker.device.type == "cpu":
+        worker.measure_memory()
+    peak_kib = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    writer.sample(Sample(Quantity.RESIDENT, peak_kib * 1024, rank))
+
+
+def main(arguments: list[str]) -> int:
+    """The rank's life: read the case, join the group, run, say `done`. One line on standard error if it fails."""
+    parser = argparse.ArgumentParser(prog="parallelism.worker")
+    parser.add_argument("case", type=Path)
+    parser.add_argument("--out", type=Path, required=True)
+    options = parser.parse_args(arguments)
+    rank, world = int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
+    writer = RankWriter(options.out, rank)
+    try:
+        case = case_from(json.loads(options.case.read_text()))
+        if case.layout.world_size != world:
+            raise SpecError(f"layout: {case.layout.world_size} ranks, but torchrun started {world}")
+        if rank == 0:
+            writer.environment(environment() | {"threads": torch.get_num_threads()})
+        if world > 1:
+            dist.init_process_group("gloo" if case.cluster.device == "cpu" else "nccl")
+        run(case, rank, writer)
+        if world > 1:
+            dist.barrier()
+            dist.destroy_process_group()
+    except Exception as error:
+        message = str(error).strip().splitlines() or [""]
+        writer.failure(_failure_kind(error), f"{type(error).__name__}: {message[0]}"[:500])
+        print(f"rank {rank}: {type(error).__name__}: {error}", file=sys.stderr)
+        return 1
+    writer.done()
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

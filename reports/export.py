@@ -1,0 +1,117 @@
+"""A run's reports written beside its records, whole or not at all, and its comparison as JSON-ready data."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+from reports.compare import CaseComparison, Comparison, Instant, Run
+from reports.markdown import markdown_report
+from reports.page import render_page
+from reports.summary import Errors, RunComparison, compare_run
+from suite.record import Quantity
+
+PAGE, MARKDOWN = "report.html", "report.md"
+
+
+def write_report(run: Run, folder: Path) -> tuple[Path, Path]:
+    """Write report.html and report.md into `folder`; returns their paths.
+
+    Both are rendered before either is written, and each takes its place in one step: a reader never meets half a
+    page. OSError where the folder cannot be made or written.
+    """
+    comparison = compare_run(run)
+    page, markdown = render_page(comparison), markdown_report(comparison)
+    folder.mkdir(parents=True, exist_ok=True)
+    return _write(folder / PAGE, page), _write(folder / MARKDOWN, markdown)
+
+
+def run_mapping(comparison: RunComparison) -> dict[str, Any]:
+    """The comparison as `--json` prints it: the summary, and an object a case."""
+    return {
+        "run": comparison.run.name,
+        "suite": comparison.run.suite,
+        "summary": {
+            "cases": len(comparison.cases),
+            "outcomes": comparison.outcomes,
+            "peak_memory_error": _errors(comparison.peak),
+            "step_time_error": _errors(comparison.step_time),
+            "state_rows": len(comparison.state_rows),
+            "state_rows_exact": comparison.state_exact,
+            "largest_loss_difference": comparison.loss_spread.relative if comparison.loss_spread else None,
+        },
+        "cases": [case_mapping(case) for case in comparison.cases],
+    }
+
+
+def case_mapping(case: CaseComparison) -> dict[str, Any]:
+    """Outcome, and predicted / measured / error for each quantity and component (of the measured peak)."""
+    peak, instant = case.peak, case.peak.measured or case.peak.predicted
+    mapping: dict[str, Any] = {
+        "case_id": case.case.case_id,
+        "case": case.case.label,
+        "world_size": case.case.layout.world_size,
+        "outcome": case.status,
+        "reason": case.reason,
+        "peak_memory_bytes": {
+            "predicted": peak.predicted.bytes if peak.predicted else None,
+            "measured": peak.measured.bytes if peak.measured else None,
+            "error": peak.error,
+            "predicted_at": _instant(peak.predicted),
+            "measured_at": _instant(peak.measured),
+        },
+        "components_bytes": {
+            row.component.value: _pair(row) for row in (case.components_at(instant) if instant else ()) if row.component
+        },
+        "state_rows": len(case.state_rows),
+        "state_rows_exact": sum(row.is_exact for row in case.state_rows),
+    }
+    whole_job = {row.quantity: row for row in case.rows if row.quantity is not Quantity.MEMORY}
+    for quantity in (Quantity.STEP_TIME, Quantity.THROUGHPUT):
+        mapping[quantity.value] = _pair(whole_job.get(quantity))
+    mapping["step_seconds"]["iqr"] = case.speed.step.iqr if case.speed.step else None
+    mapping["step_seconds"]["noisy"] = case.speed.is_noisy
+    mapping["mfu"] = {
+        "predicted": case.speed.predicted.mfu if case.speed.predicted else None,
+        "measured": case.speed.mfu,
+    }
+    mapping["loss_nats"] = case.curve.final
+    mapping["validation_loss_nats"] = case.curve.final_validation
+    return mapping
+
+
+def _instant(instant: Instant | None) -> dict[str, Any] | None:
+    return {"rank": instant.rank, "moment": instant.moment.value} if instant else None
+
+
+def _pair(row: Comparison | None) -> dict[str, Any]:
+    if row is None:
+        return {"predicted": None, "measured": None, "error": None}
+    return {"predicted": row.predicted, "measured": row.measured, "error": row.error}
+
+
+def _errors(errors: Errors | None) -> dict[str, Any] | None:
+    if errors is None:
+        return None
+    return {
+        "rows": errors.count,
+        "mean_absolute": errors.mean_absolute,
+        "worst": errors.worst,
+        "bias": errors.bias,
+    }
+
+
+def _write(path: Path, text: str) -> Path:
+    """Put `text` at `path` in one step: written and synced under another name, then renamed."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        with temporary.open("w", encoding="utf-8") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+    return path

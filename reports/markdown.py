@@ -1,0 +1,68 @@
+"""A short report for a pull request, in GitHub's Markdown. Names and reasons are escaped, never markup."""
+
+from __future__ import annotations
+
+import re
+
+from reports.compare import CaseComparison
+from reports.summary import RunComparison
+from reports.text import plain, shorten
+from reports.wording import instant_bytes, moments_text, sentences
+from suite.units import count_text, number_text, percent_text, seconds_text
+
+_HEADINGS = ("case", "peak predicted", "measured", "error", "moment", "step", "tokens/s", "loss", "outcome")
+_REASON_LIMIT = 300
+
+
+def markdown_report(comparison: RunComparison) -> str:
+    """The report's text: summary, one row a case, reasons of the cases that did not end well."""
+    run = comparison.run
+    lines = [f"# Shardscope: {escape(run.suite)}", ""]
+    lines += [f"Run {escape(run.name)}, {escape(run.created)}", ""]
+    lines += [f"- {escape(sentence)}" for sentence in sentences(comparison)]
+    lines += ["", _row(_HEADINGS), _row(["---", *["---:"] * 3, "---", *["---:"] * 3, "---"])]
+    lines += [_row([escape(cell) for cell in _cells(case)]) for case in comparison.cases]
+    if comparison.unfinished:
+        lines += ["", "## Not measured", ""]
+        lines += [_failure(case) for case in comparison.unfinished]
+    lines += ["", _FOOT, ""]
+    return "\n".join(lines)
+
+
+def escape(text: object) -> str:
+    """`text` on one line, with everything that Markdown or HTML would act on escaped; links and mentions stay dead."""
+    safe = plain(text).replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+    safe = re.sub(r"([\\`*_\[\]#|~$])", r"\\\1", safe)
+    # a zero-width joint keeps GitHub from linking an address or calling a person
+    return safe.replace("@", "@&#8203;").replace("://", ":&#8203;//").replace("www.", "www&#8203;.")
+
+
+_FOOT = (
+    "Predicted: a sum of formulas. Measured: real training, the allocator's peak on the"
+    " fullest rank; step time is the median after warm-up. Every term is in `report.html`, every sample in"
+    " `records.jsonl`."
+)
+
+
+def _cells(case: CaseComparison) -> tuple[str, ...]:
+    noisy = " (noisy)" if case.speed.is_noisy else ""
+    return (
+        case.case.label,
+        instant_bytes(case.peak.predicted),
+        instant_bytes(case.peak.measured),
+        percent_text(case.peak.error, signed=True),
+        moments_text(case),
+        seconds_text(case.speed.measured_seconds) + noisy,
+        count_text(case.speed.tokens_per_second),
+        number_text(case.curve.final),
+        case.status,
+    )
+
+
+def _row(cells: tuple[str, ...] | list[str]) -> str:
+    return f"| {' | '.join(cells)} |"
+
+
+def _failure(case: CaseComparison) -> str:
+    reason = shorten(plain(case.reason), _REASON_LIMIT) or "no measurement"
+    return f"- **{escape(case.status)}** {escape(case.case.label)}: {escape(reason)}"

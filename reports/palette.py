@@ -1,0 +1,71 @@
+"""The colours of every figure and page: fixed per component, apart for colour-blind eyes, named as CSS variables.
+
+Figures are drawn with the light values; the page swaps each for its variable, so that one drawing serves light and
+dark. The hues are Okabe and Ito's and Tol's, moved a little where two would touch. (Okabe & Ito 2008; Tol 2021)
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from suite.record import Component
+
+
+@dataclass(frozen=True, slots=True)
+class Colour:
+    """A colour's CSS variable and its value on a light and on a dark page."""
+
+    variable: str
+    light: str
+    dark: str
+
+    @property
+    def css(self) -> str:
+        """The variable, with the light value for a drawing shown outside a page."""
+        return f"var(--{self.variable}, {self.light})"
+
+
+INK = Colour("ink", "#1b2430", "#e6eaf0")
+MUTED = Colour("muted", "#566070", "#9aa6b6")
+GRID = Colour("line", "#dbe0e7", "#2c3643")
+PAPER = Colour("paper", "#fdfdfe", "#12171e")
+BAND = Colour("band", "#e3f0e8", "#162a21")
+GOOD = Colour("good", "#0b7a53", "#4cc79a")
+BAD = Colour("bad", "#b3261e", "#ff8a7a")
+
+COMPONENTS: dict[Component, Colour] = {
+    Component.PARAMETERS: Colour("c-parameters", "#0b5fa5", "#4a9be0"),
+    Component.BUFFERS: Colour("c-buffers", "#7cc0ea", "#a5d8f6"),
+    Component.GRADIENTS: Colour("c-gradients", "#e8a000", "#f0b53c"),
+    Component.OPTIMIZER: Colour("c-optimizer", "#00936c", "#2fbf94"),
+    Component.COMMUNICATION: Colour("c-communication", "#cc74a3", "#e296c0"),
+    Component.INPUTS: Colour("c-inputs", "#8a8f98", "#a7adb7"),
+    Component.ACTIVATIONS: Colour("c-activations", "#d0500a", "#f0733a"),
+    Component.LOSS: Colour("c-loss", "#dccb2a", "#efe05a"),
+    Component.TRANSIENTS: Colour("c-transients", "#5a3d9c", "#9a80dd"),
+    Component.UNEXPLAINED: Colour("c-unexplained", "#2a2d33", "#f4f6f8"),
+}
+
+#: Hues of lines that stand for cases, in order; a line also has its own dash, marker and width.
+LINES = tuple(
+    Colour(f"s-{place}", light, dark)
+    for place, (light, dark) in enumerate(
+        (
+            ("#9dc3e6", "#2f5f8c"),
+            ("#d0500b", "#f0733b"),
+            ("#00936d", "#2fbf95"),
+            ("#5a3d9d", "#9a80de"),
+            ("#e8a001", "#f0b53d"),
+            ("#0b5fa6", "#4a9be1"),
+            ("#cc74a4", "#e296c1"),
+            ("#1b2431", "#e6eaf1"),
+        )
+    )
+)
+
+ALL = (INK, MUTED, GRID, PAPER, BAND, GOOD, BAD, *COMPONENTS.values(), *LINES)
+
+
+def css_variables(dark: bool) -> str:
+    """The declarations of every colour, for one of the two looks."""
+    return "".join(f"--{colour.variable}:{colour.dark if dark else colour.light};" for colour in ALL)

@@ -1,0 +1,106 @@
+"""The sentences that the terminal, the page and the pull-request report share: one wording, three renderings."""
+
+from __future__ import annotations
+
+from reports.compare import CaseComparison, Instant, Peak
+from reports.summary import ERROR_BAND, RunComparison
+from reports.text import plain, plural
+from suite.units import NOT_KNOWN, bytes_text, count_text, number_text, percent_text
+
+_BAND = percent_text(ERROR_BAND, 0)
+
+
+def outcome_sentence(comparison: RunComparison) -> str:
+    """'11 of 14 cases ran to their end; 1 oom, 1 failed, 1 not run.'"""
+    rest = [f"{count} {status}" for status, count in comparison.outcomes.items() if status != "ok"]
+    sentence = f"{len(comparison.finished)} of {plural(len(comparison.cases), 'case')} ran to the end"
+    return f"{sentence}; {', '.join(rest)}." if rest else f"{sentence}."
+
+
+def memory_sentence(comparison: RunComparison) -> str:
+    """How far the predicted peaks are off: mean, worst and bias."""
+    errors, worst = comparison.peak, comparison.worst_peak
+    if errors is None or worst is None:
+        return "No case has both a predicted and a measured peak, so nothing can be said about the formulas."
+    verdict = "every case within" if errors.is_within_band else "not every case within"
+    return (
+        f"Predicted peak memory is off by {percent_text(errors.mean_absolute)} on average and by"
+        f" {percent_text(errors.worst, signed=True)} at worst ({plain(worst.case.label)}), {verdict} {_BAND};"
+        f" the mean signed error is {percent_text(errors.bias, signed=True)}."
+    )
+
+
+def state_sentence(comparison: RunComparison) -> str:
+    """How many of the state rows are equal to the byte."""
+    rows = len(comparison.state_rows)
+    if not rows:
+        return "Parameters, gradients and optimizer state were not measured."
+    return (
+        f"Parameters, buffers, gradients and optimizer state: {count_text(comparison.state_exact)} of"
+        f" {count_text(rows)} rows equal to the byte."
+    )
+
+
+def time_sentence(comparison: RunComparison) -> str:
+    """How far the predicted step times are off, and how many rows are noisy; empty where none is known."""
+    errors = comparison.step_time
+    if errors is None:
+        return "No case has both a predicted and a measured step time."
+    noisy = sum(case.speed.is_noisy for case in comparison.cases)
+    note = f"; {plural(noisy, 'row')} of steps scattered too much to lean on" if noisy else ""
+    return (
+        f"Predicted step time is off by {percent_text(errors.mean_absolute, 1)} on average and by"
+        f" {percent_text(errors.worst, 1, signed=True)} at worst{note}."
+    )
+
+
+def loss_sentence(comparison: RunComparison) -> str:
+    """How far loss curves lie apart that should be one."""
+    found = comparison.loss_spread
+    if found is None:
+        return "No two cases were trained on the same global batch, so no loss curves have to coincide."
+    return (
+        f"Loss curves that should coincide are nowhere further apart than {number_text(found.relative, 2)}"
+        " of their value."
+    )
+
+
+def sentences(comparison: RunComparison) -> tuple[str, ...]:
+    """The whole summary, a sentence an entry."""
+    return (
+        outcome_sentence(comparison),
+        memory_sentence(comparison),
+        state_sentence(comparison),
+        time_sentence(comparison),
+        loss_sentence(comparison),
+    )
+
+
+def instant_text(instant: Instant | None) -> str:
+    """'backward_peak on rank 0', or n/a."""
+    return f"{instant.moment.value} on rank {instant.rank}" if instant else NOT_KNOWN
+
+
+def instant_bytes(instant: Instant | None) -> str:
+    """The bytes of an instant, or n/a."""
+    return bytes_text(instant.bytes if instant else None)
+
+
+def peak_sentence(peak: Peak) -> str:
+    """Which way and how far the predicted peak is off; empty where one side is not known."""
+    if peak.difference is None:
+        return ""
+    if peak.difference == 0:
+        return "They are equal to the byte."
+    way = "too high" if peak.difference > 0 else "too low"
+    relative = f" ({percent_text(abs(peak.error))})" if peak.error is not None else ""
+    return f"The prediction is {bytes_text(abs(peak.difference))}{relative} {way}."
+
+
+def moments_text(case: CaseComparison) -> str:
+    """The peak's moment; both where prediction and measurement disagree; n/a where neither knows."""
+    predicted, measured = case.peak.predicted, case.peak.measured
+    if predicted and measured and not case.peak.is_same_moment:
+        return f"{predicted.moment.value} / {measured.moment.value}"
+    known = measured or predicted
+    return known.moment.value if known else NOT_KNOWN

@@ -1,0 +1,185 @@
+"""Case -> torchrun -> Measurement. One torchrun a case; whatever happens, none of its processes is left behind."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import math
+import os
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import psutil
+
+from suite.case import Case
+from suite.environment import ROOT, available_cores, oom_kills
+from suite.outcome import Ending, judge
+from suite.parse import require
+from suite.ranklog import RankLog, last_line, logs_path, read_rank, tail_text
+from suite.record import Measurement, Outcome
+
+GUARD = "suite.guard"
+
+
+@dataclass(frozen=True)
+class Launcher:
+    """Runs a case's ranks on this machine and reads what they leave, within two limits.
+
+    A run that says nothing new for `hang_s` hangs; one that is alive at `timeout_s` is out of time. Both count
+    from the start of torchrun, so they include the seconds that it and the ranks' imports take.
+    """
+
+    module: str
+    """what each rank runs: python -m MODULE CASE.json --out FOLDER"""
+    timeout_s: float = 600.0
+    """seconds a case may take"""
+    hang_s: float = 120.0
+    """seconds without a new row from any rank before the case is taken to hang"""
+    grace_s: float = 5.0
+    """seconds between SIGTERM and SIGKILL"""
+    look_s: float = 0.2
+    """seconds between two looks at a running case; one look is a stat of each rank's file"""
+    environment: dict[str, str] = field(default_factory=dict)
+    """variables for the ranks, on top of this process's own"""
+
+    def __post_init__(self) -> None:
+        for name in ("timeout_s", "hang_s", "grace_s"):
+            require(getattr(self, name) > 0, f"launcher.{name}: must be positive, got {getattr(self, name)}")
+        require(self.look_s >= 0.2, f"launcher.look_s: must be at least 0.2, got {self.look_s}")
+
+    def run(self, case: Case, folder: Path) -> Measurement:
+        """Run the case in `folder` (earlier rows of it there are removed) and say how it ended.
+
+        A case that fails is a Measurement like any other, with the samples its ranks wrote until then.
+        Raises OSError where the folder cannot be written, KeyboardInterrupt after the ranks have ended.
+        """
+        if case.cluster.nodes > 1:
+            reason = f"cluster.nodes: {case.cluster.nodes} machines; this launcher starts ranks on one"
+            return Measurement(case.case_id, Outcome.SKIPPED, reason=reason)
+        folder = folder.resolve()
+        _clear(folder)
+        (folder / "case.json").write_text(json.dumps(case.to_mapping(), indent=1) + "\n", encoding="ascii")
+        start, kills_before = time.monotonic(), oom_kills()
+        with self._torchrun(case.layout.world_size, folder) as process:
+            stopped = self._wait(process, folder, start)
+            # Before the ranks are ended: what they say of being ended is no reason for anything.
+            logs = tuple(read_rank(folder, rank) for rank in range(case.layout.world_size))
+        kills_after = oom_kills()
+        ending = Ending(
+            stopped=stopped,
+            limit_s=self.timeout_s if stopped is Outcome.TIMEOUT else self.hang_s,
+            oom_kills=None if kills_before is None or kills_after is None else kills_after - kills_before,
+            launcher_line=last_line(tail_text(folder / "torchrun.log")),
+        )
+        return _measurement(case, logs, ending, time.monotonic() - start)
+
+    @contextlib.contextmanager
+    def _torchrun(self, ranks: int, folder: Path) -> Iterator[subprocess.Popen[bytes]]:
+        """torchrun under its guard; on the way out, however that is, the guard and all below it have ended."""
+        with (folder / "torchrun.log").open("wb") as log:
+            process = subprocess.Popen(
+                self._command(ranks, folder),
+                env=self._variables(ranks),
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,  # a Ctrl-C at the terminal is ours to hear, not the ranks'
+            )
+        try:
+            yield process
+        finally:
+            _end(process, self.grace_s)
+
+    def _command(self, ranks: int, folder: Path) -> list[str]:
+        """guard -> torchrun -> a guard for each rank -> the rank."""
+        python = [sys.executable, "-m"]
+        grace = ["--grace", str(self.grace_s)]
+        worker = [*python, self.module, str(folder / "case.json"), "--out", str(folder)]
+        return [
+            *[*python, GUARD, "--parent", str(os.getpid()), *grace, "--"],
+            *[*python, "torch.distributed.run", "--standalone", "--nproc-per-node", str(ranks)],
+            *["--local-addr", "127.0.0.1"],  # the name of this machine need not resolve
+            *["--max-restarts", "0", "--monitor-interval", "0.2"],
+            *["--shutdown-timeout", str(math.ceil(self.grace_s) + 1)],  # the ranks' guards come first
+            *["--redirects", "3", "--log-dir", str(logs_path(folder)), "--no-python"],
+            *[*python, GUARD, "--exits", str(folder), *grace, "--"],
+            *worker,
+        ]
+
+    def _variables(self, ranks: int) -> dict[str, str]:
+        """The ranks share the cores; what they print is not held back; they import this very code."""
+        variables = {
+            **os.environ,
+            "OMP_NUM_THREADS": str(max(1, available_cores() // ranks)),
+            "PYTHONUNBUFFERED": "1",
+            "PYTHONSAFEPATH": "1",  # a folder called `suite` where the user stands is not this one
+        }
+        if ROOT.name not in ("site-packages", "dist-packages"):
+            paths = [str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]
+            variables["PYTHONPATH"] = os.pathsep.join(paths)
+        return variables | self.environment
+
+    def _wait(self, process: subprocess.Popen[bytes], folder: Path, start: float) -> Outcome | None:
+        """Sleep until torchrun has ended (None) or a limit is passed (which one)."""
+        seen, grown_at = _row_bytes(folder), start
+        while process.poll() is None:
+            now, size = time.monotonic(), _row_bytes(folder)
+            if size != seen:
+                seen, grown_at = size, now
+            if now - start > self.timeout_s:
+                return Outcome.TIMEOUT
+            if now - grown_at > self.hang_s:
+                return Outcome.HANG
+            time.sleep(self.look_s)
+        return None
+
+
+def _measurement(case: Case, logs: tuple[RankLog, ...], ending: Ending, wall_seconds: float) -> Measurement:
+    """The ranks' logs as one Measurement."""
+    outcome, reason = judge(logs, ending)
+    return Measurement(
+        case_id=case.case_id,
+        outcome=outcome,
+        samples=tuple(sample for log in logs for sample in log.samples),
+        reason=reason,
+        wall_seconds=wall_seconds,
+        stderr_tails={log.rank: log.stderr_tail for log in logs if log.stderr_tail},
+        environment=next((log.environment for log in logs if log.environment), {}),
+    )
+
+
+def _row_bytes(folder: Path) -> int:
+    """Bytes in all ranks' rows: it grows with every row."""
+    return sum(path.stat().st_size for path in folder.glob("rank-*.jsonl"))
+
+
+def _clear(folder: Path) -> None:
+    """Make the folder, without what an earlier run of the case left in it."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for pattern in ("rank-*.jsonl", "exit-*.json"):
+        for path in folder.glob(pattern):
+            path.unlink()
+    shutil.rmtree(logs_path(folder), ignore_errors=True)
+
+
+def _end(process: subprocess.Popen[bytes], grace_s: float) -> None:
+    """Ask the guard to end what is below it and wait; if the guard itself does not answer, end all by force."""
+    if process.poll() is not None:  # a guard ends after everything below it
+        if process.returncode < 0:  # unless it was killed: the ranks' own guards need their grace
+            time.sleep(grace_s)
+        return
+    tree = psutil.Process(process.pid).children(recursive=True)
+    process.terminate()
+    try:
+        process.wait(grace_s + 5)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()
+        for child in tree:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                child.kill()

@@ -1,0 +1,152 @@
+"""Building blocks that the model families share: norms, rotary positions, attention, MLPs. Single-device code.
+
+Written so that a tensor dies when its last reader has run (rebinding and expressions, no long-lived locals):
+the operator ledger counts on it.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from suite.models.decoder import RopeScaling
+from suite.spec import AttentionKernel
+
+
+def compute_dtype(x: Tensor) -> torch.dtype:
+    """The type that matrix work on `x` will run in: autocast's where it is on, else x's own."""
+    device = x.device.type
+    return torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else x.dtype
+
+
+def rope_frequencies(rotary_dim: int, theta: float, scaling: RopeScaling | None) -> Tensor:
+    """Radians a position for each rotated pair, [rotary_dim / 2] in fp32 (arXiv:2104.09864, section 3.2.2).
+
+    With `scaling`, Llama 3.1's rule: wavelengths longer than original / low_freq_factor are stretched by
+    `factor`, those shorter than original / high_freq_factor are left alone, those between are blended.
+    """
+    frequencies = 1.0 / theta ** (torch.arange(0, rotary_dim, 2, dtype=torch.float32) / rotary_dim)
+    if scaling is None:
+        return frequencies
+    turns = scaling.original_max_positions * frequencies / (2 * math.pi)
+    blend = (turns - scaling.low_freq_factor) / (scaling.high_freq_factor - scaling.low_freq_factor)
+    blend = blend.clamp(0.0, 1.0)
+    return frequencies * (blend + (1 - blend) / scaling.factor)
+
+
+class Rope(nn.Module):
+    """Rotary positions: cosines and sines of every position, [max_positions, 1, rotary_dim / 2] in fp32 each."""
+
+    def __init__(self, max_positions: int, rotary_dim: int, theta: float, scaling: RopeScaling | None) -> None:
+        super().__init__()
+        self.settings = (max_positions, rotary_dim, theta, scaling)
+        cos, sin = self._tables()
+        self.register_buffer("cos", cos, persistent=False)
+        self.register_buffer("sin", sin, persistent=False)
+
+    def _tables(self) -> tuple[Tensor, Tensor]:
+        max_positions, rotary_dim, theta, scaling = self.settings
+        angles = torch.outer(torch.arange(max_positions).float(), rope_frequencies(rotary_dim, theta, scaling))
+        return angles.cos().unsqueeze(1), angles.sin().unsqueeze(1)
+
+    def reset_parameters(self) -> None:
+        """Fill the tables in again: a module that was built on the meta device has none."""
+        for buffer, values in zip((self.cos, self.sin), self._tables(), strict=True):
+            buffer.copy_(values)
+
+    def forward(self, seq_len: int, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+        """Cosines and sines of the first `seq_len` positions, in the type of the queries."""
+        return self.cos[:seq_len].to(dtype), self.sin[:seq_len].to(dtype)
+
+
+def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    """Rotate the leading 2 x cos.shape[-1] channels of every head of x, [b, s, heads, d], halves as pairs."""
+    half = cos.shape[-1]
+    first, second = x[..., :half], x[..., half : 2 * half]
+    turned = (torch.addcmul(first * cos, second, sin, value=-1), torch.addcmul(second * cos, first, sin))
+    rest = x[..., 2 * half :]
+    return torch.cat((*turned, rest) if rest.shape[-1] else turned, dim=-1)
+
+
+class FlashCore(nn.Module):
+    """Causal attention by torch's fused kernel: no [s, s] tensor is kept. q [b, s, a, d], k and v [b, s, k, d]."""
+
+    def forward(self, q: Tensor, k: Tensor, v: Tensor, rope: tuple[Tensor, Tensor] | None) -> Tensor:
+        if rope is not None:
+            q, k = rotate(q, *rope), rotate(k, *rope)
+        grouped = q.shape[2] != k.shape[2]
+        q, k, v = q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2)
+        return F.scaled_dot_product_attention(q, k, v, is_causal=True, enable_gqa=grouped).transpose(1, 2)
+
+
+class EagerCore(nn.Module):
+    """Causal attention in the open: scores, softmax, weighted sum; probabilities [b, a, s, s] are kept.
+
+    The queries that share a key-value head are stacked along the sequence, so keys are never repeated.
+    """
+
+    def forward(self, q: Tensor, k: Tensor, v: Tensor, rope: tuple[Tensor, Tensor] | None) -> Tensor:
+        if rope is not None:
+            q, k = rotate(q, *rope), rotate(k, *rope)
+        batch, seq_len, heads, width = q.shape
+        kv_heads = k.shape[2]
+        q = (q * width**-0.5).transpose(1, 2).reshape(batch, kv_heads, -1, width).contiguous()
+        scores = torch.matmul(q, k.permute(0, 2, 3, 1)).view(batch, heads, seq_len, seq_len)
+        scores = scores + torch.full((seq_len, seq_len), float("-inf"), dtype=q.dtype, device=q.device).triu_(1)
+        scores = F.softmax(scores, dim=-1)
+        out = torch.matmul(scores.view(batch, kv_heads, -1, seq_len), v.transpose(1, 2))
+        return out.view(batch, heads, seq_len, width).transpose(1, 2)
+
+
+CORES: dict[AttentionKernel, type[nn.Module]] = {AttentionKernel.FLASH: FlashCore, AttentionKernel.EAGER: EagerCore}
+
+
+class Attention(nn.Module):
+    """Self-attention with `kv_heads` key-value heads: MHA at heads, GQA between, MQA at 1."""
+
+    def __init__(
+        self, hidden: int, heads: int, kv_heads: int, head_dim: int, qkv_bias: bool, bias: bool, kernel: AttentionKernel
+    ) -> None:
+        super().__init__()
+        self.head_dim = head_dim
+        self.wq = nn.Linear(hidden, heads * head_dim, bias=qkv_bias)
+        self.wk = nn.Linear(hidden, kv_heads * head_dim, bias=qkv_bias)
+        self.wv = nn.Linear(hidden, kv_heads * head_dim, bias=qkv_bias)
+        self.wo = nn.Linear(heads * head_dim, hidden, bias=bias)
+        self.core = CORES[kernel]()
+
+    def forward(self, x: Tensor, rope: tuple[Tensor, Tensor] | None) -> Tensor:
+        """x [b, s, h] -> [b, s, h]."""
+        shape = (*x.shape[:2], -1, self.head_dim)
+        out = self.core(self.wq(x).view(shape), self.wk(x).view(shape), self.wv(x).view(shape), rope)
+        return self.wo(out.flatten(2))
+
+
+class GeluMLP(nn.Module):
+    """down(gelu(up(x))), tanh form."""
+
+    def __init__(self, hidden: int, ffn: int, bias: bool) -> None:
+        super().__init__()
+        self.up = nn.Linear(hidden, ffn, bias=bias)
+        self.down = nn.Linear(ffn, hidden, bias=bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """x [b, s, h] -> [b, s, h]."""
+        return self.down(F.gelu(self.up(x), approximate="tanh"))
+
+
+class SwiGLU(nn.Module):
+    """down(silu(gate(x)) * up(x)) (arXiv:2002.05202)."""
+
+    def __init__(self, hidden: int, ffn: int, bias: bool) -> None:
+        super().__init__()
+        self.gate = nn.Linear(hidden, ffn, bias=bias)
+        self.up = nn.Linear(hidden, ffn, bias=bias)
+        self.down = nn.Linear(ffn, hidden, bias=bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """x [b, s, h] -> [b, s, h]."""
+        return self.down(F.silu(self.gate(x)) * self.up(x))

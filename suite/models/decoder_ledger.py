@@ -1,0 +1,169 @@
+"""The decoder's operator ledger: what suite/models/decoder_module.py runs, operator by operator, in its order."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from suite.models.decoder import Activation, DecoderSpec, Norm, Position
+from suite.operators import Array, DType, Ledger, Placed, Segment, Size, Split
+from suite.spec import LOSS_CHUNKS, AttentionKernel, LossKernel, Recompute, RecomputeKind, Workload
+from suite.tape import Backend, Numerics, Tape
+from suite.tape_attention import Heads, eager, flash, merge_heads, release, rotate
+
+
+@dataclass(frozen=True)
+class _Sizes:
+    """The letters of the formulas and their values on this rank."""
+
+    b: Size
+    s: Size
+    h: Size
+    q: Size
+    k: Size
+    f: Size
+    v: Size
+    heads: Size
+    kv_heads: Size
+    d: Size
+    r: Size
+
+
+def decoder_ledger(
+    spec: DecoderSpec,
+    workload: Workload,
+    recompute: Recompute,
+    numerics: Numerics,
+    backend: Backend = Backend.CPU,
+    threads: int = 1,
+) -> Ledger:
+    """The ledger of one micro-batch on one rank: embedding, blocks, final norm, head with loss."""
+    sizes = _Sizes(
+        Size("b", workload.micro_batch), Size("s", workload.seq_len), Size("h", spec.hidden),
+        Size("a*d", spec.q_dim), Size("k*d", spec.kv_dim), Size("f", spec.ffn), Size("V", spec.vocab),
+        Size("a", spec.heads), Size("k", spec.kv_heads), Size("d", spec.head_dim), Size("r", spec.rotary_dim),
+    )  # fmt: skip
+
+    def tape() -> Tape:
+        return Tape(numerics, backend, threads)
+
+    ids = Array("token ids", (sizes.b, sizes.s), DType.INT64)
+    labels = Array("labels", (sizes.b, sizes.s), DType.INT64)
+    embedding = _embedding(tape(), spec, sizes, ids)
+    stream = Array("block input", (sizes.b, sizes.s, sizes.h), numerics.stream)
+    kinds = {
+        rerun: _block(tape(), spec, sizes, stream, workload.attention, recompute, rerun)
+        for rerun in {recompute.covers_block(index) for index in range(spec.layers)}
+    }
+    blocks = [Placed(f"blocks.{index}", kinds[recompute.covers_block(index)]) for index in range(spec.layers)]
+    norm = _final_norm(tape(), spec, stream)
+    assert norm.output is not None
+    hidden = Array("final norm output", norm.output.shape, norm.output.dtype)
+    head = _head(tape(), spec, sizes, hidden, labels, workload.loss)
+    buffers, shared = _rope_tables(spec, workload, numerics)
+    return Ledger(
+        segments=(Placed("", embedding), *blocks, Placed("", norm), Placed("", head)),
+        loss=frozenset({head.name}),
+        buffers=buffers,
+        batch=(ids, labels),
+        shared=shared,
+    )
+
+
+def _norm(tape: Tape, spec: DecoderSpec, name: str, x: Array) -> Array:
+    return tape.layer_norm(name, x, spec.bias) if spec.norm is Norm.LAYERNORM else tape.rms_norm(name, x)
+
+
+def _embedding(tape: Tape, spec: DecoderSpec, sizes: _Sizes, ids: Array) -> Segment:
+    x = tape.embedding("embedding", ids, sizes.v, sizes.h)
+    if spec.position is Position.LEARNED:
+        table = tape.embedding("positions", tape.arange("places", sizes.s), Size("P", spec.max_positions), sizes.h, Split.NONE)
+        x = tape.add_broadcast("embedding and positions", x, table)
+    return Segment("embedding", tuple(tape.body), (), (ids,), x)
+
+
+def _block(
+    tape: Tape,
+    spec: DecoderSpec,
+    sizes: _Sizes,
+    x: Array,
+    kernel: AttentionKernel,
+    recompute: Recompute,
+    rerun: bool,
+) -> Segment:
+    """x + attention(norm(x)), then x + mlp(norm(x)); as one region if the whole block is rerun in backward."""
+    normed = _norm(tape, spec, "attention_norm", x)
+    mixed = _attention(tape, spec, sizes, normed, kernel, recompute)
+    middle = tape.add("residual after attention", x, mixed)
+    normed = _norm(tape, spec, "mlp_norm", middle)
+    out = tape.add("block output", middle, _mlp(tape, spec, sizes, normed))
+    if rerun:
+        tape.region("block", 0, (x,), (out,))
+    return Segment("block", tuple(tape.body), (x,), (), out)
+
+
+def _attention(
+    tape: Tape, spec: DecoderSpec, sizes: _Sizes, x: Array, kernel: AttentionKernel, recompute: Recompute
+) -> Array:
+    def project(name: str, width: Size) -> Array:
+        return tape.linear(f"attention.{name}", x, width, spec.projection_bias, Split.COLUMN)
+
+    q, k, v = project("wq", sizes.q), project("wk", sizes.k), project("wv", sizes.k)
+    start = len(tape.body)
+    turned_q, turned_k = q, k
+    if spec.position is Position.ROPE:
+        turned_q = rotate(tape, "attention.rope q", q, sizes.heads, sizes.r, sizes.d)
+        turned_k = rotate(tape, "attention.rope k", k, sizes.kv_heads, sizes.r, sizes.d)
+    heads = Heads(turned_q, turned_k, v, sizes.heads, sizes.kv_heads, sizes.d)
+    is_flash = kernel is AttentionKernel.FLASH
+    out = (flash if is_flash else eager)(tape, "attention.core", heads)
+    release(tape, "attention.core returns", q, k, v, turned_q, turned_k)
+    if recompute.kind is RecomputeKind.SELECTIVE:
+        tape.region("attention.core", start, (q, k, v), (out,))
+    merged = merge_heads(tape, "attention.core output, contiguous", out, contiguous=is_flash)
+    y = tape.linear("attention.wo", merged, sizes.h, spec.bias, Split.ROW)
+    release(tape, "attention returns", x, out)
+    return y
+
+
+def _mlp(tape: Tape, spec: DecoderSpec, sizes: _Sizes, x: Array) -> Array:
+    if spec.activation is Activation.GELU:
+        wide = tape.gelu("mlp.gelu", tape.linear("mlp.up", x, sizes.f, spec.bias, Split.COLUMN))
+    else:
+        gate = tape.silu("mlp.silu", tape.linear("mlp.gate", x, sizes.f, spec.bias, Split.COLUMN))
+        wide = tape.mul("mlp.mul", gate, tape.linear("mlp.up", x, sizes.f, spec.bias, Split.COLUMN))
+    y = tape.linear("mlp.down", wide, sizes.h, spec.bias, Split.ROW)
+    release(tape, "mlp returns", x)
+    return y
+
+
+def _final_norm(tape: Tape, spec: DecoderSpec, x: Array) -> Segment:
+    y = _norm(tape, spec, "norm", x)
+    release(tape, "trunk returns", x)
+    return Segment("final norm", tuple(tape.body), (x,), (), y)
+
+
+def _head(
+    tape: Tape, spec: DecoderSpec, sizes: _Sizes, hidden: Array, labels: Array, kernel: LossKernel
+) -> Segment:
+    tied_to = "embedding.weight" if spec.tied else None
+    if kernel is LossKernel.PLAIN:
+        logits = tape.linear("head", hidden, sizes.v, False, Split.VOCAB, tied_to)
+        tape.cross_entropy("loss", logits, labels)
+    else:
+        tape.chunked_head("head", hidden, labels, sizes.v, tied_to, min(LOSS_CHUNKS, sizes.s.value))
+    release(tape, "model returns", hidden)
+    return Segment("head", tuple(tape.body), (hidden,), (labels,), None)
+
+
+def _rope_tables(
+    spec: DecoderSpec, workload: Workload, numerics: Numerics
+) -> tuple[tuple[Array, ...], tuple[Array, ...]]:
+    """The cosine and sine tables (buffers), and the step's copies of them where its type is not fp32."""
+    if spec.position is not Position.ROPE:
+        return (), ()
+    half = Size("r/2", spec.rotary_dim // 2)
+    buffers = tuple(Array(f"rope.{name}", (Size("P", spec.max_positions), half), DType.FP32) for name in ("cos", "sin"))
+    if numerics.compute is DType.FP32:
+        return buffers, ()
+    seq = Size("s", workload.seq_len)
+    return buffers, tuple(Array(f"rope {name} of this step", (seq, half), numerics.compute) for name in ("cos", "sin"))

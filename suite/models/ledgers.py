@@ -1,0 +1,20 @@
+"""Model family -> its operator ledger. One line a family."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from suite.models import ModelSpec
+from suite.models.decoder_ledger import decoder_ledger
+from suite.operators import Ledger
+from suite.spec import Recompute, Workload
+from suite.tape import Backend, Numerics
+
+LEDGERS: dict[str, Callable[..., Ledger]] = {"decoder": decoder_ledger}
+
+
+def ledger_of(
+    spec: ModelSpec, workload: Workload, recompute: Recompute, numerics: Numerics, backend: Backend, threads: int
+) -> Ledger:
+    """The ledger of one micro-batch on one rank."""
+    return LEDGERS[spec.family](spec, workload, recompute, numerics, backend, threads)

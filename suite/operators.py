@@ -1,0 +1,257 @@
+"""The operator ledger: a model described once, without torch, as operators and the kernels they run.
+
+An Operator is what a reader would name (attention.wq, mlp_norm): it owns weights and FLOPs. A Kernel is
+one thing the framework runs for it: what it reads, writes, keeps for the backward pass, which gradients it
+makes and what it needs in passing. Memory is a walk over kernels, time and plans are sums over operators.
+Nothing here knows of decoders: a family's ledger is a list of Segments built with a Tape (suite/tape.py).
+"""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from enum import Enum, StrEnum
+from functools import cached_property
+
+
+class DType(Enum):
+    """Number formats and their bytes an element."""
+
+    FP32 = ("fp32", 4)
+    BF16 = ("bf16", 2)
+    INT64 = ("int64", 8)
+    BOOL = ("bool", 1)
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes an element."""
+        return self.value[1]
+
+    @property
+    def label(self) -> str:
+        """Its name in reports."""
+        return self.value[0]
+
+
+@dataclass(frozen=True, slots=True)
+class Size:
+    """A dimension: the letter that formulas use and its value on this rank, as in h = 4096."""
+
+    symbol: str
+    value: int
+
+    def times(self, factor: int, symbol: str | None = None) -> Size:
+        """This dimension `factor` times over."""
+        return Size(symbol or f"{factor}{self.symbol}", self.value * factor)
+
+
+@dataclass(frozen=True, eq=False)
+class Array:
+    """A tensor of the walk. Identity is the object: two arrays of one name are two allocations.
+
+    A view is the same Array. `is_view` marks a gradient-receiving end that the framework reaches through a
+    view, so that its first two contributions are summed into a new tensor instead of in place.
+    """
+
+    name: str
+    shape: tuple[Size, ...]
+    dtype: DType
+
+    @cached_property
+    def elements(self) -> int:
+        """Elements on this rank."""
+        return math.prod(size.value for size in self.shape)
+
+    @cached_property
+    def nbytes(self) -> int:
+        """Bytes on this rank."""
+        return self.elements * self.dtype.nbytes
+
+    @property
+    def formula(self) -> str:
+        """The size in letters, as in b*s*h*4."""
+        return "*".join([*(size.symbol for size in self.shape), str(self.dtype.nbytes)])
+
+
+class Split(StrEnum):
+    """How tensor parallelism divides a weight."""
+
+    NONE = "none"  # every rank holds it whole
+    COLUMN = "column"  # output features: rows of the stored matrix
+    ROW = "row"  # input features: columns of the stored matrix
+    VOCAB = "vocab"  # rows of an embedding or head
+
+
+@dataclass(frozen=True, eq=False)
+class Weight(Array):
+    """A parameter: its name in the nn.Module, its shape, how tensor parallelism divides it."""
+
+    split: Split = Split.NONE
+    tied_to: str | None = None  # name of the weight whose storage this one shares
+
+
+@dataclass(frozen=True, eq=False)
+class Kernel:
+    """One thing the framework runs.
+
+    Forward: `writes` are allocated, `forward_scratch` bytes live beside them while it runs, `saves` (of reads
+    and writes) stay until its backward has run. Backward: a gradient the size of each array in `gradients` is
+    allocated beside `backward_scratch` bytes; the arrays in `passes` receive the output's gradient itself.
+    `through_view` gradients cannot be summed in place while they are the first (torch's InputBuffer rule).
+    """
+
+    name: str
+    reads: tuple[Array, ...] = ()
+    writes: tuple[Array, ...] = ()
+    saves: tuple[Array, ...] = ()
+    gradients: tuple[Array, ...] = ()
+    passes: tuple[Array, ...] = ()
+    forward_scratch: int = 0
+    backward_scratch: int = 0
+    through_view: bool = False
+    is_weight_cast: bool = False  # autocast's copy of a weight, cached until autocast ends
+    is_view: bool = False  # its writes are parts of its first read: nothing is allocated
+
+
+class OperatorKind(StrEnum):
+    """What bounds an operator and whose rate table it is looked up in."""
+
+    MATMUL = "matmul"
+    ATTENTION = "attention"
+    NORM = "norm"
+    POINTWISE = "pointwise"
+    EMBEDDING = "embedding"
+    LOSS = "loss"
+
+
+@dataclass(frozen=True)
+class Flops:
+    """Multiply-adds counted as two. Attention counts the full square; `causal_saving` of it is masked away."""
+
+    forward: int = 0
+    backward: int = 0
+    causal_saving: float = 0.0
+
+    def total(self, causal: bool = False) -> float:
+        """Forward and backward together, the masked half left out if `causal`."""
+        return (self.forward + self.backward) * (1 - self.causal_saving if causal else 1)
+
+    def forward_only(self, causal: bool = False) -> float:
+        """The forward pass alone, under the same convention."""
+        return self.forward * (1 - self.causal_saving if causal else 1)
+
+
+@dataclass(frozen=True)
+class Operator:
+    """A named operator: its weights, its FLOPs on this rank and the kernels it runs, in order."""
+
+    name: str
+    kind: OperatorKind
+    kernels: tuple[Kernel, ...] = ()
+    weights: tuple[Weight, ...] = ()
+    flops: Flops = field(default_factory=Flops)
+
+
+@dataclass(frozen=True)
+class Region:
+    """Operators that are rerun in the backward pass from `inputs`; nothing else of them is kept."""
+
+    name: str
+    body: tuple[Operator | Region, ...]
+    inputs: tuple[Array, ...]
+    outputs: tuple[Array, ...]
+
+
+@dataclass(frozen=True, eq=False)
+class Segment:
+    """A run of operators with one input and one output: an embedding, a block, a head. What FSDP gathers together.
+
+    `inputs` come from the segment before; `batch` arrays are the step's and outlive the segment.
+    """
+
+    name: str
+    body: tuple[Operator | Region, ...]
+    inputs: tuple[Array, ...]
+    batch: tuple[Array, ...]
+    output: Array | None
+
+    def operators(self) -> Iterator[Operator]:
+        """Every operator, those inside regions included, in order."""
+        yield from _operators(self.body)
+
+    @cached_property
+    def weights(self) -> tuple[Weight, ...]:
+        """The weights that its operators read, in order, each once."""
+        return tuple(dict.fromkeys(weight for operator in self.operators() for weight in operator.weights))
+
+    @cached_property
+    def parameters(self) -> int:
+        """Elements of its own weights; a tied one counts where it is first used."""
+        return sum(weight.elements for weight in self.weights if not weight.tied_to)
+
+    @cached_property
+    def recomputed(self) -> tuple[Operator, ...]:
+        """The operators that run twice."""
+        regions = (part for part in self.body if isinstance(part, Region))
+        return tuple(operator for region in regions for operator in _operators(region.body))
+
+
+def _operators(body: tuple[Operator | Region, ...]) -> Iterator[Operator]:
+    for part in body:
+        if isinstance(part, Region):
+            yield from _operators(part.body)
+        else:
+            yield part
+
+
+@dataclass(frozen=True)
+class Placed:
+    """A segment where it stands in the model: its weights are named `prefix`.name there."""
+
+    prefix: str
+    segment: Segment
+
+    def weight_name(self, weight: Weight) -> str:
+        """The parameter's name in the nn.Module."""
+        return f"{self.prefix}.{weight.name}" if self.prefix else weight.name
+
+
+@dataclass(frozen=True)
+class Ledger:
+    """A model on one rank: its segments in forward order. Equal blocks are one Segment object, placed many times.
+
+    `loss` names the segments that are the head and the loss; `buffers` are non-trained tensors; `batch` the
+    arrays of one micro-batch; `shared` arrays are made once a micro-batch and read by many segments.
+    """
+
+    segments: tuple[Placed, ...]
+    loss: frozenset[str]
+    buffers: tuple[Array, ...] = ()
+    batch: tuple[Array, ...] = ()
+    shared: tuple[Array, ...] = ()
+
+    @cached_property
+    def counts(self) -> dict[Segment, int]:
+        """How often each distinct segment is placed."""
+        return Counter(placed.segment for placed in self.segments)
+
+    @cached_property
+    def parameters(self) -> int:
+        """Parameters on this rank, a tied one once."""
+        return sum(count * segment.parameters for segment, count in self.counts.items())
+
+    def flops(self, causal: bool = False) -> float:
+        """Model FLOPs of one micro-batch, forward and backward; recomputation is not counted."""
+        return sum(
+            count * sum(operator.flops.total(causal) for operator in segment.operators())
+            for segment, count in self.counts.items()
+        )
+
+    def recompute_flops(self, causal: bool = False) -> float:
+        """Forward FLOPs that checkpointing runs a second time in one micro-batch."""
+        return sum(
+            count * sum(operator.flops.forward_only(causal) for operator in segment.recomputed)
+            for segment, count in self.counts.items()
+        )

@@ -1,0 +1,286 @@
+"""A Tape writes a family's ledger down: one method an operator, each with the kernels torch runs for it.
+
+What a kernel saves, allocates and returns is read off torch's own derivatives and CPU/CUDA sources (ATen,
+tools/autograd/derivatives.yaml) and held to allocator traces in the tests. Only tensors are counted; the
+few scalars of a loss are not.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from enum import StrEnum
+
+from suite.operators import Array, DType, Flops, Kernel, Operator, OperatorKind, Region, Size, Split, Weight
+
+
+class Backend(StrEnum):
+    """Which kernels run."""
+
+    CPU = "cpu"
+    CUDA = "cuda"
+
+
+@dataclass(frozen=True)
+class Numerics:
+    """Number formats of a step. `autocast` casts at every matrix operator; else everything runs in `stream`."""
+
+    weights: DType  # the type that operators read weights in before any cast
+    stream: DType  # the residual stream
+    compute: DType  # matrix work and attention
+    autocast: bool
+
+
+FP32 = Numerics(DType.FP32, DType.FP32, DType.FP32, autocast=False)
+BF16_AUTOCAST = Numerics(DType.FP32, DType.FP32, DType.BF16, autocast=True)
+BF16_POLICY = Numerics(DType.BF16, DType.BF16, DType.BF16, autocast=False)
+
+ONE = Size("1", 1)
+PACK_LIMIT = 2**19  # bytes a thread
+WIDE_OUTPUT = 1024  # from this width on, oneDNN was not seen to pack in the forward product
+
+
+class Tape:
+    """Collects operators in execution order. Arrays flow through its methods as tensors do through a module."""
+
+    def __init__(self, numerics: Numerics, backend: Backend, threads: int = 1) -> None:
+        self.numerics = numerics
+        self.backend = backend
+        self.threads = threads
+        self.body: list[Operator | Region] = []
+        self.casts: dict[Weight, Array] = {}
+
+    # --- writing down ---------------------------------------------------------------------------------
+
+    def operator(
+        self,
+        name: str,
+        kind: OperatorKind,
+        kernels: Iterable[Kernel],
+        weights: tuple[Weight, ...] = (),
+        flops: Flops | None = None,
+    ) -> None:
+        """Append an operator."""
+        self.body.append(Operator(name, kind, tuple(kernels), weights, flops or Flops()))
+
+    def region(self, name: str, start: int, inputs: tuple[Array, ...], outputs: tuple[Array, ...]) -> None:
+        """Fold everything appended since `start` (a length of `body`) into a region that is rerun in backward."""
+        self.body[start:] = [Region(name, tuple(self.body[start:]), inputs, outputs)]
+
+    # --- matrix work ----------------------------------------------------------------------------------
+
+    def linear(self, name: str, x: Array, width: Size, bias: bool, split: Split, tied_to: str | None = None) -> Array:
+        """y = x W^T (+ b): F.linear. Keeps x (its cast copy under autocast) and autocast's copy of W."""
+        weight = Weight(f"{name}.weight", (width, x.shape[-1]), self.numerics.weights, split, tied_to)
+        weights: tuple[Weight, ...] = (weight,)
+        if bias:
+            bias_split = Split.COLUMN if split is Split.COLUMN else Split.NONE
+            weights += (Weight(f"{name}.bias", (width,), self.numerics.weights, bias_split),)
+        return self.project(name, x, weights)
+
+    def project(self, name: str, x: Array, weights: tuple[Weight, ...]) -> Array:
+        """`linear` with the weights given: one matrix, and perhaps a bias."""
+        width, wide = weights[0].shape
+        kernels: list[Kernel] = []
+        read_weights: tuple[Array, ...] = weights
+        read_x = x
+        if self.numerics.autocast:
+            read_weights = tuple(self._cast_weight(item, kernels) for item in weights)
+            read_x = self._cast(f"{name} input", x, kernels)
+        y = Array(f"{name} output", (*x.shape[:-1], width), self.numerics.compute)
+        saved = (read_x, read_weights[0]) if self.numerics.autocast else (read_x,)
+        gradients = (read_weights[0], read_x, *read_weights[1:])
+        kernels.append(
+            Kernel(
+                "linear", (read_x, *read_weights), (y,), saved, gradients, through_view=True,
+                forward_scratch=self._packed(weights[0]) if width.value < WIDE_OUTPUT else 0,
+                backward_scratch=self._packed(weights[0]),
+            )
+        )  # fmt: skip
+        forward = 2 * (x.elements // wide.value) * wide.value * width.value
+        self.operator(name, OperatorKind.MATMUL, kernels, weights, Flops(forward, 2 * forward))
+        return y
+
+    def _packed(self, right: Array) -> int:
+        """oneDNN's bf16 matmul on the CPU packs its right operand, block by block, on every thread.
+
+        An approximation: the blocking depends on shapes and on the processor's caches (docs/log.md has what was
+        seen). Everything else on this tape is exact.
+        """
+        if self.backend is not Backend.CPU or self.numerics.compute is not DType.BF16:
+            return 0
+        return self.threads * min(right.elements * DType.BF16.nbytes, PACK_LIMIT)
+
+    def _cast(self, name: str, x: Array, kernels: list[Kernel]) -> Array:
+        if x.dtype is self.numerics.compute:
+            return x
+        copy = Array(name, x.shape, self.numerics.compute)
+        kernels.append(Kernel("cast", (x,), (copy,), gradients=(x,)))
+        return copy
+
+    def _cast_weight(self, weight: Weight, kernels: list[Kernel]) -> Array:
+        """Autocast's copy, made once: later readers find it in the cache, and their gradients meet on it."""
+        if weight in self.casts:
+            kernels.append(Kernel("cast", (weight,), (self.casts[weight],), is_weight_cast=True))
+            return self.casts[weight]
+        copy = Array("bf16 copies of weights", weight.shape, self.numerics.compute)
+        kernels.append(Kernel("cast", (weight,), (copy,), gradients=(weight,), is_weight_cast=True))
+        self.casts[weight] = copy
+        return copy
+
+    # --- pointwise and norms ----------------------------------------------------------------------------
+
+    def layer_norm(self, name: str, x: Array, bias: bool) -> Array:
+        """LayerNorm over the last dimension. Keeps x, mean and 1/std."""
+        weights = tuple(
+            Weight(f"{name}.{part}", (x.shape[-1],), self.numerics.weights)
+            for part in (("weight", "bias") if bias else ("weight",))
+        )
+        y = Array(f"{name} output", x.shape, x.dtype)
+        row = (*x.shape[:-1], ONE)
+        moments = (Array(f"{name} mean", row, x.dtype), Array(f"{name} 1/std", row, x.dtype))
+        # the weight's and bias's gradients are summed per thread (ATen/native/cpu/layer_norm_kernel.cpp)
+        scratch = 2 * self.threads * x.shape[-1].value * x.dtype.nbytes if self.backend is Backend.CPU else 0
+        kernel = Kernel(
+            "layer_norm", (x, *weights), (y, *moments), (x, *moments), (x, *weights), backward_scratch=scratch
+        )
+        self.operator(name, OperatorKind.NORM, [kernel], weights, Flops(8 * x.elements, 16 * x.elements))
+        return y
+
+    def rms_norm(self, name: str, x: Array) -> Array:
+        """RMSNorm over the last dimension. On CUDA one fused kernel; on the CPU torch runs its parts one by one,
+        and keeps the normalised x as well."""
+        weight = Weight(f"{name}.weight", (x.shape[-1],), self.numerics.weights)
+        y = Array(f"{name} output", x.shape, x.dtype)
+        rstd = Array(f"{name} 1/rms", (*x.shape[:-1], ONE), DType.FP32)
+        if self.backend is Backend.CUDA:
+            kernels = [Kernel("rms_norm", (x, weight), (y, rstd), (x, rstd), (x, weight))]
+        else:
+            kernels = _composite_rms_norm(name, x, weight, rstd, y)
+        self.operator(name, OperatorKind.NORM, kernels, (weight,), Flops(5 * x.elements, 12 * x.elements))
+        return y
+
+    def add(self, name: str, x: Array, y: Array) -> Array:
+        """x + y, the residual stream. A narrower y is widened in passing, its gradient narrowed again."""
+        out = Array(name, x.shape, x.dtype)
+        if y.dtype is x.dtype:
+            kernel = Kernel("add", (x, y), (out,), passes=(x, y))
+        else:
+            kernel = Kernel("add", (x, y), (out,), passes=(x,), gradients=(y,), forward_scratch=out.nbytes)
+        self.operator(name, OperatorKind.POINTWISE, [kernel], flops=Flops(x.elements, 0))
+        return out
+
+    def add_broadcast(self, name: str, x: Array, y: Array) -> Array:
+        """x [b, ...] + y [...]: y's gradient is summed over the batch."""
+        out = Array(name, x.shape, x.dtype)
+        kernel = Kernel("add", (x, y), (out,), passes=(x,), gradients=(y,))
+        self.operator(name, OperatorKind.POINTWISE, [kernel], flops=Flops(x.elements, x.elements))
+        return out
+
+    def gelu(self, name: str, x: Array) -> Array:
+        """GELU. Keeps x."""
+        y = Array(f"{name} output", x.shape, x.dtype)
+        self.operator(
+            name, OperatorKind.POINTWISE, [Kernel("gelu", (x,), (y,), (x,), (x,))],
+            flops=Flops(10 * x.elements, 16 * x.elements),
+        )  # fmt: skip
+        return y
+
+    def mul(self, name: str, x: Array, y: Array) -> Array:
+        """x * y. Keeps both."""
+        out = Array(f"{name} output", x.shape, x.dtype)
+        kernel = Kernel("mul", (x, y), (out,), (x, y), (x, y))
+        self.operator(name, OperatorKind.POINTWISE, [kernel], flops=Flops(out.elements, 2 * out.elements))
+        return out
+
+    def silu(self, name: str, x: Array) -> Array:
+        """silu(x). Keeps x."""
+        y = Array(f"{name} output", x.shape, x.dtype)
+        kernel = Kernel("silu", (x,), (y,), (x,), (x,))
+        self.operator(name, OperatorKind.POINTWISE, [kernel], flops=Flops(5 * y.elements, 8 * y.elements))
+        return y
+
+    # --- embedding and loss -----------------------------------------------------------------------------
+
+    def arange(self, name: str, length: Size) -> Array:
+        """0, 1, ... length - 1."""
+        places = Array(name, (length,), DType.INT64)
+        self.operator(name, OperatorKind.POINTWISE, [Kernel("arange", (), (places,))])
+        return places
+
+    def embedding(self, name: str, ids: Array, rows: Size, width: Size, split: Split = Split.VOCAB) -> Array:
+        """Rows of a table. Keeps the ids; the gradient is dense, as large as the table."""
+        weight = Weight(f"{name}.weight", (rows, width), self.numerics.weights, split)
+        x = Array(f"{name} output", (*ids.shape, width), self.numerics.stream)
+        kernel = Kernel("embedding", (ids, weight), (x,), (ids,), (weight,))
+        self.operator(name, OperatorKind.EMBEDDING, [kernel], (weight,))
+        return x
+
+    def cross_entropy(self, name: str, logits: Array, labels: Array) -> None:
+        """Mean negative log-likelihood. Logits are widened to fp32; keeps the log-probabilities.
+
+        Backward holds three fp32 arrays of the logits' size at once: the log-probabilities, the gradient of
+        the selection (dense) and the gradient of the logits.
+        """
+        kernels: list[Kernel] = []
+        wide = logits
+        if logits.dtype is not DType.FP32:
+            wide = Array("fp32 logits", logits.shape, DType.FP32)
+            kernels.append(Kernel("cast", (logits,), (wide,), gradients=(logits,)))
+        log_probs = Array("log-probabilities", logits.shape, DType.FP32)
+        loss = Array("loss", (), DType.FP32)
+        kernels.append(Kernel("log_softmax", (wide,), (log_probs,), (log_probs,), (wide,)))
+        kernels.append(Kernel("nll_loss", (log_probs, labels), (loss,), (log_probs, labels), (log_probs,)))
+        size = logits.elements
+        self.operator(name, OperatorKind.LOSS, kernels, flops=Flops(5 * size, 5 * size))
+
+
+    def chunked_head(
+        self, name: str, hidden: Array, labels: Array, vocab: Size, tied_to: str | None, chunks: int
+    ) -> None:
+        """Head and cross-entropy over slices of the sequence, each rerun in backward (torch.chunk's split)."""
+        batch, seq, width = hidden.shape
+        weight = Weight(f"{name}.weight", (vocab, width), self.numerics.weights, Split.VOCAB, tied_to)
+        step = -(-seq.value // chunks)
+        lengths = [min(step, seq.value - start) for start in range(0, seq.value, step)]
+        pieces = [Array("hidden slice", (batch, Size("c", length), width), hidden.dtype) for length in lengths]
+        split = Kernel("split", (hidden,), tuple(pieces), gradients=(hidden,), is_view=True)
+        self.operator("split", OperatorKind.POINTWISE, [split])
+        for index, piece in enumerate(pieces):
+            start = len(self.body)
+            source = piece
+            if not self.numerics.autocast and batch.value > 1:
+                # a slice of the sequence is not contiguous: F.linear copies it before it multiplies
+                source = Array("hidden slice, contiguous", piece.shape, piece.dtype)
+                self.operator("slice", OperatorKind.POINTWISE, [Kernel("clone", (piece,), (source,), passes=(piece,))])
+            logits = self.project(name, source, (weight,))
+            goal = Array("labels slice", piece.shape[:2], DType.INT64)
+            self.operator("labels", OperatorKind.POINTWISE, [Kernel("clone", (labels,), (goal,))])
+            self.cross_entropy("loss", logits, goal)
+            self.region(f"loss slice {index}", start, (piece, labels), ())
+
+
+def _composite_rms_norm(name: str, x: Array, weight: Weight, rstd: Array, y: Array) -> list[Kernel]:
+    """x^2, its mean, x / rms, times the weight: what torch runs where it has no fused kernel."""
+    square = Array(f"{name} x^2", x.shape, DType.FP32)
+    wide = Array(f"{name} input in fp32", x.shape, DType.FP32)
+    mean = Array(f"{name} mean of x^2", rstd.shape, DType.FP32)
+    normed = Array(f"{name} normalised", x.shape, DType.FP32)
+    kernels: list[Kernel] = []
+    source = x
+    if x.dtype is not DType.FP32:
+        kernels.append(Kernel("cast", (x,), (wide,), gradients=(x,)))
+        source = wide
+    kernels += [
+        Kernel("pow", (source,), (square,), (source,), (source,), backward_scratch=2 * square.nbytes),
+        Kernel("mean", (square,), (mean,), gradients=(square,)),
+        Kernel("rsqrt", (mean,), (rstd,), (rstd,), (mean,), backward_scratch=2 * rstd.nbytes),
+        Kernel("mul", (source, rstd), (normed,), (source, rstd), (source, rstd), backward_scratch=square.nbytes),
+    ]
+    product = Array(f"{name} product", x.shape, DType.FP32) if x.dtype is not DType.FP32 else y
+    kernels.append(
+        Kernel("mul", (normed, weight), (product,), (normed,), (normed, weight), backward_scratch=square.nbytes)
+    )
+    if product is not y:
+        kernels.append(Kernel("cast", (product,), (y,), gradients=(product,)))
+    return kernels

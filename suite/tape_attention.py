@@ -1,0 +1,138 @@
+"""Attention on a Tape: rotary positions, torch's fused kernel, and attention in the open."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from suite.operators import Array, DType, Flops, Kernel, OperatorKind, Size
+from suite.tape import Backend, Tape
+
+
+@dataclass(frozen=True)
+class Heads:
+    """Queries, keys and values as [b, s, heads, d] views of their projections."""
+
+    q: Array
+    k: Array
+    v: Array
+    count: Size  # a
+    kv_count: Size  # k
+    width: Size  # d
+
+    @property
+    def batch(self) -> Size:
+        """Sequences."""
+        return self.q.shape[0]
+
+    @property
+    def seq(self) -> Size:
+        """Tokens a sequence."""
+        return self.q.shape[1]
+
+
+def rotate(tape: Tape, name: str, x: Array, heads: Size, rotary: Size, width: Size) -> Array:
+    """Rotary positions on one projection: two products and a sum for each half, then one concatenation.
+
+    Keeps nothing that is not shared: the gradient of a rotation is a rotation.
+    """
+    half = Size(f"{heads.symbol}*r/2", heads.value * rotary.value // 2)
+    part = (*x.shape[:2], half)
+    kind = x.dtype
+    first, second = Array(f"{name} first half", part, kind), Array(f"{name} second half", part, kind)
+    scaled = [Array(f"{name} half * cos", part, kind) for _ in range(2)]
+    turned = [Array(f"{name} half turned", part, kind) for _ in range(2)]
+    y = Array(f"{name} output", x.shape, kind)
+    angles = x.shape[1].value * rotary.value // 2 * kind.nbytes  # the negated or scaled table, in passing
+    kernels = [
+        Kernel("slice", (x,), (first,), gradients=(x,), is_view=True),
+        Kernel("slice", (x,), (second,), gradients=(x,), is_view=True),
+        Kernel("mul", (first,), (scaled[0],), gradients=(first,)),
+        Kernel("addcmul", (scaled[0], second), (turned[0],), (), (second,), (scaled[0],), backward_scratch=angles),
+        Kernel("mul", (second,), (scaled[1],), gradients=(second,)),
+        Kernel("addcmul", (scaled[1], first), (turned[1],), (), (first,), (scaled[1],), backward_scratch=angles),
+    ]
+    parts: tuple[Array, ...] = (turned[0], turned[1])
+    if rotary.value < width.value:
+        rest = Array(
+            f"{name} unrotated", (*x.shape[:2], Size(f"{heads.symbol}*(d-r)", heads.value * (width.value - rotary.value))), kind
+        )  # fmt: skip
+        kernels.append(Kernel("slice", (x,), (rest,), gradients=(x,), is_view=True))
+        parts = (*parts, rest)
+    kernels.append(Kernel("cat", parts, (y,), passes=parts))
+    elements = 2 * x.shape[0].value * x.shape[1].value * half.value
+    tape.operator(name, OperatorKind.POINTWISE, kernels, flops=Flops(3 * elements, 3 * elements))
+    return y
+
+
+def flash(tape: Tape, name: str, heads: Heads) -> Array:
+    """torch's scaled_dot_product_attention, causal. Keeps q, k, v, the output and a log-sum-exp a row."""
+    q, k, v = heads.q, heads.k, heads.v
+    out = Array(f"{name} output", q.shape, q.dtype)
+    lse = Array(f"{name} log-sum-exp", (heads.batch, heads.count, heads.seq), DType.FP32)
+    forward_scratch, backward_scratch = _flash_scratch(tape, heads) if tape.backend is Backend.CPU else (0, 0)
+    kernel = Kernel(
+        "flash_attention", (q, k, v), (out, lse), (q, k, v, out, lse), (q, k, v),
+        forward_scratch=forward_scratch, backward_scratch=backward_scratch,
+    )  # fmt: skip
+    tape.operator(name, OperatorKind.ATTENTION, [kernel], flops=_flops(heads))
+    return out
+
+
+def _flash_scratch(tape: Tape, heads: Heads) -> tuple[int, int]:
+    """Forward and backward workspace of ATen/native/cpu/FlashAttentionKernel.cpp: a tile of scores a thread."""
+    seq, width = heads.seq.value, heads.width.value
+    q_tile = min(256 if seq >= 768 else 64 if seq >= 192 else 32, seq)
+    kv_tile = min(512, seq)
+    forward = tape.threads * 4 * (q_tile * kv_tile + 2 * q_tile + q_tile * width)
+    backward = tape.threads * 4 * 2 * q_tile * kv_tile
+    if heads.q.dtype is not DType.FP32:
+        forward += tape.threads * 2 * q_tile * kv_tile
+        backward += tape.threads * 2 * 2 * q_tile * kv_tile
+    return forward, backward
+
+
+def eager(tape: Tape, name: str, heads: Heads) -> Array:
+    """softmax(q k^T / sqrt(d) + mask) v with every step a tensor. Keeps the probabilities, and contiguous copies
+    of q, k and v; queries that share a key-value head are stacked, so keys are never repeated."""
+    q, k, v = heads.q, heads.k, heads.v
+    kind = q.dtype
+    square = (heads.batch, heads.count, heads.seq, heads.seq)
+    scaled = Array(f"{name} q / sqrt(d)", q.shape, kind)
+    packed = [Array(f"{name} {letter}, contiguous", x.shape, kind) for letter, x in zip("qkv", (q, k, v), strict=True)]
+    scores, masked = Array(f"{name} scores", square, kind), Array(f"{name} masked scores", square, kind)
+    probabilities = Array(f"{name} probabilities", square, kind)
+    mask = Array(f"{name} mask", (heads.seq, heads.seq), kind)
+    out = Array(f"{name} output", q.shape, kind)
+    kernels = [
+        Kernel("mul", (q,), (scaled,), gradients=(q,)),
+        Kernel("clone", (scaled,), (packed[0],), passes=(scaled,)),
+        Kernel("clone", (k,), (packed[1],), passes=(k,)),
+        Kernel("bmm", (packed[0], packed[1]), (scores,), (packed[0], packed[1]), (packed[0], packed[1])),
+        Kernel("mask", (), (mask,)),
+        Kernel("add", (scores, mask), (masked,), passes=(scores,)),
+        Kernel("softmax", (masked,), (probabilities,), (probabilities,), (masked,)),
+        Kernel("clone", (v,), (packed[2],), passes=(v,)),
+        Kernel("bmm", (probabilities, packed[2]), (out,), (probabilities, packed[2]), (probabilities, packed[2])),
+    ]
+    tape.operator(name, OperatorKind.ATTENTION, kernels, flops=_flops(heads))
+    return out
+
+
+def merge_heads(tape: Tape, name: str, x: Array, contiguous: bool) -> Array:
+    """[b, s, a, d] as [b, s, a d]: a view after the fused kernel, a copy after attention in the open."""
+    if contiguous:
+        return x
+    y = Array(name, x.shape, x.dtype)
+    tape.operator(name, OperatorKind.POINTWISE, [Kernel("clone", (x,), (y,), gradients=(x,))])
+    return y
+
+
+def release(tape: Tape, name: str, *arrays: Array) -> None:
+    """The caller's frame drops its references here: arrays that nothing keeps for backward die."""
+    tape.operator(name, OperatorKind.POINTWISE, [Kernel("release", arrays)])
+
+
+def _flops(heads: Heads) -> Flops:
+    """q k^T and p v over the full square: 4 b a s^2 d forward, twice that backward; half is masked away."""
+    forward = 4 * heads.batch.value * heads.count.value * heads.seq.value**2 * heads.width.value
+    return Flops(forward, 2 * forward, causal_saving=0.5)
