@@ -50,13 +50,13 @@ def optimizer_tensors(optimizer: torch.optim.Optimizer) -> Iterator[Tensor]:
 
 @dataclass
 class Sightings:
-    """Which addresses held what, and when that was seen. Addresses are reused, so both are needed."""
+    """Which addresses held what at the latest mark of a name. Addresses are reused, so both are needed."""
 
-    seen: list[tuple[str, Component, frozenset[int]]] = field(default_factory=list)
+    seen: dict[tuple[str, Component], frozenset[int]] = field(default_factory=dict)
 
     def see(self, mark_name: str, component: Component, tensors: Iterable[Tensor]) -> None:
         """Say that at the latest mark of that name these tensors are of this component."""
-        self.seen.append((mark_name, component, frozenset(storage_address(tensor) for tensor in tensors)))
+        self.seen[mark_name, component] = frozenset(storage_address(tensor) for tensor in tensors)
 
     def states(self, mark_name: str, model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
         """Parameters, buffers, gradients and optimizer state as they are now."""
@@ -100,7 +100,7 @@ class _Ages:
         self.step = step
         self.known: dict[int, Component] = {}
         latest = {item.name: item.at for item in trace.marks}
-        for mark_name, component, addresses in sightings.seen:
+        for (mark_name, component), addresses in sightings.seen.items():
             for block in trace.alive(latest[mark_name]):
                 if block.address in addresses:
                     self.known.setdefault(id(block), component)
