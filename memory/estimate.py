@@ -6,9 +6,9 @@ import os
 from dataclasses import dataclass
 from functools import cached_property
 
+from memory.events import Label
 from memory.state import Holding, holdings
 from memory.step import StepWalk, walk_step
-from memory.walk import Label
 from suite.case import Case
 from suite.models.ledgers import ledger_of
 from suite.operators import Ledger

@@ -14,8 +14,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+from memory.events import Event, Label, Phase, phase_of
 from memory.state import shape_of
-from memory.walk import Event, Label, Phase, phase_of
 from parallelism.fsdp import padded_elements
 from suite.operators import Weight
 from suite.record import Component

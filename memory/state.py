@@ -76,8 +76,8 @@ def holdings(case: Case, ledger: Ledger, rank: int) -> tuple[Holding, ...]:
             f"parameters*4*{moments}{sharded and f' / {case.layout.fsdp}'}{step}", "torch.optim, one state a parameter",
         ),
         Holding(
-            Component.INPUTS, case.workload.micro_batches * sum(array.nbytes for array in ledger.batch), "token ids and labels",
-            "m*b*s*8*2", "int64, held by the training loop",
+            Component.INPUTS, case.workload.micro_batches * sum(array.nbytes for array in ledger.batch),
+            "token ids and labels", "m*b*s*8*2", "int64, held by the training loop",
         ),
     ]  # fmt: skip
     rows += [

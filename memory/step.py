@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 
+from memory.events import Event, Label, Phase, gradient_label, phase_of
 from memory.gathers import Gathers, Unit, unit_of
-from memory.walk import Event, Label, Phase, SegmentWalk, WalkRules, gradient_label, phase_of, walk_segment
+from memory.walk import SegmentWalk, WalkRules, walk_segment
 from suite.case import Case
 from suite.operators import Ledger, Segment
 from suite.record import Component, Moment
@@ -117,31 +118,27 @@ class _MicroBatch:
         return WalkRules(kept, accumulate=self.accumulate, awaiting=awaiting)
 
     def walk(self) -> list[Stretch]:
-        self._put(phase_of(Event(array.nbytes, _shared(array.name, array.formula, array.nbytes)) for array in self.ledger.shared), FORWARD)
+        self._put(_shared(self.ledger, 1), FORWARD)
         self._forward()
         for walk in (self.walks[placed.segment] for placed in self.ledger.segments):
             self._put(walk.uncache, LOSS)
         self._backward()
-        self._put(
-            phase_of(Event(-array.nbytes, _shared(array.name, array.formula, array.nbytes)) for array in self.ledger.shared),
-            BACKWARD,
-            Moment.AFTER_BACKWARD,
-        )
+        self._put(_shared(self.ledger, -1), BACKWARD, Moment.AFTER_BACKWARD)
         return self.stretches
 
     def _forward(self) -> None:
         segments = [placed.segment for placed in self.ledger.segments]
         first_loss = next(index for index, segment in enumerate(segments) if segment.name in self.ledger.loss)
-        self._strategy(lambda: self.gathers.gather(self.root), FORWARD)
+        self._strategy(partial(self.gathers.gather, self.root), FORWARD)
         for index, segment in enumerate(segments):
             unit = self.units.get(segment)
             if unit is not None:
-                self._strategy(lambda unit=unit: self.gathers.gather(unit), FORWARD)
+                self._strategy(partial(self.gathers.gather, unit), FORWARD)
             window = LOSS if index >= first_loss else FORWARD
             level = Moment.AFTER_FORWARD if index == first_loss - 1 else None
             self._put(self.walks[segment].forward, window, level)
             if unit is not None and self.case.layout.reshard_after_forward:
-                self._strategy(lambda unit=unit: self.gathers.reshard(unit), FORWARD)
+                self._strategy(partial(self.gathers.reshard, unit), FORWARD)
         self._strategy(self.gathers.end_forward, LOSS)
 
     def _backward(self) -> None:
@@ -157,14 +154,14 @@ class _MicroBatch:
                 self._fetch_next(ahead)
             self._put(self.walks[segment].backward, BACKWARD)
             if unit is not None:
-                self._strategy(lambda unit=unit: self.gathers.reduce(unit), BACKWARD)
-        self._strategy(lambda: self.gathers.reduce(self.root), BACKWARD)
+                self._strategy(partial(self.gathers.reduce, unit), BACKWARD)
+        self._strategy(partial(self.gathers.reduce, self.root), BACKWARD)
         self._strategy(self.gathers.end_backward, BACKWARD)
 
     def _fetch_next(self, ahead: list[Unit]) -> None:
         if ahead:
             unit = ahead.pop(0)
-            self._strategy(lambda: self.gathers.fetch_ahead(unit), BACKWARD)
+            self._strategy(partial(self.gathers.fetch_ahead, unit), BACKWARD)
 
     def _put(self, phase: Phase, window: Moment, level: Moment | None = None) -> None:
         if phase.events or level is not None:
@@ -180,7 +177,11 @@ class _MicroBatch:
         """The units that are gathered one at a time: the segments that are placed under a name of their own."""
         ranks = self.case.layout.fsdp
         nbytes = self.numerics.weights.nbytes
-        return {placed.segment: unit_of(placed.segment.weights, ranks, nbytes) for placed in self.ledger.segments if placed.prefix}
+        return {
+            placed.segment: unit_of(placed.segment.weights, ranks, nbytes)
+            for placed in self.ledger.segments
+            if placed.prefix
+        }
 
     @cached_property
     def root(self) -> Unit:
@@ -189,5 +190,10 @@ class _MicroBatch:
         return unit_of(rest, self.case.layout.fsdp, self.numerics.weights.nbytes)
 
 
-def _shared(name: str, formula: str, nbytes: int) -> Label:
-    return Label(Component.ACTIVATIONS, name, formula, nbytes, "made once a micro-batch, read by every block")
+def _shared(ledger: Ledger, sign: int) -> Phase:
+    """What is made once a micro-batch comes (1) or goes (-1)."""
+    source = "made once a micro-batch, read by every block"
+    return phase_of(
+        Event(sign * array.nbytes, Label(Component.ACTIVATIONS, array.name, array.formula, array.nbytes, source))
+        for array in ledger.shared
+    )

@@ -8,35 +8,13 @@ level, peak and composition can be read. Pure arithmetic: nothing is run.
 
 from __future__ import annotations
 
-from collections import Counter, defaultdict
-from collections.abc import Iterable, Mapping
-from typing import TypeGuard
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from functools import cached_property
-from itertools import accumulate
 
+from memory.events import Label, Log, Phase, gradient_label
+from memory.liveness import contributions_of, is_tied, kept_of, last_reads, parts_of
 from suite.operators import Array, Kernel, Operator, Region, Segment, Weight
 from suite.record import Component
-
-
-@dataclass(frozen=True, slots=True)
-class Label:
-    """What an event's bytes are: the component they count under, a name, the formula and bytes of one such
-    tensor, and where the rule comes from."""
-
-    component: Component
-    name: str
-    formula: str
-    unit: int
-    source: str
-
-
-@dataclass(frozen=True, slots=True)
-class Event:
-    """So many bytes more (or fewer) of something."""
-
-    nbytes: int
-    label: Label
 
 
 @dataclass(slots=True)
@@ -50,52 +28,6 @@ class _Storage:
 class _Gradient:
     storage: _Storage
     is_view: bool
-
-
-class Log:
-    """Events in order, with the highest instant and the sum."""
-
-    def __init__(self) -> None:
-        self.events: list[Event] = []
-
-    def add(self, nbytes: int, label: Label) -> None:
-        """Record a change."""
-        if nbytes:
-            self.events.append(Event(nbytes, label))
-
-    def freeze(self) -> Phase:
-        """The log as a Phase."""
-        return phase_of(self.events)
-
-
-def phase_of(events: Iterable[Event]) -> Phase:
-    """Events as a Phase, with its sum and highest instant."""
-    kept = tuple(events)
-    levels = list(accumulate((event.nbytes for event in kept), initial=0))
-    peak_at = max(range(len(levels)), key=levels.__getitem__)
-    return Phase(kept, levels[-1], levels[peak_at], peak_at)
-
-
-@dataclass(frozen=True)
-class Phase:
-    """A stretch of events, relative to the level it begins at."""
-
-    events: tuple[Event, ...] = ()
-    net: int = 0  # level at its end
-    peak: int = 0  # highest level in it (0 where it only falls)
-    peak_at: int = 0  # events before that instant
-
-    def composition(self, until: int | None = None) -> dict[Label, int]:
-        """Bytes by label over the first `until` events (all of them if None); what cancels is left out."""
-        sums: dict[Label, int] = defaultdict(int)
-        for event in self.events[:until]:
-            sums[event.label] += event.nbytes
-        return {label: nbytes for label, nbytes in sums.items() if nbytes}
-
-    @cached_property
-    def change(self) -> dict[Label, int]:
-        """The composition of the whole stretch."""
-        return self.composition()
 
 
 @dataclass(frozen=True)
@@ -136,8 +68,8 @@ class _Walker:
         self.saved: dict[Kernel | Region, list[_Storage]] = {}
         self.gradients: dict[Array, _Gradient] = {}
         self.cache: dict[Array, _Storage] = {}
-        self.pending = _contributions(segment.body)
-        self.kept = _kept(segment)
+        self.pending = contributions_of(segment.body)
+        self.kept = kept_of(segment)
         self.border = {*segment.inputs, segment.output}
 
     def run(self) -> SegmentWalk:
@@ -159,17 +91,15 @@ class _Walker:
             if weight.name in self.rules.awaiting:
                 self.gradients[weight] = _Gradient(self._gradient_storage(weight), self.rules.awaiting[weight.name])
         self._backward(self.segment.body)
-        waiting = {array.tied_to: left.is_view for array, left in self.gradients.items() if _is_tied(array)}
+        waiting = {str(array.tied_to): left.is_view for array, left in self.gradients.items() if is_tied(array)}
         return SegmentWalk(forward, uncache, self._cut(), waiting)
 
     # --- forward ----------------------------------------------------------------------------------------
 
-    def _forward(
-        self, body: tuple[Operator | Region, ...], kept: Component | None, held: tuple[Array, ...]
-    ) -> None:
-        """Run `body`; with `kept` None nothing is saved (inside a region that will be rerun). The caller holds `held`."""
-        parts = list(_parts(body))
-        last = _last_reads(parts)
+    def _forward(self, body: tuple[Operator | Region, ...], kept: Component | None, held: tuple[Array, ...]) -> None:
+        """Run `body`; with `kept` None nothing is saved (inside a region to be rerun). The caller holds `held`."""
+        parts = list(parts_of(body))
+        last = last_reads(parts)
         for index, part in enumerate(parts):
             if isinstance(part, Region):
                 self._forward(part.body, None, part.inputs + part.outputs)
@@ -213,7 +143,7 @@ class _Walker:
     # --- backward ---------------------------------------------------------------------------------------
 
     def _backward(self, body: tuple[Operator | Region, ...]) -> None:
-        for part in reversed(list(_parts(body))):
+        for part in reversed(list(parts_of(body))):
             if isinstance(part, Region):
                 self._rerun(part)
             else:
@@ -226,9 +156,9 @@ class _Walker:
         for array, storage in inputs.items():
             storage.references += 1
             self.storages[array] = storage
-        kernels = [kernel for kernel in _parts(region.body) if isinstance(kernel, Kernel)]
+        kernels = [kernel for kernel in parts_of(region.body) if isinstance(kernel, Kernel)]
         ends = max((index for index, kernel in enumerate(kernels) if kernel.saves), default=-1)
-        last = _last_reads(list(kernels))
+        last = last_reads(list(kernels))
         made: list[Array] = []
         for index, kernel in enumerate(kernels[: ends + 1]):
             if index == ends and all(array in self.storages for array in kernel.saves):
@@ -347,54 +277,3 @@ class _Walker:
     def _cut(self) -> Phase:
         phase, self.log = self.log.freeze(), Log()
         return phase
-
-
-def _parts(body: Iterable[Operator | Region]) -> Iterable[Kernel | Region]:
-    for part in body:
-        if isinstance(part, Region):
-            yield part
-        else:
-            yield from part.kernels
-
-
-def _last_reads(parts: list[Kernel | Region]) -> dict[int, list[Array]]:
-    """Index of a part -> the arrays whose last reader (or, never read, whose writer) it is."""
-    seen: dict[Array, int] = {}
-    for index, part in enumerate(parts):
-        touched = part.inputs + part.outputs if isinstance(part, Region) else part.reads + part.writes
-        for array in touched:
-            if not isinstance(array, Weight):
-                seen[array] = index
-    last: dict[int, list[Array]] = {}
-    for array, index in seen.items():
-        last.setdefault(index, []).append(array)
-    return last
-
-
-def _kept(segment: Segment) -> dict[Array, str]:
-    """Arrays that outlive the forward pass, and for whom: a kernel, a region's start, or the next segment."""
-    kept: dict[Array, str] = {segment.output: "the next segment"} if segment.output is not None else {}
-    for part in _parts(segment.body):
-        inside = part.inputs if isinstance(part, Region) else part.saves
-        kept.update({array: f"{part.name} (rerun)" if isinstance(part, Region) else part.name for array in inside})
-    return kept
-
-
-def gradient_label(component: Component, name: str, nbytes: int) -> Label:
-    """Gradients of parameters, so many bytes an element."""
-    return Label(component, name, f"parameters*{nbytes}", nbytes, "one gradient for each parameter, in its type")
-
-
-def _is_tied(array: Array) -> TypeGuard[Weight]:
-    return isinstance(array, Weight) and array.tied_to is not None
-
-
-def _contributions(body: Iterable[Operator | Region]) -> Counter[Array]:
-    """How many gradients each weight will receive."""
-    counts: Counter[Array] = Counter()
-    for part in _parts(body):
-        if isinstance(part, Region):
-            counts.update(_contributions(part.body))
-        else:
-            counts.update(array for array in part.gradients if isinstance(array, Weight))
-    return counts

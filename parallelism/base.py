@@ -33,4 +33,4 @@ class Strategy:
     overheads: str
     sends: str
     is_used: Callable[[Layout], bool]
-    apply: "Apply"
+    apply: Apply

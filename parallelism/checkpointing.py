@@ -23,9 +23,9 @@ def apply(model: nn.Module, mesh: DeviceMesh | None, case: Case) -> nn.Module:
         return checkpoint_wrapper(module, CheckpointImpl.NO_REENTRANT, preserve_rng_state=False)
 
     recompute = case.layout.recompute
-    for index, block in enumerate(model.blocks):  # type: ignore[union-attr,arg-type]
+    for index, block in enumerate(model.blocks):  # type: ignore[arg-type]
         if recompute.covers_block(index):
-            model.blocks[index] = wrap(block)  # type: ignore[index,operator]
+            model.blocks[index] = wrap(block)  # type: ignore[index,operator,assignment]
         elif recompute.kind is RecomputeKind.SELECTIVE:
             block.attention.core = wrap(block.attention.core)
     return model

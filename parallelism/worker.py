@@ -136,7 +136,7 @@ class Worker:
                     watch(LOSS)
 
             trainer = self.trainer(mark=watch)
-            _unwrapped(trainer.model).head.register_forward_pre_hook(mark_loss)
+            _head(trainer.model).register_forward_pre_hook(mark_loss)
             seen.append(trainer)
             ids, labels = (torch.empty_like(item) for item in self.batch(0))
             for step in range(MEMORY_STEPS):
@@ -160,8 +160,10 @@ class Worker:
             torch.cuda.synchronize(self.device)
 
 
-def _unwrapped(model: torch.nn.Module) -> torch.nn.Module:
-    return model.module if isinstance(model, torch.nn.parallel.DistributedDataParallel) else model
+def _head(model: torch.nn.Module) -> torch.nn.Module:
+    """The output projection: where the loss begins."""
+    inner = model.module if isinstance(model, torch.nn.parallel.DistributedDataParallel) else model
+    return inner.get_submodule("head")
 
 
 def _device(case: Case) -> torch.device:

@@ -42,6 +42,7 @@ COMPONENTS: dict[Component, Colour] = {
     Component.INPUTS: Colour("c-inputs", "#8a8f98", "#a7adb7"),
     Component.ACTIVATIONS: Colour("c-activations", "#d0500a", "#f0733a"),
     Component.LOSS: Colour("c-loss", "#dccb2a", "#efe05a"),
+    Component.GATHERED: Colour("c-gathered", "#2aa7b8", "#5fd0de"),
     Component.TRANSIENTS: Colour("c-transients", "#5a3d9c", "#9a80dd"),
     Component.UNEXPLAINED: Colour("c-unexplained", "#2a2d33", "#f4f6f8"),
 }

@@ -101,7 +101,7 @@ def settled_collectives(seconds: float = 0.005) -> Iterator[None]:
     tensors for a moment after `wait` returns; whoever drops the last reference frees them. A pause makes that the
     caller, whose frees are heard. For passes that count bytes, never for passes that are timed.
     """
-    work = torch.distributed.Work
+    work: Any = torch.distributed.Work
     wait = work.wait
 
     def wait_and_settle(self: Any, *arguments: Any) -> Any:

@@ -15,6 +15,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from suite.case import Case
 from suite.corpus import read_corpus
 from suite.parse import require
 from suite.spec import Recipe
@@ -210,3 +211,17 @@ def _digest(corpus_sha256: str, train: Tokens, validation: Tokens) -> str:
     for part in (train, validation):
         digest.update(part.astype("<i4").tobytes())
     return digest.hexdigest()
+
+
+def check_data(case: Case) -> TokenData:
+    """Read a case's corpus and cut its windows here, so that bad input is refused before any rank starts.
+
+    Raises SpecError as `load_data`, `train_windows` and `validation_windows` do.
+    """
+    data = load_data(case.recipe, case.model.vocab)
+    train_windows(data, case.recipe, case.workload.seq_len)
+    batches = case.recipe.validation_batches
+    if batches:
+        size = case.workload.micro_batch * case.layout.data_ranks
+        validation_windows(data, case.recipe, case.workload.seq_len, size).global_batch(batches - 1, size)
+    return data

@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
+from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
@@ -73,7 +74,7 @@ def cpu_samples(trace: AllocationTrace, sightings: Sightings, rank: int) -> list
     ages = _Ages(trace, step, sightings)
     instants = {Moment.INIT: next(item.at for item in trace.marks if item.name == FORWARD)}
     for moment, phase in _PEAKS.items():
-        spans = [(start.at, end.at) for start, end in zip(step, step[1:], strict=False) if start.name == phase]
+        spans = [(start.at, end.at) for start, end in pairwise(step) if start.name == phase]
         instants[moment] = max((trace.peak(*span) for span in spans), key=lambda found: found[0])[1]
     for moment, name in _LEVELS.items():
         instants[moment] = [item.at for item in step if item.name == name][-1]
@@ -127,7 +128,7 @@ class _Ages:
 
     def _phase(self, at: int) -> tuple[str, int]:
         """The phase that an instant lies in, and its end."""
-        for start, end in zip(self.step, self.step[1:], strict=False):
+        for start, end in pairwise(self.step):
             if start.at <= at < end.at:
                 return start.name, end.at
         return IDLE, self.step[-1].at

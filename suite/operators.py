@@ -153,6 +153,11 @@ class Operator:
     weights: tuple[Weight, ...] = ()
     flops: Flops = field(default_factory=Flops)
 
+    @property
+    def is_matrix_work(self) -> bool:
+        """Do its FLOPs count as model FLOPs?"""
+        return self.kind in (OperatorKind.MATMUL, OperatorKind.ATTENTION)
+
 
 @dataclass(frozen=True)
 class Region:
@@ -243,15 +248,19 @@ class Ledger:
         return sum(count * segment.parameters for segment, count in self.counts.items())
 
     def flops(self, causal: bool = False) -> float:
-        """Model FLOPs of one micro-batch, forward and backward; recomputation is not counted."""
+        """Model FLOPs of one micro-batch, forward and backward (arXiv:2204.02311, appendix B).
+
+        Counted: matrix products and attention, over the full square unless `causal`. Not counted:
+        recomputation, norms, activation functions, softmax, the loss: under 1 % at any useful width.
+        """
         return sum(
-            count * sum(operator.flops.total(causal) for operator in segment.operators())
+            count * sum(operator.flops.total(causal) for operator in segment.operators() if operator.is_matrix_work)
             for segment, count in self.counts.items()
         )
 
     def recompute_flops(self, causal: bool = False) -> float:
         """Forward FLOPs that checkpointing runs a second time in one micro-batch."""
         return sum(
-            count * sum(operator.flops.forward_only(causal) for operator in segment.recomputed)
+            count * sum(item.flops.forward_only(causal) for item in segment.recomputed if item.is_matrix_work)
             for segment, count in self.counts.items()
         )

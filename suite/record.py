@@ -121,13 +121,17 @@ class MemoryEstimate:
 
 @dataclass(frozen=True)
 class TimeEstimate:
-    """How long one optimizer step takes. None where a rate is not known; never another device's."""
+    """How long one optimizer step takes. None where a rate is not known; never another device's.
+
+    tflops_per_gpu and mfu count what a causal model needs, recomputation never; hfu counts that too.
+    """
 
     step_seconds: float | None
     tokens_per_second: float | None
     tflops_per_gpu: float | None
-    mfu: float | None
-    hfu: float | None
+    mfu: float | None  # FLOPs that a causal model needs
+    hfu: float | None  # the same and what is recomputed
+    mfu_full_attention: float | None = None  # as PaLM's: the masked half of attention counted too
     parts_seconds: dict[str, float] = field(default_factory=dict)
     basis: str = ""  # where the rate comes from, in words
 

@@ -234,7 +234,6 @@ class Tape:
         size = logits.elements
         self.operator(name, OperatorKind.LOSS, kernels, flops=Flops(5 * size, 5 * size))
 
-
     def chunked_head(
         self, name: str, hidden: Array, labels: Array, vocab: Size, tied_to: str | None, chunks: int
     ) -> None:

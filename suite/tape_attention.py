@@ -53,9 +53,8 @@ def rotate(tape: Tape, name: str, x: Array, heads: Size, rotary: Size, width: Si
     ]
     parts: tuple[Array, ...] = (turned[0], turned[1])
     if rotary.value < width.value:
-        rest = Array(
-            f"{name} unrotated", (*x.shape[:2], Size(f"{heads.symbol}*(d-r)", heads.value * (width.value - rotary.value))), kind
-        )  # fmt: skip
+        left = Size(f"{heads.symbol}*(d-r)", heads.value * (width.value - rotary.value))
+        rest = Array(f"{name} unrotated", (*x.shape[:2], left), kind)
         kernels.append(Kernel("slice", (x,), (rest,), gradients=(x,), is_view=True))
         parts = (*parts, rest)
     kernels.append(Kernel("cat", parts, (y,), passes=parts))
@@ -74,7 +73,8 @@ def flash(tape: Tape, name: str, heads: Heads) -> Array:
         "flash_attention", (q, k, v), (out, lse), (q, k, v, out, lse), (q, k, v),
         forward_scratch=forward_scratch, backward_scratch=backward_scratch,
     )  # fmt: skip
-    tape.operator(name, OperatorKind.ATTENTION, [kernel], flops=_flops(heads))
+    # q, k and v stay named until the frame returns
+    tape.operator(name, OperatorKind.ATTENTION, [kernel, Kernel("release", (q, k, v))], flops=_flops(heads))
     return out
 
 
@@ -92,8 +92,8 @@ def _flash_scratch(tape: Tape, heads: Heads) -> tuple[int, int]:
 
 
 def eager(tape: Tape, name: str, heads: Heads) -> Array:
-    """softmax(q k^T / sqrt(d) + mask) v with every step a tensor. Keeps the probabilities, and contiguous copies
-    of q, k and v; queries that share a key-value head are stacked, so keys are never repeated."""
+    """softmax(q k^T / sqrt(d) + mask) v with every step a tensor. Keeps the probabilities, and q, k and v, copied
+    where batched products need another layout; queries that share a key-value head are stacked, so keys are never repeated."""
     q, k, v = heads.q, heads.k, heads.v
     kind = q.dtype
     square = (heads.batch, heads.count, heads.seq, heads.seq)
@@ -103,19 +103,31 @@ def eager(tape: Tape, name: str, heads: Heads) -> Array:
     probabilities = Array(f"{name} probabilities", square, kind)
     mask = Array(f"{name} mask", (heads.seq, heads.seq), kind)
     out = Array(f"{name} output", q.shape, kind)
+    is_flat = heads.count.value == 1 or heads.seq.value == 1  # [b, s, a, d] is [b, a, s, d] already
+    must_fold = (
+        min(heads.batch.value, heads.kv_count.value, heads.seq.value) > 1
+    )  # [b, k, ...] -> [b k, ...] is no view
     kernels = [
         Kernel("mul", (q,), (scaled,), gradients=(q,)),
-        Kernel("clone", (scaled,), (packed[0],), passes=(scaled,)),
-        Kernel("clone", (k,), (packed[1],), passes=(k,)),
+        _copy_if(not is_flat, scaled, packed[0]),
+        Kernel("rebind", (q,)),
+        _copy_if(must_fold, k, packed[1]),
         Kernel("bmm", (packed[0], packed[1]), (scores,), (packed[0], packed[1]), (packed[0], packed[1])),
         Kernel("mask", (), (mask,)),
         Kernel("add", (scores, mask), (masked,), passes=(scores,)),
         Kernel("softmax", (masked,), (probabilities,), (probabilities,), (masked,)),
-        Kernel("clone", (v,), (packed[2],), passes=(v,)),
+        _copy_if(must_fold, v, packed[2]),
         Kernel("bmm", (probabilities, packed[2]), (out,), (probabilities, packed[2]), (probabilities, packed[2])),
+        # what the frame still names when it returns
+        Kernel("release", (packed[0], probabilities, k, v)),
     ]
     tape.operator(name, OperatorKind.ATTENTION, kernels, flops=_flops(heads))
     return out
+
+
+def _copy_if(is_needed: bool, x: Array, y: Array) -> Kernel:
+    """y = x in another layout: a copy where one is needed, else x itself under another name."""
+    return Kernel("clone" if is_needed else "view", (x,), (y,), passes=(x,), is_view=not is_needed)
 
 
 def merge_heads(tape: Tape, name: str, x: Array, contiguous: bool) -> Array:

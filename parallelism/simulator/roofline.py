@@ -18,15 +18,17 @@ def estimate_time(
     case: Case,
     flops_model: float,
     flops_hardware: float,
+    flops_executed: float,
     rate_flops_per_second: float | None,
     peak_flops_per_second: float | None,
     basis: str,
 ) -> TimeEstimate:
-    """Time of one optimizer step as `flops_hardware / rate`, everything else left out.
+    """Time of one optimizer step as `flops_executed / rate`, everything else left out.
 
     case                    gives the tokens of a step, all ranks together
     flops_model             per rank and step, recomputation not counted (MFU)
-    flops_hardware          per rank and step, recomputation counted (HFU); it takes the time
+    flops_hardware          per rank and step, recomputation counted (HFU)
+    flops_executed          per rank and step, what the kernels really do: flash attention skips the masked half
     rate_flops_per_second   achieved, per rank; None: the datasheet peak stands in, and the basis says lower bound
     peak_flops_per_second   dense datasheet peak of the step's format; None: mfu and hfu are None
     basis                   where the rate comes from, in words; more is appended to it
@@ -34,14 +36,14 @@ def estimate_time(
     With neither rate nor peak every figure is None and no part is named.
     Raises SpecError for FLOPs or rates that are not positive and finite, or flops_hardware < flops_model.
     """
-    _check(flops_model, flops_hardware, rate_flops_per_second, peak_flops_per_second)
+    _check(flops_model, flops_hardware, flops_executed, rate_flops_per_second, peak_flops_per_second)
     rate, notes = rate_flops_per_second, [basis]
     if rate is None and peak_flops_per_second is not None:
         rate = peak_flops_per_second
         notes.append(LOWER_BOUND)
     if rate is None:
         return TimeEstimate(None, None, None, None, None, basis="; ".join(filter(None, [basis, NO_RATE])))
-    step_seconds = flops_hardware / rate
+    step_seconds = flops_executed / rate
     notes.append(NO_COMMUNICATION)
     return TimeEstimate(
         step_seconds=step_seconds,
@@ -59,10 +61,13 @@ def _utilization(flops: float, step_seconds: float, peak_flops_per_second: float
     return None if peak_flops_per_second is None else flops / step_seconds / peak_flops_per_second
 
 
-def _check(flops_model: float, flops_hardware: float, rate: float | None, peak: float | None) -> None:
+def _check(
+    flops_model: float, flops_hardware: float, flops_executed: float, rate: float | None, peak: float | None
+) -> None:
     named = {
         "flops_model": flops_model,
         "flops_hardware": flops_hardware,
+        "flops_executed": flops_executed,
         "rate_flops_per_second": rate,
         "peak_flops_per_second": peak,
     }

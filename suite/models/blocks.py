@@ -42,6 +42,8 @@ class Rope(nn.Module):
 
     def __init__(self, max_positions: int, rotary_dim: int, theta: float, scaling: RopeScaling | None) -> None:
         super().__init__()
+        self.cos: Tensor
+        self.sin: Tensor
         self.settings = (max_positions, rotary_dim, theta, scaling)
         cos, sin = self._tables()
         self.register_buffer("cos", cos, persistent=False)

@@ -76,7 +76,9 @@ def _norm(tape: Tape, spec: DecoderSpec, name: str, x: Array) -> Array:
 def _embedding(tape: Tape, spec: DecoderSpec, sizes: _Sizes, ids: Array) -> Segment:
     x = tape.embedding("embedding", ids, sizes.v, sizes.h)
     if spec.position is Position.LEARNED:
-        table = tape.embedding("positions", tape.arange("places", sizes.s), Size("P", spec.max_positions), sizes.h, Split.NONE)
+        table = tape.embedding(
+            "positions", tape.arange("places", sizes.s), Size("P", spec.max_positions), sizes.h, Split.NONE
+        )
         x = tape.add_broadcast("embedding and positions", x, table)
     return Segment("embedding", tuple(tape.body), (), (ids,), x)
 
@@ -116,10 +118,15 @@ def _attention(
     heads = Heads(turned_q, turned_k, v, sizes.heads, sizes.kv_heads, sizes.d)
     is_flash = kernel is AttentionKernel.FLASH
     out = (flash if is_flash else eager)(tape, "attention.core", heads)
-    release(tape, "attention.core returns", q, k, v, turned_q, turned_k)
+    release(tape, "attention.core returns", q, k, v)
     if recompute.kind is RecomputeKind.SELECTIVE:
         tape.region("attention.core", start, (q, k, v), (out,))
-    merged = merge_heads(tape, "attention.core output, contiguous", out, contiguous=is_flash)
+    merged = merge_heads(
+        tape,
+        "attention.core output, contiguous",
+        out,
+        contiguous=is_flash or min(sizes.heads.value, sizes.s.value) == 1,
+    )
     y = tape.linear("attention.wo", merged, sizes.h, spec.bias, Split.ROW)
     release(tape, "attention returns", x, out)
     return y
@@ -142,9 +149,7 @@ def _final_norm(tape: Tape, spec: DecoderSpec, x: Array) -> Segment:
     return Segment("final norm", tuple(tape.body), (x,), (), y)
 
 
-def _head(
-    tape: Tape, spec: DecoderSpec, sizes: _Sizes, hidden: Array, labels: Array, kernel: LossKernel
-) -> Segment:
+def _head(tape: Tape, spec: DecoderSpec, sizes: _Sizes, hidden: Array, labels: Array, kernel: LossKernel) -> Segment:
     tied_to = "embedding.weight" if spec.tied else None
     if kernel is LossKernel.PLAIN:
         logits = tape.linear("head", hidden, sizes.v, False, Split.VOCAB, tied_to)

@@ -56,9 +56,7 @@ class Decoder(nn.Module):
         self.embedding = nn.Embedding(spec.vocab, spec.hidden)
         learned = spec.position is Position.LEARNED
         self.positions = nn.Embedding(spec.max_positions, spec.hidden) if learned else None
-        self.rope = (
-            None if learned else Rope(spec.max_positions, spec.rotary_dim, spec.rope_theta, spec.rope_scaling)
-        )
+        self.rope = None if learned else Rope(spec.max_positions, spec.rotary_dim, spec.rope_theta, spec.rope_scaling)
         self.blocks = nn.ModuleList(Block(spec, kernel) for _ in range(spec.layers))
         self.norm = build_norm(spec)
         self.head = nn.Linear(spec.hidden, spec.vocab, bias=False)

@@ -1,4 +1,4 @@
-"""The head's cross-entropy, plain and chunked. Both take hidden states, so that logits live no longer than they must."""
+"""The head's cross-entropy, plain and chunked. Both take hidden states: logits live no longer than they must."""
 
 from __future__ import annotations
 

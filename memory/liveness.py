@@ -1,0 +1,55 @@
+"""Who reads what last, what outlives the forward pass, and how many gradients a weight will receive."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable
+from typing import TypeGuard
+
+from suite.operators import Array, Kernel, Operator, Region, Segment, Weight
+
+
+def parts_of(body: Iterable[Operator | Region]) -> Iterable[Kernel | Region]:
+    for part in body:
+        if isinstance(part, Region):
+            yield part
+        else:
+            yield from part.kernels
+
+
+def last_reads(parts: list[Kernel | Region]) -> dict[int, list[Array]]:
+    """Index of a part -> the arrays whose last reader (or, never read, whose writer) it is."""
+    seen: dict[Array, int] = {}
+    for index, part in enumerate(parts):
+        touched = part.inputs + part.outputs if isinstance(part, Region) else part.reads + part.writes
+        for array in touched:
+            if not isinstance(array, Weight):
+                seen[array] = index
+    last: dict[int, list[Array]] = {}
+    for array, index in seen.items():
+        last.setdefault(index, []).append(array)
+    return last
+
+
+def kept_of(segment: Segment) -> dict[Array, str]:
+    """Arrays that outlive the forward pass, and for whom: a kernel, a region's start, or the next segment."""
+    kept: dict[Array, str] = {segment.output: "the next segment"} if segment.output is not None else {}
+    for part in parts_of(segment.body):
+        inside = part.inputs if isinstance(part, Region) else part.saves
+        kept.update({array: f"{part.name} (rerun)" if isinstance(part, Region) else part.name for array in inside})
+    return kept
+
+
+def is_tied(array: Array) -> TypeGuard[Weight]:
+    return isinstance(array, Weight) and array.tied_to is not None
+
+
+def contributions_of(body: Iterable[Operator | Region]) -> Counter[Array]:
+    """How many gradients each weight will receive."""
+    counts: Counter[Array] = Counter()
+    for part in parts_of(body):
+        if isinstance(part, Region):
+            counts.update(contributions_of(part.body))
+        else:
+            counts.update(array for array in part.gradients if isinstance(array, Weight))
+    return counts

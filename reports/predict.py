@@ -1,0 +1,94 @@
+"""Case -> what the formulas say of it: memory of every rank and time of a step, as the row a run records."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+from memory.estimate import MemoryModel
+from parallelism.simulator.roofline import estimate_time
+from suite.case import Case
+from suite.hardware import MatmulDtype, device, matmul_dtype
+from suite.hardware.matrix_rate import MatrixRates
+from suite.operators import Ledger, OperatorKind
+from suite.record import TimeEstimate
+from suite.spec import AttentionKernel
+from suite.store import EstimateRow
+
+#: ranks whose terms are written out; the rest of a large layout is like them
+RANKS_SHOWN = 8
+
+
+@dataclass(frozen=True)
+class Predictor:
+    """Predicts cases. `rates` are this machine's measured matrix rates, None where nothing was measured."""
+
+    rates: MatrixRates | None = None
+
+    def __call__(self, case: Case) -> EstimateRow:
+        """The row of a case: memory of its ranks, time of its step."""
+        model = MemoryModel(case)
+        ranks = range(min(case.layout.world_size, RANKS_SHOWN))
+        return EstimateRow(
+            case_id=case.case_id,
+            case=case.to_mapping(),
+            memory=tuple(model.estimate(rank) for rank in ranks),
+            time=self.time(case, model.ledger),
+        )
+
+    def time(self, case: Case, ledger: Ledger) -> TimeEstimate:
+        """Time of a step: the ledger's FLOPs over the device's matrix rate."""
+        dtype = matmul_dtype(case.workload.precision)
+        hardware = device(case.cluster.device)
+        steps = case.workload.micro_batches
+        model = ledger.flops(causal=True) * steps
+        skips = case.workload.attention is AttentionKernel.FLASH
+        executed = (ledger.flops(causal=skips) + ledger.recompute_flops(causal=skips)) * steps
+        rate, basis = self._rate(case, ledger, dtype)
+        if rate is None:
+            achieved = hardware.achieved(dtype)
+            rate, basis = achieved.value, f"{hardware.product}: {achieved.source}"
+        time = estimate_time(
+            case,
+            flops_model=model,
+            flops_hardware=model + ledger.recompute_flops(causal=True) * steps,
+            flops_executed=executed,
+            rate_flops_per_second=rate,
+            peak_flops_per_second=hardware.peak(dtype).value,
+            basis=basis if rate is not None else hardware.product,
+        )
+        if time.mfu is None:
+            return time
+        return replace(time, mfu_full_attention=time.mfu * ledger.flops() / ledger.flops(causal=True))
+
+    def _rate(self, case: Case, ledger: Ledger, dtype: MatmulDtype) -> tuple[float | None, str]:
+        """The rate at which this case's products run here: each at the rate of its own shape."""
+        if self.rates is None or case.cluster.device != "cpu":
+            return None, ""
+        ranks = case.layout.world_size
+        if not any((rate.dtype, rate.ranks) == (dtype, ranks) for rate in self.rates.rates):
+            return None, ""
+        flops = seconds = 0.0
+        basis = ""
+        for m, n, k, count in _products(ledger):
+            found = self.rates.rate(dtype, ranks, m, n, k)
+            work = 6.0 * m * n * k * count
+            flops, seconds = flops + work, seconds + work / found.flops_per_second
+            basis = basis or found.basis
+        return (flops / seconds, basis) if seconds else (None, "")
+
+
+def _products(ledger: Ledger) -> list[tuple[int, int, int, int]]:
+    """(tokens, outputs, inputs, how often) of every matrix product of the forward pass."""
+    products = []
+    for segment, count in ledger.counts.items():
+        for operator in segment.operators():
+            if operator.kind is OperatorKind.MATMUL:
+                n, k = (size.value for size in operator.weights[0].shape)
+                products.append((operator.flops.forward // (2 * n * k), n, k, count))
+    return products
+
+
+def product_shapes(cases: list[Case]) -> tuple[tuple[int, int, int], ...]:
+    """The distinct (m, n, k) that these cases multiply, for a measurement that is exact on them."""
+    shapes = {(m, n, k) for case in cases for m, n, k, _ in _products(MemoryModel(case).ledger)}
+    return tuple(sorted(shapes))
