@@ -48,7 +48,8 @@ def build_optimizer(model: nn.Module, case: Case) -> torch.optim.Optimizer:
         {"params": [item for item in parameters if item.dim() < 2], "weight_decay": 0.0},
     ]
     if case.workload.optimizer is OptimizerKind.SGD:
-        return torch.optim.SGD(groups, lr=recipe.learning_rate, momentum=MOMENTUM, fused=True)
+        has_rule = case.layout.fsdp == 1  # DTensor has none for the fused SGD kernel (torch 2.13): one temporary then
+        return torch.optim.SGD(groups, lr=recipe.learning_rate, momentum=MOMENTUM, fused=has_rule, foreach=False)
     return torch.optim.AdamW(groups, lr=recipe.learning_rate, betas=BETAS, fused=True)
 
 

@@ -35,10 +35,11 @@ def seconds_text(value: float | None) -> str:
 
 
 def percent_text(fraction: float | None, digits: int = 2, signed: bool = False) -> str:
-    """A fraction as a percentage: 0.0123 -> '1.23 %'."""
+    """A fraction as a percentage: 0.0123 -> '1.23 %'. What rounds to nothing has no sign."""
     if fraction is None:
         return NOT_KNOWN
-    return f"{fraction * 100:{'+' if signed else ''}.{digits}f} %"
+    rounded = round(fraction * 100, digits) or 0.0
+    return f"{rounded:{'+' if signed and rounded else ''}.{digits}f} %"
 
 
 def count_text(value: float | None) -> str:
