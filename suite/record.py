@@ -131,9 +131,9 @@ class TimeEstimate:
     tflops_per_gpu: float | None
     mfu: float | None  # FLOPs that a causal model needs
     hfu: float | None  # the same and what is recomputed
-    mfu_full_attention: float | None = None  # as PaLM's: the masked half of attention counted too
     parts_seconds: dict[str, float] = field(default_factory=dict)
     basis: str = ""  # where the rate comes from, in words
+    mfu_full_attention: float | None = None  # as PaLM's: the masked half of attention counted too
 
 
 class Outcome(StrEnum):
