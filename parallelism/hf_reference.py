@@ -1,6 +1,6 @@
-"""The same model in Hugging Face transformers, an implementation independent of ours: what parity and speed are held to.
+"""The same model in Hugging Face transformers, an implementation independent of ours.
 
-transformers is needed to test, never to use, so it is imported only when a reference is asked for.
+Parity and speed are held to it. transformers is needed to test, never to use, so it is imported only when a reference is asked for.
 """
 
 from __future__ import annotations
@@ -151,6 +151,6 @@ def _transformers() -> Any:
         import transformers
     except ModuleNotFoundError:
         raise SpecError(
-            "transformers: not installed, and the reference is its model; pip install 'shardscope[test]' or transformers"
+            "transformers: not installed, and the model to compare with is its own; pip install 'shardscope[test]'"
         ) from None
     return transformers

@@ -20,20 +20,17 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from parallelism.memory_pass import cpu_memory, cuda_memory
 from parallelism.mesh import build_mesh
 from parallelism.strategies import parallelize
 from parallelism.training import StepResult, Trainer, build_model, build_optimizer
-from suite.allocations import mark, record_allocations, settled_collectives
 from suite.case import Case, case_from
 from suite.data import load_data, rank_slice, train_windows, validation_windows
 from suite.environment import environment
-from suite.memory_probe import FORWARD, IDLE, LOSS, OPTIMIZER, SETUP, Sightings, cpu_samples
 from suite.parse import SpecError
 from suite.ranklog import FailureKind, RankWriter
-from suite.record import Component, Quantity, Sample
+from suite.record import Quantity, Sample
 
-#: optimizer state exists from the second step on, DDP rebuilds its buckets in the second: the third is steady
-MEMORY_STEPS = 3
 VALIDATION_POINTS = 10
 
 
@@ -118,35 +115,9 @@ class Worker:
     # --- the memory pass --------------------------------------------------------------------------------
 
     def measure_memory(self) -> None:
-        """A few steps of a fresh model with every allocation recorded."""
-        sightings = Sightings()
-        with record_allocations() as trace, settled_collectives():
-            mark(SETUP)
-            seen: list[Trainer] = []
-            forward_only: list[bool] = []
-
-            def watch(name: str) -> None:
-                mark(name)
-                forward_only.append(name == FORWARD)
-                if name == OPTIMIZER and seen:
-                    sightings.states(OPTIMIZER, seen[0].model, seen[0].optimizer)
-
-            def mark_loss(*_: object) -> None:
-                if forward_only[-1]:  # the first call of the head in a forward pass, not its reruns
-                    watch(LOSS)
-
-            trainer = self.trainer(mark=watch)
-            _head(trainer.model).register_forward_pre_hook(mark_loss)
-            seen.append(trainer)
-            ids, labels = (torch.empty_like(item) for item in self.batch(0))
-            for step in range(MEMORY_STEPS):
-                for mine, fresh in zip((ids, labels), self.batch(step), strict=True):
-                    mine.copy_(fresh)
-                trainer.step(step, ids, labels)
-                self.writer.heartbeat(f"memory step {step + 1} of {MEMORY_STEPS}")
-            sightings.see(IDLE, Component.INPUTS, (ids, labels))
-            sightings.states(IDLE, trainer.model, trainer.optimizer)
-        for sample in cpu_samples(trace, sightings, self.rank):
+        """A few steps of a fresh model with every allocation accounted for."""
+        measure = cuda_memory if self.device.type == "cuda" else cpu_memory
+        for sample in measure(self.trainer, self.batch, self.rank, self.writer.heartbeat):
             self.writer.sample(sample)
 
     # --- small things -----------------------------------------------------------------------------------
@@ -158,12 +129,6 @@ class Worker:
     def _synchronize(self) -> None:
         if self.device.type == "cuda":
             torch.cuda.synchronize(self.device)
-
-
-def _head(model: torch.nn.Module) -> torch.nn.Module:
-    """The output projection: where the loss begins."""
-    inner = model.module if isinstance(model, torch.nn.parallel.DistributedDataParallel) else model
-    return inner.get_submodule("head")
 
 
 def _device(case: Case) -> torch.device:
@@ -187,8 +152,7 @@ def run(case: Case, rank: int, writer: RankWriter) -> None:
     """Both passes of one case on one rank, in an initialised process group if it has several ranks."""
     worker = Worker(case, rank, _device(case), writer)
     worker.train()
-    if worker.device.type == "cpu":
-        worker.measure_memory()
+    worker.measure_memory()
     peak_kib = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     writer.sample(Sample(Quantity.RESIDENT, peak_kib * 1024, rank))
 

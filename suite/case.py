@@ -10,7 +10,7 @@ from functools import cached_property
 from typing import Any
 
 from suite.models import ModelSpec, model_from
-from suite.parse import SpecError, from_mapping, nearest, require, to_mapping
+from suite.parse import SpecError, from_mapping, nearest, require, shown, to_mapping
 from suite.spec import Cluster, Layout, Recipe, Workload
 
 
@@ -38,7 +38,7 @@ class Case:
         require(
             ranks == have,
             f"layout: dp({self.layout.dp}) * fsdp({self.layout.fsdp}) = {ranks} ranks"
-            f" != nodes({nodes}) * per_node({self.cluster.per_node}) = {have}",
+            f" != nodes({nodes}) * per_node({self.cluster.per_node}) = {have}; per_node 0 takes what the layout needs",
         )
 
     @cached_property
@@ -78,7 +78,7 @@ _PARTS = {"layout": Layout, "workload": Workload, "cluster": Cluster, "recipe": 
 def case_from(data: Mapping[str, Any]) -> Case:
     """A Case from its JSON form (docs: the machine-readable contract). Left-out keys take their defaults."""
     if not isinstance(data, Mapping):
-        raise SpecError(f"case: expected an object with keys, got {data!r}")
+        raise SpecError(f"case: expected an object with keys, got {shown(data)}")
     for key in data:
         if key not in ("model", *_PARTS):
             raise SpecError(f"case.{key}: unknown key; {nearest(str(key), ['model', *_PARTS])}")

@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import json
-import sys
+import math
 import typing
 from collections.abc import Mapping
-from pathlib import Path
+from enum import Enum
 from typing import Any, NoReturn
 
 from suite.case import Case, case_from
-from suite.parse import SpecError, from_text, nearest, to_mapping
+from suite.documents import read_json
+from suite.parse import SpecError, from_text, nearest, require, shown, to_mapping
 from suite.spec import Cluster, Layout, Recipe, Workload
 
 PARTS: dict[str, type] = {"layout": Layout, "workload": Workload, "cluster": Cluster, "recipe": Recipe}
+#: flags that say which cases there are; the rest change them
+BASES = ("case", "model", "hf_config")
+METAVARS: dict[Any, str] = {int: "N", float: "X", bool: "true|false", str: "TEXT"}
 
 
 class OneLineParser(argparse.ArgumentParser):
@@ -23,103 +26,155 @@ class OneLineParser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         """Refuse."""
-        raise SpecError(f"{message} (`{self.prog} --help` lists what is)")
+        raise SpecError(f"{message.removeprefix('argument ')} (see `{self.prog} --help`)")
 
     def parse_args(self, args: Any = None, namespace: Any = None) -> Any:
         """Parse, and name the flags near an unknown one."""
         known, unknown = self.parse_known_args(args, namespace)
         if unknown:
-            flags = [flag for parser in self._chosen(known) for flag in parser._option_string_actions]
-            raise SpecError(f"{unknown[0]}: unknown argument; {nearest(unknown[0].split('=')[0], flags)}")
+            self._refuse(unknown[0].split("=")[0], known)
         return known
 
-    def _chosen(self, known: argparse.Namespace) -> list[argparse.ArgumentParser]:
+    def _refuse(self, word: str, known: argparse.Namespace) -> NoReturn:
+        """An argument that nothing takes: near flags where it looks like one."""
+        parser = self._chosen(known)
+        flags = [flag for flag in parser._option_string_actions if flag.startswith("--")]
+        hint = nearest(word, flags) if word.startswith("-") else f"flags begin with --, as {flags[-1]}"
+        raise SpecError(f"{shown(word)}: unknown argument; {hint}")
+
+    def _chosen(self, known: argparse.Namespace) -> argparse.ArgumentParser:
         """The parser of the verb that was named, else this one."""
         for action in self._actions:
             if isinstance(action, argparse._SubParsersAction):
-                return [action.choices[name] for name in [getattr(known, action.dest)] if name in action.choices]
-        return [self]
+                return typing.cast(dict[str, argparse.ArgumentParser], action.choices).get(known.verb or "", self)
+        return self
+
+    def _check_value(self, action: argparse.Action, value: Any) -> None:
+        """A verb is told with those near it."""
+        if action.choices is not None and value not in action.choices:
+            raise SpecError(f"{action.metavar}: {shown(value)} is not known; {nearest(str(value), action.choices)}")
+
+
+def seconds(text: str) -> float:
+    """A flag's text as a time limit: above zero; inf is none."""
+    try:
+        value: float = from_text(text, float, "seconds")
+    except SpecError:
+        value = math.nan
+    if not value > 0:
+        raise argparse.ArgumentTypeError(f"{shown(text)} is not a number above zero")
+    return value
 
 
 def add_case_flags(parser: argparse.ArgumentParser) -> None:
     """--case, --model, --hf-config, --global-batch, and a flag for each field of the case's parts."""
     parser.add_argument("--case", metavar="FILE", help="a Case as JSON; - reads standard input; flags change it")
-    parser.add_argument("--model", help="a preset's name, as in `models`")
+    parser.add_argument("--model", metavar="NAME", help="a preset's name, as in `models`")
     parser.add_argument("--hf-config", metavar="FILE", help="a Hugging Face config.json of a supported family")
-    parser.add_argument("--global-batch", type=int, help="sequences a step; sets micro_batches")
+    parser.add_argument("--global-batch", type=int, metavar="N", help="sequences a step; sets micro_batches")
     for part, kind in PARTS.items():
         group = parser.add_argument_group(part)
+        hints = typing.get_type_hints(kind)
         for field in dataclasses.fields(kind):
-            default = to_mapping(field.default)
-            text = f"{field.metadata['help']} [{default if default != '' else 'none'}]".replace("%", "%%")
-            group.add_argument(_flag(field.name), metavar=field.name.upper(), help=text)
+            metavar, text = _metavar(hints[field.name]), f"{field.metadata['help']} [{_default_text(field.default)}]"
+            group.add_argument(_flag(field.name), metavar=metavar, help=text.replace("%", "%%"))
 
 
 def case_of(options: argparse.Namespace) -> Case:
-    """The Case that the flags describe. SpecError where they do not describe one."""
-    data = _base(options)
-    for part, kind in PARTS.items():
-        hints = typing.get_type_hints(kind)
-        given = {
-            field.name: to_mapping(from_text(text, hints[field.name], _flag(field.name)))
-            for field in dataclasses.fields(kind)
-            if (text := getattr(options, field.name)) is not None
-        }
-        if given:
-            data[part] = {**data.get(part, {}), **given}
-    if options.global_batch is not None:
-        _set_global_batch(data, options.global_batch)
-    return case_from(data)
+    """The one Case that the flags describe. SpecError where they describe none or several."""
+    cases = cases_of(options)
+    require(len(cases) == 1, f"--case: {options.case!r} holds {len(cases)} cases; this verb takes one")
+    return cases[0]
 
 
-def read_json(path: str, where: str) -> Any:
-    """A JSON document from a file, or from standard input for `-`. SpecError names what is wrong with it."""
-    try:
-        text = sys.stdin.read() if path == "-" else Path(path).read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise SpecError(
-            f"{where}: {path!r} cannot be read ({error}); give a JSON file, or - for standard input"
-        ) from None
-    try:
-        return json.loads(text)
-    except ValueError as error:
-        raise SpecError(f"{where}: {path!r} is not JSON ({error})") from None
+def cases_of(options: argparse.Namespace) -> tuple[Case, ...]:
+    """The Cases that the flags describe: one, a file's list of them, or a suite; every flag changes every case."""
+    if given_bases(options):
+        bases = _given(options)
+    elif hasattr(options, "suite"):
+        from suite.cases import suite_of
 
-
-def _base(options: argparse.Namespace) -> dict[str, Any]:
-    given = [flag for flag in ("model", "hf_config", "case") if getattr(options, flag) is not None]
-    if not given:
+        bases = [case.to_mapping() for case in suite_of(options.suite or "default")]
+        for base in bases:
+            base["cluster"].pop("per_node")  # again what the layout needs, whatever the flags make of it
+    else:
         raise SpecError("--model: missing; name a preset (`models` lists them), or give --case or --hf-config")
-    if {"model", "hf_config"} <= set(given):
-        raise SpecError("--hf-config: given beside --model; give one of them")
-    data: dict[str, Any] = {}
-    if options.case is not None:
-        read = read_json(options.case, "--case")
-        if not isinstance(read, Mapping):
-            raise SpecError(f"--case: expected an object with keys, got {str(read)[:60]!r}")
-        data = dict(read)
-        for part in PARTS:
-            if part in data and not isinstance(data[part], Mapping):
-                raise SpecError(f"{part}: expected an object with keys, got {data[part]!r}")
-    if options.model is not None:
-        data["model"] = options.model
+    return tuple(_changed(base, options, number if len(bases) > 1 else 0) for number, base in enumerate(bases, 1))
+
+
+def given_bases(options: argparse.Namespace) -> list[str]:
+    """Those of --case, --model and --hf-config that were given."""
+    return [_flag(name) for name in BASES if getattr(options, name) is not None]
+
+
+def given_changes(options: argparse.Namespace) -> list[str]:
+    """The given flags that change a case."""
+    names = ["global_batch", *(field.name for kind in PARTS.values() for field in dataclasses.fields(kind))]
+    return [_flag(name) for name in names if getattr(options, name) is not None]
+
+
+def _given(options: argparse.Namespace) -> list[dict[str, Any]]:
+    """What --case holds, with the model that --model or --hf-config names."""
+    require(options.model is None or options.hf_config is None, "--hf-config: given beside --model; give one of them")
+    read = read_json(options.case, "--case") if options.case is not None else {}
+    items = read if isinstance(read, list) else [read]
+    require(bool(items), f"--case: {options.case!r} holds no case")
+    model: Any = options.model
     if options.hf_config is not None:
         from suite.models.hf_config import read_hf_config
 
-        data["model"] = to_mapping(read_hf_config(options.hf_config))
-    return data
+        model = to_mapping(read_hf_config(options.hf_config))
+    for item in items:
+        require(isinstance(item, Mapping), f"--case: expected a Case (an object with keys), got {shown(item)}")
+    return [dict(item) if model is None else {**item, "model": model} for item in items]
 
 
-def _set_global_batch(data: dict[str, Any], global_batch: int) -> None:
-    case = case_from(data)
+def _changed(data: dict[str, Any], options: argparse.Namespace, number: int) -> Case:
+    """A case with what the flags say of it; `number` is its place among several, else 0."""
+    try:
+        for part, kind in PARTS.items():
+            if given := _part(part, kind, options):
+                require(isinstance(data.get(part, {}), Mapping), f"{part}: expected an object with keys")
+                data[part] = {**data.get(part, {}), **given}
+        if options.global_batch is not None:
+            _set_global_batch(data, options)
+        return case_from(data)
+    except SpecError as error:
+        raise SpecError(f"case {number}: {error}" if number else str(error)) from None
+
+
+def _part(part: str, kind: type, options: argparse.Namespace) -> dict[str, Any]:
+    """The keys of one of a case's parts that flags give."""
+    hints = typing.get_type_hints(kind)
+    return {
+        field.name: to_mapping(from_text(text, hints[field.name], _flag(field.name)))
+        for field in dataclasses.fields(kind)
+        if (text := getattr(options, field.name)) is not None
+    }
+
+
+def _set_global_batch(data: dict[str, Any], options: argparse.Namespace) -> None:
+    require(options.micro_batches is None, "--global-batch: sets micro_batches; leave out --micro-batches")
+    case, batch = case_from(data), options.global_batch
     each = case.workload.micro_batch * case.layout.data_ranks
-    if global_batch < 1 or global_batch % each:
-        raise SpecError(
-            f"--global-batch: {global_batch} is not a multiple of micro_batch({case.workload.micro_batch})"
-            f" * dp({case.layout.dp}) * fsdp({case.layout.fsdp}) = {each}"
-        )
-    data["workload"] = {**data.get("workload", {}), "micro_batches": global_batch // each}
+    require(
+        batch >= 1 and batch % each == 0,
+        f"--global-batch: {batch} is not a multiple of micro_batch({case.workload.micro_batch})"
+        f" * dp({case.layout.dp}) * fsdp({case.layout.fsdp}) = {each}",
+    )
+    data["workload"] = {**data.get("workload", {}), "micro_batches": batch // each}
 
 
 def _flag(name: str) -> str:
     return "--" + name.replace("_", "-")
+
+
+def _metavar(kind: Any) -> str:
+    if isinstance(kind, type) and issubclass(kind, Enum):
+        return "|".join(str(member.value) for member in kind)
+    return METAVARS.get(kind, "MODE")
+
+
+def _default_text(default: Any) -> str:
+    value = to_mapping(default)
+    return str(value).lower() if isinstance(value, bool) else str(value) if value != "" else "none"

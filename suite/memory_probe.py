@@ -2,8 +2,8 @@
 
 On the CPU every block that is alive at a moment is told apart by what it is (parameters, buffers, gradients,
 optimizer state, inputs: by address) or by when it was born and how long it lived (kept from forward, kept
-from the loss, transient). The components of a moment sum to the allocator's total by construction. On CUDA
-the allocator's own statistics give totals, and the states their sizes; what is left is not divided.
+from the loss, transient). The components of a moment sum to the allocator's total by construction. CUDA has
+a probe of its own (suite/cuda_probe.py).
 """
 
 from __future__ import annotations
@@ -22,20 +22,31 @@ from suite.record import Component, Moment, Quantity, Sample
 #: marks of a step, in order; a phase runs from its mark to the next
 SETUP, FORWARD, LOSS, BACKWARD, OPTIMIZER, IDLE = "setup", "forward", "loss", "backward", "optimizer", "idle"
 
-_PEAKS = {
+PEAKS = {
     Moment.FORWARD_PEAK: FORWARD,
     Moment.LOSS: LOSS,
     Moment.BACKWARD_PEAK: BACKWARD,
     Moment.OPTIMIZER_PEAK: OPTIMIZER,
 }
 #: the mark at whose instant a level is read, in the measured step (its last micro-batch)
-_LEVELS = {Moment.AFTER_FORWARD: LOSS, Moment.AFTER_BACKWARD: OPTIMIZER, Moment.STEADY: IDLE}
+LEVELS = {Moment.AFTER_FORWARD: LOSS, Moment.AFTER_BACKWARD: OPTIMIZER, Moment.STEADY: IDLE}
 
 
 def local_tensor(tensor: Tensor) -> Tensor:
     """A DTensor's part on this rank; any other tensor as it is."""
     local = getattr(tensor, "_local_tensor", None)
     return tensor if local is None else local
+
+
+def state_tensors(model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[Component, list[Tensor]]:
+    """What a rank keeps, by component, as it is now."""
+    parameters: list[Tensor] = list(model.parameters())
+    return {
+        Component.PARAMETERS: parameters,
+        Component.BUFFERS: list(model.buffers()),
+        Component.GRADIENTS: [item.grad for item in parameters if item.grad is not None],
+        Component.OPTIMIZER: list(optimizer_tensors(optimizer)),
+    }
 
 
 def storage_address(tensor: Tensor) -> int:
@@ -61,11 +72,8 @@ class Sightings:
 
     def states(self, mark_name: str, model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
         """Parameters, buffers, gradients and optimizer state as they are now."""
-        parameters = list(model.parameters())
-        self.see(mark_name, Component.PARAMETERS, parameters)
-        self.see(mark_name, Component.BUFFERS, model.buffers())
-        self.see(mark_name, Component.GRADIENTS, (item.grad for item in parameters if item.grad is not None))
-        self.see(mark_name, Component.OPTIMIZER, optimizer_tensors(optimizer))
+        for component, tensors in state_tensors(model, optimizer).items():
+            self.see(mark_name, component, tensors)
 
 
 def cpu_samples(trace: AllocationTrace, sightings: Sightings, rank: int) -> list[Sample]:
@@ -73,10 +81,10 @@ def cpu_samples(trace: AllocationTrace, sightings: Sightings, rank: int) -> list
     step = _last_step(trace.marks)
     ages = _Ages(trace, step, sightings)
     instants = {Moment.INIT: next(item.at for item in trace.marks if item.name == FORWARD)}
-    for moment, phase in _PEAKS.items():
+    for moment, phase in PEAKS.items():
         spans = [(start.at, end.at) for start, end in pairwise(step) if start.name == phase]
         instants[moment] = max((trace.peak(*span) for span in spans), key=lambda found: found[0])[1]
-    for moment, name in _LEVELS.items():
+    for moment, name in LEVELS.items():
         instants[moment] = [item.at for item in step if item.name == name][-1]
     samples = []
     for moment in Moment:

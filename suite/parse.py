@@ -26,6 +26,10 @@ T = TypeVar("T")
 
 #: how a float that JSON cannot write is spelled
 NON_FINITE = ("nan", "inf", "-inf")
+#: beyond it readers of JSON may round (RFC 8259, section 6), and sizes multiplied out leave a float's range
+LARGEST_INTEGER = 2**53 - 1
+#: characters of a refused value that a message repeats
+SHOWN_CHARACTERS = 80
 
 
 def setting(default: Any, help: str) -> Any:
@@ -47,7 +51,7 @@ def from_mapping(cls: type[T], data: Mapping[str, Any], where: str) -> T:
     the dataclass's own validation may raise SpecError too.
     """
     if not isinstance(data, Mapping):
-        raise SpecError(f"{where}: expected an object with keys, got {data!r}")
+        raise SpecError(f"{where}: expected an object with keys, got {shown(data)}")
     fields = {field.name: field for field in dataclasses.fields(cls) if field.init}  # type: ignore[arg-type]
     for key in data:
         if key not in fields:
@@ -65,6 +69,8 @@ def from_mapping(cls: type[T], data: Mapping[str, Any], where: str) -> T:
 
 def convert(value: Any, kind: Any, where: str) -> Any:
     """`value` as the annotated type `kind`; SpecError if it is not one."""
+    if kind is int and type(value) is int and abs(value) > LARGEST_INTEGER:
+        raise SpecError(f"{where}: {shown(value)} is beyond {LARGEST_INTEGER}, the largest whole number taken")
     if kind is Any or type(value) is kind:  # most values; a store has many
         return value
     if typing.get_origin(kind) is tuple:
@@ -85,7 +91,7 @@ def convert(value: Any, kind: Any, where: str) -> Any:
         return kind.parse(value, where)
     if isinstance(kind, type) and dataclasses.is_dataclass(kind):
         return from_mapping(kind, value, where)
-    raise SpecError(f"{where}: expected {_type_name(kind)}, got {value!r}")
+    raise SpecError(f"{where}: expected {_type_name(kind)}, got {shown(value)}")
 
 
 def to_mapping(value: Any) -> Any:
@@ -122,6 +128,12 @@ def from_text(text: str, kind: Any, where: str) -> Any:
     return convert(text, kind, where)
 
 
+def shown(value: Any) -> str:
+    """A refused value as a message repeats it: whole if it is short, else its beginning."""
+    text = repr(value)
+    return text if len(text) <= SHOWN_CHARACTERS else text[: SHOWN_CHARACTERS - 3] + "..."
+
+
 def require(condition: bool, message: str) -> None:
     """Raise SpecError(message) unless the condition holds."""
     if not condition:
@@ -148,17 +160,17 @@ def _convert_enum(value: Any, kind: type[Enum], where: str) -> Enum:
         return kind(value)
     except ValueError:
         accepted = [str(member.value) for member in kind]
-        raise SpecError(f"{where}: {value!r} is not known; {nearest(str(value), accepted)}") from None
+        raise SpecError(f"{where}: {shown(value)} is not known; {nearest(str(value), accepted)}") from None
 
 
 def _convert_tuple(value: Any, kind: Any, where: str) -> tuple[Any, ...]:
     """A list as `tuple[X, ...]`, or as `tuple[X, Y]` of that very length."""
     if not isinstance(value, list | tuple):
-        raise SpecError(f"{where}: expected a list, got {value!r}")
+        raise SpecError(f"{where}: expected a list, got {shown(value)}")
     kinds = typing.get_args(kind)
     if kinds[-1] is Ellipsis:
         kinds = kinds[:1] * len(value)
-    require(len(kinds) == len(value), f"{where}: expected {len(kinds)} items, got {len(value)}: {value!r}")
+    require(len(kinds) == len(value), f"{where}: expected {len(kinds)} items, got {len(value)}: {shown(value)}")
     pairs = zip(value, kinds, strict=True)
     return tuple(convert(item, item_kind, f"{where}[{index}]") for index, (item, item_kind) in enumerate(pairs))
 
@@ -166,7 +178,7 @@ def _convert_tuple(value: Any, kind: Any, where: str) -> tuple[Any, ...]:
 def _convert_dict(value: Any, kind: Any, where: str) -> dict[Any, Any]:
     """An object as `dict[K, V]`; JSON's keys are text, so a whole number is read from its digits."""
     if not isinstance(value, Mapping):
-        raise SpecError(f"{where}: expected an object with keys, got {value!r}")
+        raise SpecError(f"{where}: expected an object with keys, got {shown(value)}")
     key_kind, item_kind = typing.get_args(kind)
     return {
         _convert_key(key, key_kind, f"{where} key"): convert(item, item_kind, f"{where}.{key}")

@@ -22,7 +22,9 @@ class Quantity(StrEnum):
 
     MEMORY = "memory_bytes"
     RESIDENT = "resident_bytes"  # RSS high-water: information only, malloc's reuse pollutes it
-    RESERVED = "reserved_bytes"
+    RESERVED = "reserved_bytes"  # CUDA: highest of the step, what the caching allocator holds
+    ACTIVE = "active_bytes"  # CUDA: highest of the step, blocks in use or waiting for a stream
+    ALLOCATOR_RETRIES = "allocator_retries"  # CUDA: how often the allocator gave its cache back and tried again
     STEP_TIME = "step_seconds"
     THROUGHPUT = "tokens_per_second"
     MODEL_FLOPS = "model_flops"

@@ -6,11 +6,12 @@ number that took part in the decision.
 
 from __future__ import annotations
 
+import math
 import re
 from dataclasses import dataclass
 from enum import StrEnum
 
-from suite.parse import SpecError, require, setting
+from suite.parse import SpecError, require, setting, shown
 
 
 class Precision(StrEnum):
@@ -77,12 +78,12 @@ class Recompute:
     @classmethod
     def parse(cls, text: str, where: str = "recompute") -> Recompute:
         """Read 'none', 'selective', 'full' or 'every-<n>'."""
-        match = re.fullmatch(r"every-(\d+)", text)
-        if match and int(match[1]) >= 1:
+        match = re.fullmatch(r"every-([1-9]\d{0,8})", text, flags=re.ASCII)
+        if match:
             return cls(RecomputeKind.EVERY, int(match[1]))
         if text in {"none", "selective", "full"}:
             return cls(RecomputeKind(text))
-        raise SpecError(f"{where}: {text!r} is not known; accepted: none, selective, full, every-<n> with n >= 1")
+        raise SpecError(f"{where}: {shown(text)} is not known; accepted: none, selective, full, every-<n> with n >= 1")
 
     def __str__(self) -> str:
         return f"every-{self.every}" if self.kind is RecomputeKind.EVERY else self.kind.value
@@ -100,16 +101,18 @@ class Layout:
 
     dp: int = setting(1, "data-parallel replicas (DDP)")
     fsdp: int = setting(1, "ranks that shard parameters, gradients and optimizer state (FSDP2)")
-    tp: int = setting(1, "tensor-parallel degree")
-    cp: int = setting(1, "context-parallel degree")
-    pp: int = setting(1, "pipeline stages")
-    ep: int = setting(1, "expert-parallel degree")
-    zero: int = setting(0, "DeepSpeed ZeRO stage")
-    schedule: Schedule = setting(Schedule.ONE_F_ONE_B, "pipeline schedule")
-    virtual_stages: int = setting(1, "pipeline stages a rank holds")
+    tp: int = setting(1, "tensor-parallel degree (only 1 so far)")
+    cp: int = setting(1, "context-parallel degree (only 1 so far)")
+    pp: int = setting(1, "pipeline stages (only 1 so far)")
+    ep: int = setting(1, "expert-parallel degree (only 1 so far)")
+    zero: int = setting(0, "DeepSpeed ZeRO stage (only 0 so far)")
+    schedule: Schedule = setting(Schedule.ONE_F_ONE_B, "with pp > 1: pipeline schedule: 1f1b")
+    virtual_stages: int = setting(1, "with pp > 1: pipeline stages a rank holds (only 1 so far)")
     sequence_parallel: bool = setting(True, "with tp > 1: shard norms and residual stream over the sequence")
     recompute: Recompute = setting(Recompute(), "activation checkpointing: none, selective, full, every-<n>")
-    reshard_after_forward: bool = setting(True, "FSDP: free a block's gathered parameters after its forward pass")
+    reshard_after_forward: bool = setting(
+        True, "with fsdp > 1: free a block's gathered parameters after its forward pass"
+    )
 
     def __post_init__(self) -> None:
         for name in ("dp", "fsdp", "tp", "cp", "pp", "ep", "virtual_stages"):
@@ -183,7 +186,7 @@ class Recipe:
     warmup_steps: int = setting(4, "steps of linear warm-up")
     learning_rate: float = setting(1e-3, "peak learning rate")
     weight_decay: float = setting(0.1, "weight decay of matrices (vectors have none)")
-    clip_norm: float = setting(1.0, "largest gradient norm")
+    clip_norm: float = setting(1.0, "largest gradient norm (inf: gradients are not clipped)")
     seed: int = setting(1337, "seed of the weights and of the order of the data")
     data: str = setting("", "a text file or a folder of them; empty: Python's own documentation")
     tokenizer: TokenizerKind = setting(TokenizerKind.BPE, "tokenizer: bpe, byte")
@@ -194,5 +197,5 @@ class Recipe:
         require(self.steps >= 1, f"recipe.steps: must be at least 1, got {self.steps}")
         for name in ("warmup_steps", "seed", "stride", "validation_batches", "learning_rate", "weight_decay"):
             value = getattr(self, name)
-            require(value >= 0, f"recipe.{name}: must not be negative, got {value}")
+            require(0 <= value < math.inf, f"recipe.{name}: must be finite and not negative, got {value}")
         require(self.clip_norm > 0, f"recipe.clip_norm: must be positive, got {self.clip_norm}")

@@ -1,0 +1,118 @@
+"""The memory pass of a rank: a few steps of a fresh model with every allocation accounted for, apart from timing."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Protocol
+
+import torch
+from torch import Tensor, nn
+
+from parallelism.training import Trainer
+from suite.allocations import mark, record_allocations, settled_collectives
+from suite.cuda_probe import CudaMoments, cuda_stats, storage_bytes
+from suite.memory_probe import (
+    FORWARD,
+    IDLE,
+    LEVELS,
+    LOSS,
+    OPTIMIZER,
+    PEAKS,
+    SETUP,
+    Sightings,
+    cpu_samples,
+    local_tensor,
+    state_tensors,
+)
+from suite.record import Component, Sample
+
+#: optimizer state exists from the second step on, DDP rebuilds its buckets in the second: the third is steady
+MEMORY_STEPS = 3
+
+Batch = Callable[[int], tuple[Tensor, Tensor]]
+
+
+class TrainerMaker(Protocol):
+    """Makes a fresh trainer that tells `mark` each phase's start."""
+
+    def __call__(self, *, mark: Callable[[str], None]) -> Trainer:
+        """A model, parallelized, with its optimizer."""
+        ...
+
+
+class PhaseMarks:
+    """Passes on each phase's start. The loss begins at the head's first call of a forward pass, not at its reruns."""
+
+    def __init__(self, listen: Callable[[str], None]) -> None:
+        self._listen = listen
+        self._in_forward = False
+
+    def __call__(self, name: str) -> None:
+        """A phase begins."""
+        self._in_forward = name == FORWARD
+        self._listen(name)
+
+    def watch_head(self, model: nn.Module) -> None:
+        """Hear when the model's output projection is called."""
+        inner = model.module if isinstance(model, nn.parallel.DistributedDataParallel) else model
+        inner.get_submodule("head").register_forward_pre_hook(self._head_called)
+
+    def _head_called(self, *_: object) -> None:
+        if self._in_forward:
+            self(LOSS)
+
+
+def cpu_memory(make: TrainerMaker, batch: Batch, rank: int, heartbeat: Callable[[str], None]) -> list[Sample]:
+    """Samples from the CPU allocator's record of the last of MEMORY_STEPS steps."""
+    sightings = Sightings()
+    trainers: list[Trainer] = []
+
+    def listen(name: str) -> None:
+        mark(name)
+        if name == OPTIMIZER:  # the gradients are whole now, and soon gone
+            sightings.states(OPTIMIZER, trainers[0].model, trainers[0].optimizer)
+
+    with record_allocations() as trace, settled_collectives():
+        mark(SETUP)
+        trainer, inputs = _steps(make, batch, PhaseMarks(listen), trainers, heartbeat)
+        sightings.see(IDLE, Component.INPUTS, inputs)
+        sightings.states(IDLE, trainer.model, trainer.optimizer)
+    return cpu_samples(trace, sightings, rank)
+
+
+def cuda_memory(make: TrainerMaker, batch: Batch, rank: int, heartbeat: Callable[[str], None]) -> list[Sample]:
+    """Samples from the CUDA caching allocator's statistics over the last of MEMORY_STEPS steps."""
+    moments = CudaMoments(cuda_stats, torch.cuda.reset_peak_memory_stats)
+    trainers: list[Trainer] = []
+
+    def listen(name: str) -> None:
+        groups = state_tensors(trainers[0].model, trainers[0].optimizer) if trainers else {}
+        moments.mark(name, {component: _bytes(tensors) for component, tensors in groups.items()})
+
+    _steps(make, batch, PhaseMarks(listen), trainers, heartbeat)
+    return moments.samples(rank, PEAKS, LEVELS, FORWARD, IDLE)
+
+
+def _steps(
+    make: TrainerMaker,
+    batch: Batch,
+    marks: PhaseMarks,
+    trainers: list[Trainer],
+    heartbeat: Callable[[str], None],
+) -> tuple[Trainer, tuple[Tensor, Tensor]]:
+    """Run the steps; the inputs live in the framework's memory from first to last, as a data loader's would."""
+    trainer = make(mark=marks)
+    trainers.append(trainer)
+    marks.watch_head(trainer.model)
+    ids, labels = (torch.empty_like(item) for item in batch(0))
+    for step in range(MEMORY_STEPS):
+        for mine, fresh in zip((ids, labels), batch(step), strict=True):
+            mine.copy_(fresh)
+        trainer.step(step, ids, labels)
+        heartbeat(f"memory step {step + 1} of {MEMORY_STEPS}")
+    return trainer, (ids, labels)
+
+
+def _bytes(tensors: list[Tensor]) -> int:
+    storages = (local_tensor(tensor).untyped_storage() for tensor in tensors)
+    return storage_bytes((storage.data_ptr(), storage.nbytes()) for storage in storages)

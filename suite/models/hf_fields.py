@@ -1,0 +1,128 @@
+"""Reading a Hugging Face config.json one field at a time, so that no field is misread or passed over. Torch-free."""
+
+from __future__ import annotations
+
+import difflib
+import json
+import math
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any, TypeVar, cast
+
+from suite.parse import SpecError, convert
+
+T = TypeVar("T")
+REQUIRED: Any = object()
+LONGEST = 60  # characters of a value or key in a message
+
+
+class Fields:
+    """The fields of one object. It remembers which were asked for: `close` refuses the rest.
+
+    A field whose value is null counts as left out, as in transformers. Every refusal is a SpecError of one line that
+    begins with `where`.
+    """
+
+    def __init__(self, data: Any, where: str) -> None:
+        if not isinstance(data, Mapping):
+            raise SpecError(f"{where}: expected an object with keys, got {shown(data)}")
+        self.where = where
+        self._nulls = {key for key, value in data.items() if value is None}
+        self._data = {key: value for key, value in data.items() if value is not None}
+        self._known: set[str] = set()
+
+    def take(self, name: str, kind: type[T], default: T | None = REQUIRED) -> T:
+        """The field as `kind` (numbers are finite), or the default; SpecError if it is missing or of another type."""
+        self._known.add(name)
+        if name not in self._data:
+            if default is REQUIRED:
+                raise SpecError(f"{self.where}: {name}: missing; give {_WORDS[kind]}")
+            return cast(T, default)
+        value = self._data[name]
+        try:
+            found = convert(value, kind, name)
+        except SpecError:
+            raise SpecError(f"{self.where}: {name}: expected {_WORDS[kind]}, got {shown(value)}") from None
+        if isinstance(found, float) and not math.isfinite(found):
+            raise SpecError(f"{self.where}: {name}: expected {_WORDS[kind]}, got {shown(value)}")
+        return cast(T, found)
+
+    def size(self, name: str, default: int = REQUIRED) -> int:
+        """A whole number of at least 1, or the default as it is."""
+        found = self.take(name, int, default)
+        if self.has(name) and found < 1:
+            raise SpecError(f"{self.where}: {name}: must be at least 1, got {shown(found)}")
+        return found
+
+    def only(self, name: str, *accepted: Any, why: str) -> None:
+        """Refuse the field unless it is left out or one of `accepted`; `why` says what is not modelled."""
+        self._known.add(name)
+        value = self._data.get(name, accepted[0])
+        if not any(type(value) is type(item) and value == item for item in accepted):
+            choices = " or ".join(shown(item) for item in accepted)
+            raise SpecError(f"{self.where}: {name}: {shown(value)} is not modelled ({why}); accepted: {choices}")
+
+    def none(self, name: str, why: str) -> None:
+        """Refuse the field unless it is left out, null or empty."""
+        self._known.add(name)
+        if self._data.get(name):
+            raise SpecError(f"{self.where}: {name}: {shown(self._data[name])} is not modelled ({why}); leave it out")
+
+    def refuse(self, name: str, reason: str) -> SpecError:
+        """The error for a field's value, to be raised."""
+        return SpecError(f"{self.where}: {name}: {shown(self._data.get(name))} {reason}")
+
+    def has(self, name: str) -> bool:
+        """Is the field there, and not null?"""
+        return name in self._data
+
+    def positive(self, name: str, default: float = REQUIRED) -> float:
+        """A finite number above 0, or the default."""
+        found = self.take(name, float, default)
+        if found <= 0:
+            raise self.refuse(name, "must be positive")
+        return found
+
+    def says_null(self, name: str) -> bool:
+        """Is the field there and null? The few defaults that null does not stand for need to know."""
+        return name in self._nulls
+
+    def raw(self, name: str) -> Any:
+        """The value as it stands, None where it is left out."""
+        self._known.add(name)
+        return self._data.get(name)
+
+    def skip(self, names: Iterable[str]) -> None:
+        """These fields say nothing about the model's arithmetic."""
+        self._known.update(names)
+
+    def close(self) -> None:
+        """Refuse the first field that nobody asked for: it may change the model. Private ones (_x) are let pass."""
+        for name in self._data:
+            if name in self._known or name.startswith("_"):
+                continue
+            near = difflib.get_close_matches(name[:LONGEST], self._known, n=1, cutoff=0.8)
+            hint = f"did you mean {near[0]}?" if near else "remove it if the model is the same without it"
+            raise SpecError(f"{self.where}: {shown(name)}: unknown field, so what it changes is not modelled; {hint}")
+
+
+_WORDS: dict[Any, str] = {int: "a whole number", float: "a number", bool: "true or false", str: "text", list: "a list"}
+
+
+def shown(value: Any) -> str:
+    """A value in a message: one line, never long."""
+    text = repr(value)
+    return text if len(text) <= LONGEST else f"{text[: LONGEST - 3]}..."
+
+
+def read_object(path: str) -> Fields:
+    """The fields of a JSON file that holds one object; SpecError if it cannot be read or holds something else."""
+    where = f"hf-config {path!r}"
+    try:
+        data = json.loads(Path(path).read_bytes())
+    except OSError as error:
+        raise SpecError(f"{where}: cannot be read ({error.strerror}); give a model's config.json") from None
+    except (ValueError, RecursionError) as error:
+        first = (str(error).splitlines() or [""])[0]
+        raise SpecError(f"{where}: not JSON ({first}); give a model's config.json") from None
+    return Fields(data, where)
