@@ -25,11 +25,14 @@ def bucket_bytes(parameter_bytes: int) -> int:
 
 
 def apply(model: nn.Module, mesh: DeviceMesh | None, case: Case) -> nn.Module:
-    """Wrap the model. Its weights come from one seed, so DDP need not broadcast them first."""
+    """Wrap the model. Its weights come from one seed, so DDP need not broadcast them first; its buffers are
+    constants (rotary tables), so DDP need not broadcast them before every step, as it would."""
     from torch.nn.parallel import DistributedDataParallel
 
     assert mesh is not None
-    return DistributedDataParallel(model, device_mesh=mesh, init_sync=False)
+    wrapped = DistributedDataParallel(model, device_mesh=mesh, init_sync=False)
+    wrapped.broadcast_buffers = False  # torch 2.11 to 2.13 differ in the argument's name
+    return wrapped
 
 
 def _is_used(layout: Layout) -> bool:

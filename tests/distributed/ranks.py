@@ -25,13 +25,15 @@ import torch
 import torch.distributed as dist
 
 T = TypeVar("T")
-Job = Callable[[int], T]
+Job = Callable[[int], T]  # rank -> what it found
 
 DEADLINE_S = 60.0
+#: how long the other ranks may take to say their side of a failure, and to leave when all is said
+LAST_WORDS_S, LEAVING_S = 0.2, 2.0
 
 
 class RanksFailed(AssertionError):
-    """A job that did not end well on every rank: which rank, and its traceback."""
+    """A job that did not end well on every rank: which ranks, and their tracebacks."""
 
 
 @dataclass(frozen=True)
@@ -59,75 +61,104 @@ def run_jobs(ranks: int, jobs: Sequence[Job[T]], deadline_s: float = DEADLINE_S)
     Values come back pickled: tensors travel by value. With one rank there is no process group, as in training.
     """
     context = multiprocessing.get_context("fork")
+    pipes = [context.Pipe(duplex=False) for _ in range(ranks)]
+    readers = [reader for reader, _ in pipes]
     with tempfile.TemporaryDirectory() as folder:
-        pipes = [context.Pipe(duplex=False) for _ in range(ranks)]
-        processes = [
-            context.Process(
-                target=_live, args=(rank, ranks, jobs, pipes[rank][1], Path(folder) / "store", deadline_s), daemon=True
-            )
-            for rank in range(ranks)
+        life = _Life(ranks, jobs, pipes, Path(folder) / "store", deadline_s)
+        processes: list[BaseProcess] = [
+            context.Process(target=life.live, args=(rank,), daemon=True) for rank in range(ranks)
         ]
+        patience_s = 0.0
         try:
             for process in processes:
                 process.start()
             for _, writer in pipes:
                 writer.close()  # so that a rank's death is the end of its pipe
-            values, failure = _listen([reader for reader, _ in pipes], len(jobs), deadline_s)
+            values, failure = _listen(readers, len(jobs), deadline_s)
+            patience_s = 0.0 if failure else LEAVING_S
         finally:
-            _end(processes)
-            for reader, _ in pipes:
+            _end(processes, patience_s)
+            for reader in readers:
                 reader.close()
     done = min(len(mine) for mine in values)
     ran = [Ran(tuple(mine[place] for mine in values)) for place in range(done)]
-    if done < len(jobs):
-        ran.append(Ran(failure=failure))
-        ran += [Ran(failure=f"not run, after: {failure}")] * (len(jobs) - done - 1)
-    return ran
+    left = len(jobs) - done
+    return ran + [Ran(failure=failure if place == 0 else f"not run: job {done} failed") for place in range(left)]
 
 
-def _live(rank: int, ranks: int, jobs: Sequence[Job[Any]], writer: Connection, store: Path, deadline_s: float) -> None:
-    """A rank's life. torch's thread pools do not survive a fork: one thread, said before anything else."""
-    torch.set_num_threads(1)
-    signal.signal(signal.SIGALRM, signal.SIG_DFL)
-    signal.alarm(ceil(deadline_s) + 1)
-    try:
-        if ranks > 1:
-            limit = timedelta(seconds=deadline_s)
-            dist.init_process_group("gloo", init_method=f"file://{store}", rank=rank, world_size=ranks, timeout=limit)
-        for job in jobs:
-            writer.send_bytes(pickle.dumps((True, job(rank))))
-        if ranks > 1:
-            dist.barrier()  # a rank that leaves early would break the others' last collective
-    except BaseException:
-        writer.send_bytes(pickle.dumps((False, f"rank {rank} of {ranks}: {traceback.format_exc()}")))
-    finally:
-        writer.close()
+@dataclass(frozen=True)
+class _Life:
+    """What a forked rank does."""
+
+    ranks: int
+    jobs: Sequence[Job[Any]]
+    pipes: Sequence[tuple[Connection, Connection]]
+    store: Path
+    deadline_s: float
+
+    def live(self, rank: int) -> None:
+        torch.set_num_threads(1)  # first of all: the parent's thread pools did not survive the fork
+        signal.signal(signal.SIGALRM, signal.SIG_DFL)
+        signal.alarm(ceil(self.deadline_s) + 1)
+        for other, (reader, writer) in enumerate(self.pipes):
+            reader.close()
+            if other != rank:
+                writer.close()
+        mine = self.pipes[rank][1]
+        try:
+            self._join(rank)
+            for job in self.jobs:
+                mine.send_bytes(pickle.dumps((True, job(rank))))
+            if self.ranks > 1:
+                dist.barrier()  # a rank that leaves early would break the others' last collective
+        except BaseException:
+            mine.send_bytes(pickle.dumps((False, f"rank {rank} of {self.ranks}: {traceback.format_exc()}")))
+        finally:
+            mine.close()
+
+    def _join(self, rank: int) -> None:
+        if self.ranks > 1:
+            limit, store = timedelta(seconds=self.deadline_s), f"file://{self.store}"
+            dist.init_process_group("gloo", init_method=store, rank=rank, world_size=self.ranks, timeout=limit)
 
 
-def _listen(readers: list[Connection], jobs: int, deadline_s: float) -> tuple[list[list[Any]], str]:
-    """Collect what the ranks say until all is said, one fails or dies, or the deadline passes."""
+def _listen(readers: Sequence[Connection], jobs: int, deadline_s: float) -> tuple[list[list[Any]], str]:
+    """Collect what the ranks say until all is said, or until one fails, dies or makes the others wait too long."""
     values: list[list[Any]] = [[] for _ in readers]
+    failures: dict[int, str] = {}
     deadline = time.monotonic() + deadline_s
-    while waiting := [reader for reader, mine in zip(readers, values, strict=True) if len(mine) < jobs]:
+    while waiting := [
+        reader for rank, reader in enumerate(readers) if len(values[rank]) < jobs and rank not in failures
+    ]:
         ready = wait(waiting, timeout=max(0.0, deadline - time.monotonic()))
+        if not ready and not failures:
+            return values, f"no end within {deadline_s:g} s; jobs done, rank by rank: {[len(mine) for mine in values]}"
         if not ready:
-            return values, f"no end within {deadline_s:g} s; jobs done by rank: {[len(mine) for mine in values]}"
+            break
         for reader in ready:
             assert isinstance(reader, Connection)
             rank = readers.index(reader)
-            try:
-                is_value, value = pickle.loads(reader.recv_bytes())
-            except EOFError:
-                return values, f"rank {rank} of {len(readers)} died in job {len(values[rank])}"
-            if not is_value:
-                return values, value
-            values[rank].append(value)
-    return values, ""
+            is_value, value = _receive(reader)
+            if is_value:
+                values[rank].append(value)
+                continue
+            deadline = min(deadline, time.monotonic() + LAST_WORDS_S)
+            failures[rank] = value or f"rank {rank} of {len(readers)} died in job {len(values[rank])}"
+    # one rank's failure breaks the others' collectives, so the first to speak is not always the cause: all are told
+    return values, "\n".join(failures.values())
 
 
-def _end(processes: Sequence[BaseProcess]) -> None:
+def _receive(reader: Connection) -> tuple[bool, Any]:
+    try:
+        is_value, value = pickle.loads(reader.recv_bytes())
+    except EOFError:
+        return False, ""
+    return is_value, value
+
+
+def _end(processes: Sequence[BaseProcess], patience_s: float) -> None:
     """Let those that have said everything leave by themselves; end the others."""
-    patience = time.monotonic() + 2
+    patience = time.monotonic() + patience_s
     for process in processes:
         if process.pid is None:
             continue

@@ -1,0 +1,88 @@
+"""Any legal layout of any decoder computes what one process computes: drawn, not chosen.
+
+In fp64, where a right layout is a thousand times closer than the tolerance whatever the shapes.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from functools import partial
+
+import pytest
+from hypothesis import HealthCheck, Phase, given, note, settings
+from hypothesis import strategies as st
+
+from suite.case import Case
+from suite.models.decoder import Activation, DecoderSpec, Norm, Position
+from suite.spec import AttentionKernel, Layout, LossKernel, OptimizerKind, Precision, Recompute, Workload
+from tests.distributed.differences import are_same_bits
+from tests.distributed.judgement import differences
+from tests.distributed.plans import case_of, single_process
+from tests.distributed.ranks import run_jobs, run_on_ranks
+from tests.distributed.traces import merged, record
+
+pytestmark = pytest.mark.distributed
+
+EXAMPLES = 6
+
+
+@st.composite
+def models(draw: st.DrawFn) -> DecoderSpec:
+    """Small decoders of every trait: heads need not fill the hidden width, widths need not divide by anything."""
+    kv_heads = draw(st.integers(1, 2))
+    return DecoderSpec(
+        layers=draw(st.integers(1, 3)),
+        hidden=draw(st.integers(8, 40)),
+        heads=kv_heads * draw(st.integers(1, 3)),
+        kv_heads=kv_heads,
+        head_dim=2 * draw(st.integers(1, 5)),
+        ffn=draw(st.integers(3, 40)),
+        vocab=draw(st.integers(5, 120)),
+        max_positions=draw(st.integers(12, 20)),
+        norm=draw(st.sampled_from(Norm)),
+        activation=draw(st.sampled_from(Activation)),
+        position=draw(st.sampled_from(Position)),
+        bias=draw(st.booleans()),
+        qkv_bias=draw(st.booleans()),
+        tied=draw(st.booleans()),
+        name="drawn",
+    )
+
+
+@st.composite
+def cases(draw: st.DrawFn) -> Case:
+    """Models under data-parallel or sharded layouts of up to 4 ranks, with every workload's choices."""
+    ranks, is_sharded = draw(st.integers(1, 4)), draw(st.booleans())
+    layout = Layout(
+        dp=1 if is_sharded else ranks,
+        fsdp=ranks if is_sharded else 1,
+        reshard_after_forward=draw(st.booleans()),
+        recompute=Recompute.parse(draw(st.sampled_from(("none", "selective", "full", "every-2", "every-3")))),
+    )
+    workload = Workload(
+        seq_len=draw(st.integers(4, 12)),  # of one token alone, attention has no gradient
+        micro_batch=draw(st.integers(1, 2)),
+        micro_batches=draw(st.integers(1, 3)),
+        precision=Precision.FP32,
+        optimizer=draw(st.sampled_from(OptimizerKind)),
+        attention=draw(st.sampled_from(AttentionKernel)),
+        loss=draw(st.sampled_from(LossKernel)),
+    )
+    return case_of(draw(models()), layout, workload, learning_rate=1e-2)
+
+
+@settings(
+    max_examples=EXAMPLES,
+    deadline=None,
+    suppress_health_check=[HealthCheck.too_slow],
+    phases=(Phase.explicit, Phase.reuse, Phase.generate),  # shrinking would outlast the time-out
+)
+@given(cases())
+def test_a_drawn_layout_computes_what_one_process_computes(case: Case) -> None:
+    note(f"{case.label} {case.to_mapping()}")
+    stored = replace(case, layout=replace(case.layout, recompute=Recompute()))
+    jobs = [partial(record, each, double=True) for each in (case, stored)]
+    trace, of_stored = (merged(ran.result()) for ran in run_jobs(case.layout.world_size, jobs))
+    reference = merged(run_on_ranks(1, partial(record, single_process(case), double=True)))
+    assert not differences(trace, reference, case, is_double=True)
+    assert are_same_bits(trace, of_stored)
