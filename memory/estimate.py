@@ -7,9 +7,10 @@ from dataclasses import dataclass
 from functools import cached_property
 
 from memory.events import Label
-from memory.state import Holding, holdings
+from memory.state import Holding, holdings, optimizer_transient
 from memory.step import StepWalk, walk_step
 from suite.case import Case
+from suite.cpu_workspace import has_tiles
 from suite.models.ledgers import ledger_of
 from suite.operators import Ledger
 from suite.record import Component, MemoryEstimate, Moment, Term
@@ -48,8 +49,9 @@ class MemoryModel:
         """The operator ledger of one micro-batch."""
         case = self.case
         return ledger_of(
-            case.model, case.workload, case.layout.recompute, numerics_of(case), backend_of(case), threads_of(case)
-        )
+            case.model, case.workload, case.layout.recompute, numerics_of(case), backend_of(case),
+            threads_of(case), has_tiles(),
+        )  # fmt: skip
 
     @cached_property
     def step(self) -> StepWalk:
@@ -59,7 +61,10 @@ class MemoryModel:
     def peak_bytes(self, rank: int = 0) -> int:
         """Bytes of the largest moment, without writing the terms down."""
         held = sum(item.nbytes for item in holdings(self.case, self.ledger, rank))
-        return held + max(0, *(instant.nbytes for instant in self.step.instants.values()))
+        instants = self.step.instants
+        passing = optimizer_transient(self.case, self.ledger, rank)
+        stepping = instants[Moment.AFTER_BACKWARD].nbytes + (passing.nbytes if passing else 0)
+        return held + max(stepping, *(instant.nbytes for instant in instants.values()))
 
     def estimate(self, rank: int = 0) -> MemoryEstimate:
         """Every term of every moment on one rank."""
@@ -68,8 +73,12 @@ class MemoryModel:
         for moment in Moment:
             terms += [_held(item, moment, rank) for item in held if item.component not in _LATER.get(moment, ())]
         alive = dict(self.step.compositions())
-        # the fused optimizer step needs no temporaries, so its highest instant is the level it starts from
+        # clipping allocates scalars alone, so the optimizer's highest instant is the level it starts from, and what
+        # its step needs in passing
         alive[Moment.OPTIMIZER_PEAK] = alive[Moment.AFTER_BACKWARD]
+        passing = optimizer_transient(self.case, self.ledger, rank)
+        if passing is not None:
+            terms.append(_held(passing, Moment.OPTIMIZER_PEAK, rank))
         for moment, labels in alive.items():
             terms += [_alive(label, nbytes, moment, rank) for label, nbytes in labels.items() if nbytes]
         return MemoryEstimate(tuple(terms), rank)

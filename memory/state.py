@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -93,6 +92,16 @@ def holdings(case: Case, ledger: Ledger, rank: int) -> tuple[Holding, ...]:
     return tuple(row for row in rows if row.nbytes)
 
 
-def layout_elements(shapes: Iterator[tuple[int, ...]]) -> int:
-    """Elements of whole parameters."""
-    return sum(math.prod(shape) for shape in shapes)
+def optimizer_transient(case: Case, ledger: Ledger, rank: int) -> Holding | None:
+    """What the optimizer's step allocates in passing: nothing where it is one fused kernel.
+
+    torch has no fused SGD for DTensors, so under FSDP its loop runs: a decayed gradient is a new tensor, one
+    parameter at a time, and the largest counts (torch/optim/sgd.py, _single_tensor_sgd).
+    """
+    if case.workload.optimizer is not OptimizerKind.SGD or case.layout.fsdp == 1 or not case.recipe.weight_decay:
+        return None
+    decayed = (shape for _, shape in parameter_shapes(ledger) if len(shape) >= 2)
+    ranks = case.layout.fsdp
+    largest = max(shard_elements(shape, ranks, rank % ranks) for shape in decayed)
+    formula = "largest decayed shard*4"
+    return Holding(Component.TRANSIENTS, largest * MASTER_BYTES, "decayed gradient", formula, "torch/optim/sgd.py")

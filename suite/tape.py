@@ -11,6 +11,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from enum import StrEnum
 
+from suite.cpu_workspace import CpuWorkspace
 from suite.operators import Array, DType, Flops, Kernel, Operator, OperatorKind, Region, Size, Split, Weight
 
 
@@ -36,17 +37,15 @@ BF16_AUTOCAST = Numerics(DType.FP32, DType.FP32, DType.BF16, autocast=True)
 BF16_POLICY = Numerics(DType.BF16, DType.BF16, DType.BF16, autocast=False)
 
 ONE = Size("1", 1)
-PACK_LIMIT = 2**19  # bytes a thread
-WIDE_OUTPUT = 1024  # from this width on, oneDNN was not seen to pack in the forward product
 
 
 class Tape:
     """Collects operators in execution order. Arrays flow through its methods as tensors do through a module."""
 
-    def __init__(self, numerics: Numerics, backend: Backend, threads: int = 1) -> None:
+    def __init__(self, numerics: Numerics, backend: Backend, workspace: CpuWorkspace) -> None:
         self.numerics = numerics
         self.backend = backend
-        self.threads = threads
+        self.workspace = workspace
         self.body: list[Operator | Region] = []
         self.casts: dict[Weight, Array] = {}
 
@@ -90,26 +89,25 @@ class Tape:
         y = Array(f"{name} output", (*x.shape[:-1], width), self.numerics.compute)
         saved = (read_x, read_weights[0]) if self.numerics.autocast else (read_x,)
         gradients = (read_weights[0], read_x, *read_weights[1:])
+        rows = x.elements // wide.value
+        forward_scratch = backward_scratch = 0
+        if self.packs_products:
+            forward_scratch = self.workspace.product(rows, wide.value, width.value)
+            backward_scratch = self.workspace.product_backward(rows, wide.value, width.value, len(weights) > 1)
         kernels.append(
             Kernel(
                 "linear", (read_x, *read_weights), (y,), saved, gradients, through_view=True,
-                forward_scratch=self._packed(weights[0]) if width.value < WIDE_OUTPUT else 0,
-                backward_scratch=self._packed(weights[0]),
+                forward_scratch=forward_scratch, backward_scratch=backward_scratch,
             )
         )  # fmt: skip
-        forward = 2 * (x.elements // wide.value) * wide.value * width.value
+        forward = 2 * rows * wide.value * width.value
         self.operator(name, OperatorKind.MATMUL, kernels, weights, Flops(forward, 2 * forward))
         return y
 
-    def _packed(self, right: Array) -> int:
-        """oneDNN's bf16 matmul on the CPU packs its right operand, block by block, on every thread.
-
-        An approximation: the blocking depends on shapes and on the processor's caches (docs/log.md has what was
-        seen). Everything else on this tape is exact.
-        """
-        if self.backend is not Backend.CPU or self.numerics.compute is not DType.BF16:
-            return 0
-        return self.threads * min(right.elements * DType.BF16.nbytes, PACK_LIMIT)
+    @property
+    def packs_products(self) -> bool:
+        """Does oneDNN run the matrix products? It does in bf16 on the CPU, and needs workspace."""
+        return self.backend is Backend.CPU and self.numerics.compute is DType.BF16
 
     def _cast(self, name: str, x: Array, kernels: list[Kernel]) -> Array:
         if x.dtype is self.numerics.compute:
@@ -139,8 +137,8 @@ class Tape:
         y = Array(f"{name} output", x.shape, x.dtype)
         row = (*x.shape[:-1], ONE)
         moments = (Array(f"{name} mean", row, x.dtype), Array(f"{name} 1/std", row, x.dtype))
-        # the weight's and bias's gradients are summed per thread (ATen/native/cpu/layer_norm_kernel.cpp)
-        scratch = 2 * self.threads * x.shape[-1].value * x.dtype.nbytes if self.backend is Backend.CPU else 0
+        is_cpu = self.backend is Backend.CPU
+        scratch = self.workspace.layer_norm_backward(x.shape[-1].value, x.dtype.nbytes) if is_cpu else 0
         kernel = Kernel(
             "layer_norm", (x, *weights), (y, *moments), (x, *moments), (x, *weights), backward_scratch=scratch
         )

@@ -68,7 +68,7 @@ def flash(tape: Tape, name: str, heads: Heads) -> Array:
     q, k, v = heads.q, heads.k, heads.v
     out = Array(f"{name} output", q.shape, q.dtype)
     lse = Array(f"{name} log-sum-exp", (heads.batch, heads.count, heads.seq), DType.FP32)
-    forward_scratch, backward_scratch = _flash_scratch(tape, heads) if tape.backend is Backend.CPU else (0, 0)
+    forward_scratch, backward_scratch = _flash_scratch(tape, heads)
     kernel = Kernel(
         "flash_attention", (q, k, v), (out, lse), (q, k, v, out, lse), (q, k, v),
         forward_scratch=forward_scratch, backward_scratch=backward_scratch,
@@ -79,21 +79,18 @@ def flash(tape: Tape, name: str, heads: Heads) -> Array:
 
 
 def _flash_scratch(tape: Tape, heads: Heads) -> tuple[int, int]:
-    """Forward and backward workspace of ATen/native/cpu/FlashAttentionKernel.cpp: a tile of scores a thread."""
-    seq, width = heads.seq.value, heads.width.value
-    q_tile = min(256 if seq >= 768 else 64 if seq >= 192 else 32, seq)
-    kv_tile = min(512, seq)
-    forward = tape.threads * 4 * (q_tile * kv_tile + 2 * q_tile + q_tile * width)
-    backward = tape.threads * 4 * 2 * q_tile * kv_tile
-    if heads.q.dtype is not DType.FP32:
-        forward += tape.threads * 2 * q_tile * kv_tile
-        backward += tape.threads * 2 * 2 * q_tile * kv_tile
-    return forward, backward
+    if tape.backend is not Backend.CPU:
+        return 0, 0
+    batch, count, kv_count, seq, width = (
+        size.value for size in (heads.batch, heads.count, heads.kv_count, heads.seq, heads.width)
+    )
+    return tape.workspace.attention(batch, count, kv_count, seq, width, heads.q.dtype.nbytes)
 
 
 def eager(tape: Tape, name: str, heads: Heads) -> Array:
     """softmax(q k^T / sqrt(d) + mask) v with every step a tensor. Keeps the probabilities, and q, k and v, copied
-    where batched products need another layout; queries that share a key-value head are stacked, so keys are never repeated."""
+    where batched products need another layout. Queries that share a key-value head are stacked: keys are never
+    repeated."""
     q, k, v = heads.q, heads.k, heads.v
     kind = q.dtype
     square = (heads.batch, heads.count, heads.seq, heads.seq)
@@ -112,17 +109,29 @@ def eager(tape: Tape, name: str, heads: Heads) -> Array:
         _copy_if(not is_flat, scaled, packed[0]),
         Kernel("rebind", (q,)),
         _copy_if(must_fold, k, packed[1]),
-        Kernel("bmm", (packed[0], packed[1]), (scores,), (packed[0], packed[1]), (packed[0], packed[1])),
+        _batched(tape, heads, packed[0], packed[1], scores, (heads.width, heads.seq)),
         Kernel("mask", (), (mask,)),
         Kernel("add", (scores, mask), (masked,), passes=(scores,)),
         Kernel("softmax", (masked,), (probabilities,), (probabilities,), (masked,)),
         _copy_if(must_fold, v, packed[2]),
-        Kernel("bmm", (probabilities, packed[2]), (out,), (probabilities, packed[2]), (probabilities, packed[2])),
+        _batched(tape, heads, probabilities, packed[2], out, (heads.seq, heads.width)),
         # what the frame still names when it returns
         Kernel("release", (packed[0], probabilities, k, v)),
     ]
     tape.operator(name, OperatorKind.ATTENTION, kernels, flops=_flops(heads))
     return out
+
+
+def _batched(tape: Tape, heads: Heads, left: Array, right: Array, y: Array, inner: tuple[Size, Size]) -> Kernel:
+    """A product for each key-value head. Keeps both operands. inner: what is summed over, and columns."""
+    forward, backward = 0, 0
+    if tape.packs_products:
+        depth, columns = (size.value for size in inner)
+        rows = heads.count.value // heads.kv_count.value * heads.seq.value
+        forward = tape.workspace.batched_product(depth, columns)
+        backward = tape.workspace.batched_product_backward(rows, depth)
+    both = (left, right)
+    return Kernel("bmm", both, (y,), both, both, forward_scratch=forward, backward_scratch=backward)
 
 
 def _copy_if(is_needed: bool, x: Array, y: Array) -> Kernel:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from suite.cpu_workspace import CpuWorkspace
 from suite.models.decoder import Activation, DecoderSpec, Norm, Position
 from suite.operators import Array, DType, Ledger, Placed, Segment, Size, Split
 from suite.spec import LOSS_CHUNKS, AttentionKernel, LossKernel, Recompute, RecomputeKind, Workload
@@ -33,8 +34,8 @@ def decoder_ledger(
     workload: Workload,
     recompute: Recompute,
     numerics: Numerics,
-    backend: Backend = Backend.CPU,
-    threads: int = 1,
+    backend: Backend,
+    workspace: CpuWorkspace,
 ) -> Ledger:
     """The ledger of one micro-batch on one rank: embedding, blocks, final norm, head with loss."""
     sizes = _Sizes(
@@ -44,7 +45,7 @@ def decoder_ledger(
     )  # fmt: skip
 
     def tape() -> Tape:
-        return Tape(numerics, backend, threads)
+        return Tape(numerics, backend, workspace)
 
     ids = Array("token ids", (sizes.b, sizes.s), DType.INT64)
     labels = Array("labels", (sizes.b, sizes.s), DType.INT64)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from suite.cpu_workspace import CpuWorkspace
 from suite.models import ModelSpec
 from suite.models.decoder_ledger import decoder_ledger
 from suite.operators import Ledger
@@ -14,7 +15,13 @@ LEDGERS: dict[str, Callable[..., Ledger]] = {"decoder": decoder_ledger}
 
 
 def ledger_of(
-    spec: ModelSpec, workload: Workload, recompute: Recompute, numerics: Numerics, backend: Backend, threads: int
+    spec: ModelSpec,
+    workload: Workload,
+    recompute: Recompute,
+    numerics: Numerics,
+    backend: Backend,
+    threads: int = 1,
+    tiles: bool = False,
 ) -> Ledger:
-    """The ledger of one micro-batch on one rank."""
-    return LEDGERS[spec.family](spec, workload, recompute, numerics, backend, threads)
+    """The ledger of one micro-batch on one rank. `threads` and `tiles` matter to the CPU's kernels alone."""
+    return LEDGERS[spec.family](spec, workload, recompute, numerics, backend, CpuWorkspace(threads, tiles))
