@@ -37,6 +37,9 @@ def kept_of(segment: Segment) -> dict[Array, str]:
     for part in parts_of(segment.body):
         inside = part.inputs if isinstance(part, Region) else part.saves
         kept.update({array: f"{part.name} (rerun)" if isinstance(part, Region) else part.name for array in inside})
+    for part in reversed(list(parts_of(segment.body))):
+        if isinstance(part, Kernel) and part.is_view:  # keeping a view keeps what it is a view of
+            kept.update({part.reads[0]: kept[array] for array in part.writes if array in kept})
     return kept
 
 
@@ -53,3 +56,14 @@ def contributions_of(body: Iterable[Operator | Region]) -> Counter[Array]:
         else:
             counts.update(array for array in part.gradients if isinstance(array, Weight))
     return counts
+
+
+def casts_of(body: Iterable[Operator | Region]) -> frozenset[Array]:
+    """Autocast's copies of weights: its cache holds them to the end of the forward pass, regions or not."""
+    found: set[Array] = set()
+    for part in parts_of(body):
+        if isinstance(part, Region):
+            found |= casts_of(part.body)
+        elif part.is_weight_cast:
+            found.update(part.writes)
+    return frozenset(found)

@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from memory.events import Label, Log, Phase, gradient_label
-from memory.liveness import contributions_of, is_tied, kept_of, last_reads, parts_of
+from memory.liveness import casts_of, contributions_of, is_tied, kept_of, last_reads, parts_of
 from suite.operators import Array, Kernel, Operator, Region, Segment, Weight
 from suite.record import Component
 
@@ -70,6 +70,7 @@ class _Walker:
         self.cache: dict[Array, _Storage] = {}
         self.pending = contributions_of(segment.body)
         self.kept = kept_of(segment)
+        self.casts = casts_of(segment.body)
         self.border = {*segment.inputs, segment.output}
 
     def run(self) -> SegmentWalk:
@@ -126,7 +127,7 @@ class _Walker:
         if recomputed:
             label = self._label(array, Component.TRANSIENTS, "recomputed ")
         else:
-            is_kept = kept is not None and array in self.kept
+            is_kept = array in self.kept or array in self.casts
             label = self._label(array, self.rules.kept if is_kept else Component.TRANSIENTS)
         self.log.add(array.nbytes, label)
         return _Storage(label, array.nbytes)

@@ -1,0 +1,99 @@
+"""The memory pass of a case in this process, on random tokens, beside its estimate."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from memory.estimate import MemoryModel
+from parallelism.memory_pass import cpu_memory
+from parallelism.mesh import build_mesh
+from parallelism.strategies import parallelize
+from parallelism.training import Trainer, build_model, build_optimizer
+from suite.case import Case
+from suite.record import STATE, Component, Moment, Sample
+
+#: A loss's scalars, a norm a parameter, AdamW's few: allocated, and not modelled.
+SCALARS = 2048
+#: What oneDNN's bf16 workspace may be off by in models of a few hundred KiB, where 1 % is less than one block of it.
+PACKED = 64 * 1024
+
+
+@dataclass(frozen=True)
+class Beside:
+    """Bytes by moment and component (None: the total) on one rank, predicted and measured."""
+
+    predicted: dict[tuple[Moment, Component | None], int]
+    measured: dict[tuple[Moment, Component | None], int]
+
+    def off(self, key: tuple[Moment, Component | None]) -> int:
+        """Predicted less measured."""
+        return self.predicted.get(key, 0) - self.measured.get(key, 0)
+
+    def states_off(self) -> list[str]:
+        """State rows that are not equal to the byte."""
+        keys = [(moment, component) for moment in Moment for component in STATE]
+        levels = [key for key in keys if not (key[1] is Component.GRADIENTS and key[0] in _GROWING)]
+        return [f"{key}: {self.off(key):+}" for key in levels if self.off(key)]
+
+    def totals_off(self, allowed: int = SCALARS) -> list[str]:
+        """Moments whose total is off by more than `allowed` bytes."""
+        return [
+            f"{moment}: {self.off((moment, None)):+}" for moment in Moment if abs(self.off((moment, None))) > allowed
+        ]
+
+    def components_off(self, allowed: int = SCALARS) -> list[str]:
+        """Components of the levels, where attribution is not a matter of taste, off by more than `allowed` bytes."""
+        levels = (Moment.INIT, Moment.AFTER_FORWARD, Moment.AFTER_BACKWARD, Moment.STEADY)
+        keys = [(moment, component) for moment in levels for component in Component]
+        return [f"{key}: {self.off(key):+}" for key in keys if abs(self.off(key)) > allowed]
+
+    def peaks(self) -> tuple[int, int]:
+        """Bytes of the largest moment, predicted and measured."""
+        predicted = max(nbytes for (_, component), nbytes in self.predicted.items() if component is None)
+        measured = max(nbytes for (_, component), nbytes in self.measured.items() if component is None)
+        return predicted, measured
+
+    def peak_off(self) -> str:
+        """How far the predicted peak is off, if by more than 1 % and a few of oneDNN's packed blocks."""
+        predicted, measured = self.peaks()
+        is_off = abs(predicted - measured) > max(0.01 * measured, PACKED)
+        return f"peak {predicted:,} predicted, {measured:,} measured" if is_off else ""
+
+
+#: where gradients come into being: what counts as one already is the measurement's choice
+_GROWING = (Moment.FORWARD_PEAK, Moment.BACKWARD_PEAK)
+
+
+def measure(case: Case, rank: int = 0) -> Beside:
+    """Measure a case's memory on this rank, in an initialised process group if it has several, and predict it."""
+    torch.manual_seed(0)
+    mesh = build_mesh(case.layout, "cpu")
+
+    def make(*, mark: object) -> Trainer:
+        model = parallelize(build_model(case, torch.device("cpu")), mesh, case)
+        return Trainer(case, model, build_optimizer(model, case), torch.device("cpu"), mark=mark)  # type: ignore[arg-type]
+
+    def batch(step: int) -> tuple[Tensor, Tensor]:
+        shape = (case.workload.micro_batches, case.workload.micro_batch, case.workload.seq_len)
+        ids, labels = (np.random.default_rng(step).integers(case.model.vocab, size=shape) for _ in range(2))
+        return torch.from_numpy(ids), torch.from_numpy(labels)  # numpy's memory, as a worker's batches
+
+    samples = cpu_memory(make, batch, rank, lambda text: None)
+    return Beside(_predicted(case, rank), _measured(samples))
+
+
+def _measured(samples: list[Sample]) -> dict[tuple[Moment, Component | None], int]:
+    return {(item.moment, item.component): int(item.value) for item in samples if item.moment}
+
+
+def _predicted(case: Case, rank: int) -> dict[tuple[Moment, Component | None], int]:
+    memory = MemoryModel(case).estimate(rank)
+    table: dict[tuple[Moment, Component | None], int] = {}
+    for moment, row in memory.by_moment.items():
+        table[moment, None] = memory.total_bytes(moment)
+        table |= {(moment, component): nbytes for component, nbytes in row.items()}
+    return table
