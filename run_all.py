@@ -1,97 +1,107 @@
 """The command line: `python run_all.py VERB ...`, one verb a function. Results go to standard output, progress and
-warnings to standard error. Exit status: 0 done, 1 done but something failed, 2 bad input, 130 interrupted."""
+warnings to standard error. Exit status: 0 done, 1 done but a case did not end well, 2 bad input, 130 interrupted."""
 
 from __future__ import annotations
 
 import argparse
 import json
+import os
 import shlex
+import subprocess
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from reports.streams import abandon_output, open_streams, output, tell
+from suite import flags
 from suite.case import Case
-from suite.environment import environment
-from suite.flags import OneLineParser, add_case_flags, case_of
-from suite.parse import SpecError, require
+from suite.parse import SpecError, require, to_mapping
 
 WORKER = "parallelism.worker"
 RATE_SECONDS = 4.0  # of timing for each number of ranks
+PROGRAM = "shardscope" if Path(sys.argv[0]).name == "shardscope" else f"python {shlex.quote(sys.argv[0])}"
+STATUSES = "Exit status: 0 done, 1 done but a case did not end well, 2 bad input, 130 interrupted."
 
 
 def bench(options: argparse.Namespace) -> int:
     """Run cases for real, record them, and lay the formulas beside what was measured."""
-    from reports.export import run_mapping, write_report
     from reports.load import load_run
-    from reports.summary import compare_run
-    from reports.tables import print_run
     from suite.launch import Launcher
     from suite.progress import ConsoleProgress
     from suite.sweep import sweep
 
     if options.suite == "speed":
         return _speed(options)
-    store, cases, predictor = _resumed(options) if options.resume else _started(options)
+    store, cases, predictor = _resumed(options) if options.resume is not None else _started(options)
     launcher = Launcher(WORKER, timeout_s=options.timeout, hang_s=options.hang)
     try:
         with ConsoleProgress() as progress:
             sweep(cases, store, launcher, predictor, progress)
-    except KeyboardInterrupt:
-        print(f"interrupted; go on with: python run_all.py bench --resume {store.folder}", file=sys.stderr)
-        return 130
-    comparison = compare_run(load_run(store.folder))
-    page, _ = write_report(comparison.run, store.folder)
-    if options.json:
-        print(json.dumps({"folder": str(store.folder), "page": str(page), **run_mapping(comparison)}))
-    else:
-        print_run(comparison, _console())
-        print(f"\nrecords  {store.path}\npage     {page}")
-    return 1 if comparison.unfinished else 0
+    except (KeyboardInterrupt, OSError):
+        tell(f"stopped; go on with: {PROGRAM} bench --resume {shlex.quote(str(store.folder))}")
+        raise
+    unfinished = _write_and_show(load_run(store.folder), store.folder, options.json)
+    return 1 if unfinished else 0
 
 
 def _started(options: argparse.Namespace) -> tuple[Any, tuple[Case, ...], Any]:
     """A new run: its cases checked, its data read once, this machine's matrix rates measured."""
     from reports.predict import Predictor
-    from suite.cases import suite_of
-    from suite.data import check_data
-    from suite.parse import to_mapping
+    from suite.environment import environment
     from suite.store import RunRow, RunStore
 
-    one = options.case or options.model or options.hf_config
-    require(not (one and options.suite), f"--suite: {options.suite!r} given beside a case; give one of them")
-    cases = (case_of(options),) if one else suite_of(options.suite or "default")
-    for case in cases:
-        check_data(case)
+    bases, root = flags.given_bases(options), Path("runs" if options.runs is None else options.runs)
+    require(not (bases and options.suite), f"--suite: {options.suite!r} given beside {' and '.join(bases)}; give one")
+    cases = flags.cases_of(options)
+    root.mkdir(parents=True, exist_ok=True)
+    require(os.access(root, os.W_OK), f"--runs: {str(root)!r} cannot be written; name a folder that can")
+    _check(cases)
     rates = _measured_rates(cases)
-    store = RunStore.create(Path(options.runs))
+    store = RunStore.create(root)
     facts = environment() | ({"matrix_rates": to_mapping(rates)} if rates else {})
     store.append(
         RunRow(
             created=datetime.now(UTC).isoformat(timespec="seconds"),
-            suite="one case" if one else options.suite or "default",
+            suite=flags.suite_name(options, len(cases)),
             cases=tuple(case.to_mapping() for case in cases),
-            command=("python", "run_all.py", *options.arguments),
+            command=(*shlex.split(PROGRAM), *options.arguments),
             environment=facts,
         )
     )
     return store, cases, Predictor(rates)
 
 
+def _check(cases: Iterable[Case]) -> None:
+    """Refuse, before anything runs, devices that are not known and data that cannot be trained on."""
+    from suite.data import check_data
+    from suite.hardware import device
+
+    for case in cases:
+        device(case.cluster.device)
+        check_data(case)
+
+
 def _resumed(options: argparse.Namespace) -> tuple[Any, tuple[Case, ...], Any]:
     """An earlier run, with the rates it was begun with: cases that have ended are not run again."""
+    from reports.load import load_run
     from reports.predict import Predictor
-    from suite.case import case_from
     from suite.hardware.matrix_rate import MatrixRates
-    from suite.store import RunRow, RunStore
+    from suite.store import RunStore
+    from suite.sweep import finished
 
-    store = RunStore.open(Path(options.resume))
-    rows = store.rows(RunRow)
-    require(bool(rows), f"--resume: {options.resume!r} has no run row; start a new run")
-    rates = rows[0].environment.get("matrix_rates")
-    cases = tuple(case_from(case) for case in rows[0].cases)
-    return store, cases, Predictor(MatrixRates.from_mapping(rates) if rates else None)
+    flags.refuse_beside(options, "--resume", "suite", "runs", why="a run goes on with its own cases")
+    run = load_run(options.resume)
+    store, rates = RunStore.open(Path(options.resume)), run.environment.get("matrix_rates")
+    try:
+        predictor = Predictor(MatrixRates.from_mapping(rates) if rates else None)
+    except SpecError as error:
+        raise SpecError(f"{store.path}: {error}") from None
+    cases = tuple(result.case for result in run.results)
+    done = finished(store)
+    _check(case for case in cases if case.case_id not in done)
+    return store, cases, predictor
 
 
 def _measured_rates(cases: Sequence[Case]) -> Any:
@@ -105,49 +115,63 @@ def _measured_rates(cases: Sequence[Case]) -> Any:
         return None
     ranks = sorted({case.layout.world_size for case in local})
     dtypes = sorted({matmul_dtype(case.workload.precision) for case in local})
-    print(f"measuring this machine's matrix rates with {', '.join(map(str, ranks))} ranks ...", file=sys.stderr)
+    tell(f"measuring this machine's matrix rates (ranks at once: {', '.join(map(str, ranks))}) ...")
     try:
         return measure_matrix_rates(ranks, RATE_SECONDS, product_shapes(list(local)), dtypes)
     except MatrixRateError as error:
-        print(f"no matrix rates, so no time estimates: {error}", file=sys.stderr)
+        tell(f"no matrix rates, so no time estimates: {error}")
         return None
 
 
 def _speed(options: argparse.Namespace) -> int:
-    raise SpecError("--suite: 'speed' is not here yet")
+    """Our training step beside transformers' own, timed in a process of its own."""
+    from suite.environment import ROOT
+
+    changes = flags.given_changes(options)
+    require(not changes, f"--suite: speed takes no {', '.join(changes)}; its own flags: python -m parallelism.speed -h")
+    form = ["--json"] if options.json else []
+    return subprocess.run([sys.executable, "-m", "parallelism.speed", *form], cwd=ROOT, check=False).returncode
+
+
+def _write_and_show(run: Any, folder: Path, as_json: bool) -> int:
+    """Write a run's page and summary, show it, and say how many of its cases did not end well."""
+    from reports.export import run_mapping, write_report
+    from reports.summary import compare_run
+
+    comparison = compare_run(run)
+    page, summary = write_report(run, folder)
+    if as_json:
+        said = to_mapping({"folder": str(folder), "page": str(page), **run_mapping(comparison)})  # a loss may be nan
+        print(json.dumps(said, allow_nan=False))
+    else:
+        from reports.tables import print_run
+
+        print_run(comparison, output())
+        print(f"\npage     {page}\nsummary  {summary}")
+    return len(comparison.unfinished)
 
 
 def estimate(options: argparse.Namespace) -> int:
-    """Say what the formulas give for a case, with every term; nothing is run."""
+    """Say what the formulas give for a case; nothing is run."""
     from reports.contract import estimate_mapping
     from reports.predict import Predictor
 
-    case = case_of(options)
+    case = flags.case_of(options)
     if options.json:
-        print(json.dumps(estimate_mapping(case, Predictor())))
+        print(json.dumps(estimate_mapping(case, Predictor()), allow_nan=False))
         return 0
     from reports.answer import print_estimate
 
-    print_estimate(case, Predictor(), _console(), explain=options.explain)
+    print_estimate(case, Predictor(), output(), explain=options.explain)
     return 0
 
 
 def report(options: argparse.Namespace) -> int:
     """Write a run's page and summary again from its records."""
-    from reports.export import run_mapping, write_report
     from reports.load import load_run
-    from reports.summary import compare_run
-    from reports.tables import print_run
 
-    run = load_run(options.run)
-    comparison = compare_run(run)
-    folder = Path(options.run)
-    page, summary = write_report(run, folder if folder.is_dir() else folder.parent)
-    if options.json:
-        print(json.dumps({"folder": str(page.parent), "page": str(page), **run_mapping(comparison)}))
-    else:
-        print_run(comparison, _console())
-        print(f"\npage     {page}\nsummary  {summary}")
+    run, folder = load_run(options.run), Path(options.run)
+    _write_and_show(run, folder if folder.is_dir() else folder.parent, options.json)
     return 0
 
 
@@ -157,68 +181,74 @@ def models(options: argparse.Namespace) -> int:
 
     rows = device_rows() if options.devices else model_rows()
     if options.json:
-        print(json.dumps(rows))
+        print(json.dumps(rows, allow_nan=False))
     else:
-        print_rows(rows, "devices" if options.devices else "models", _console())
+        print_rows(rows, "devices" if options.devices else "models", output())
     return 0
 
 
-def _console() -> Any:
-    from rich.console import Console
-
-    return Console()
-
-
 def _parser() -> argparse.ArgumentParser:
-    parser = OneLineParser(prog="shardscope", description="Training layouts: measured, predicted, compared.")
-    verbs = parser.add_subparsers(dest="verb", metavar="VERB", parser_class=OneLineParser)
+    about = "Training layouts: measured, predicted, compared."
+    parser = flags.OneLineParser(prog=PROGRAM, description=about, epilog=STATUSES, allow_abbrev=False)
+    verbs = parser.add_subparsers(dest="verb", metavar="VERB", parser_class=flags.OneLineParser)
 
     def verb(function: Callable[[argparse.Namespace], int]) -> argparse.ArgumentParser:
-        text = (function.__doc__ or "").strip()
-        added = verbs.add_parser(function.__name__, help=text, description=text, allow_abbrev=False)
+        text, name = (function.__doc__ or "").strip(), function.__name__
+        usage = f"{PROGRAM} {name} {'RUN ' if function is report else ''}[flags]"
+        added = verbs.add_parser(name, help=text, description=text, usage=usage, epilog=STATUSES, allow_abbrev=False)
         added.add_argument("--json", action="store_true", help="one JSON document on standard output")
         added.set_defaults(run_verb=function)
         return added
 
     run = verb(bench)
-    run.add_argument("--suite", help="default, quick or speed (without --model, --case or --hf-config) [default]")
+    run.add_argument("--suite", metavar="NAME", help="default, quick or speed; other flags change its cases [default]")
     run.add_argument("--resume", metavar="RUN", help="go on with the run in this folder")
-    run.add_argument("--runs", default="runs", metavar="FOLDER", help="where runs are kept [runs]")
-    run.add_argument("--timeout", type=float, default=900.0, metavar="SECONDS", help="for one case [900]")
-    run.add_argument("--hang", type=float, default=180.0, metavar="SECONDS", help="without a sign of life [180]")
-    add_case_flags(run)
+    run.add_argument("--runs", metavar="FOLDER", help="where runs are kept [runs]")
+    run.add_argument(
+        "--timeout", type=flags.above_zero(float), default=900.0, metavar="SECONDS", help="that a case may take [900]"
+    )
+    run.add_argument(
+        "--hang",
+        type=flags.above_zero(float),
+        default=180.0,
+        metavar="SECONDS",
+        help="without a word from any rank [180]",
+    )
+    flags.add_case_flags(run)
     said = verb(estimate)
     said.add_argument("--explain", action="store_true", help="every term of the largest moment, with its source")
-    add_case_flags(said)
-    verb(report).add_argument("run", help="a run's folder")
+    flags.add_case_flags(said)
+    verb(report).add_argument("run", metavar="RUN", help="a run's folder, or the records.jsonl in it")
     verb(models).add_argument("--devices", action="store_true", help="list devices instead")
     return parser
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one verb; bad input is one line on standard error and exit status 2."""
+    open_streams()
     given = list(sys.argv[1:] if arguments is None else arguments)
     try:
         parser = _parser()
         options = parser.parse_args(given)
         if options.verb is None:
-            parser.print_help()
+            parser.print_help(sys.stderr)
             return 2
-        options.arguments = tuple(shlex.quote(word) for word in given)
+        options.arguments = tuple(given)
         status: int = options.run_verb(options)
         sys.stdout.flush()
         return status
     except SpecError as error:
-        print(f"shardscope: {error}", file=sys.stderr)
+        tell(f"shardscope: {error}")
         return 2
     except BrokenPipeError:  # the reader of our output has gone; there is nobody to tell
-        sys.stderr.close()
+        abandon_output()
         return 1
     except OSError as error:
-        print(f"shardscope: {error}", file=sys.stderr)
+        tell(f"shardscope: {f'{error.filename!r}: ' if error.filename else ''}{error.strerror or error}")
+        abandon_output()
         return 2
     except KeyboardInterrupt:
-        print("shardscope: interrupted", file=sys.stderr)
+        tell("shardscope: interrupted")
         return 130
 
 

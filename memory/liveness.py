@@ -39,7 +39,9 @@ def kept_of(segment: Segment) -> dict[Array, str]:
         kept.update({array: f"{part.name} (rerun)" if isinstance(part, Region) else part.name for array in inside})
     for part in reversed(list(parts_of(segment.body))):
         if isinstance(part, Kernel) and part.is_view:  # keeping a view keeps what it is a view of
-            kept.update({part.reads[0]: kept[array] for array in part.writes if array in kept})
+            for array in part.writes:
+                if array in kept:
+                    kept[part.reads[0]] = kept[array]
     return kept
 
 

@@ -90,7 +90,8 @@ class _Walker:
             self.gradients[output] = _Gradient(self._gradient_storage(output), False)
         for weight in self.segment.weights:
             if weight.name in self.rules.awaiting:
-                self.gradients[weight] = _Gradient(self._gradient_storage(weight), self.rules.awaiting[weight.name])
+                is_view = self.rules.awaiting[weight.name]
+                self.gradients[weight] = _Gradient(self._gradient_storage(weight, is_last=not is_view), is_view)
         self._backward(self.segment.body)
         waiting = {str(array.tied_to): left.is_view for array, left in self.gradients.items() if is_tied(array)}
         return SegmentWalk(forward, uncache, self._cut(), waiting)
@@ -127,7 +128,9 @@ class _Walker:
         if recomputed:
             label = self._label(array, Component.TRANSIENTS, "recomputed ")
         else:
-            is_kept = array in self.kept or array in self.casts
+            # autocast ends with the loss: its cache outlives the blocks' forward pass, but not the loss's
+            outlives = array in self.casts and self.rules.kept is Component.ACTIVATIONS
+            is_kept = array in self.kept or outlives
             label = self._label(array, self.rules.kept if is_kept else Component.TRANSIENTS)
         self.log.add(array.nbytes, label)
         return _Storage(label, array.nbytes)
@@ -151,18 +154,31 @@ class _Walker:
                 self._derive(part)
 
     def _rerun(self, region: Region) -> None:
-        """Run a region again from its inputs, keeping what its backward reads; it stops at the last such tensor."""
+        """Run a region again from its inputs, keeping what its backward reads; it stops at the last such tensor.
+
+        The first derivative that reads a kept tensor sets it off: those behind it, which read none, come before.
+        """
+        kernels = [kernel for kernel in parts_of(region.body) if isinstance(kernel, Kernel)]
+        ends = max((index for index, kernel in enumerate(kernels) if kernel.saves), default=-1)
+        for kernel in reversed(kernels[ends + 1 :]):
+            self._derive(kernel)
+        self._recompute(region, kernels[: ends + 1])
+        for kernel in reversed(kernels[: ends + 1]):
+            self._derive(kernel)
+        for storage in self.saved.pop(region):
+            self._release(storage)
+
+    def _recompute(self, region: Region, kernels: list[Kernel]) -> None:
+        """Run these kernels forward; the last is not run if all it would keep is there."""
         outer, self.cache = self.cache, {}
         inputs = dict(zip(region.inputs, self.saved[region], strict=True))
         for array, storage in inputs.items():
             storage.references += 1
             self.storages[array] = storage
-        kernels = [kernel for kernel in parts_of(region.body) if isinstance(kernel, Kernel)]
-        ends = max((index for index, kernel in enumerate(kernels) if kernel.saves), default=-1)
         last = last_reads(list(kernels))
         made: list[Array] = []
-        for index, kernel in enumerate(kernels[: ends + 1]):
-            if index == ends and all(array in self.storages for array in kernel.saves):
+        for index, kernel in enumerate(kernels):
+            if index == len(kernels) - 1 and all(array in self.storages for array in kernel.saves):
                 self.saved[kernel] = [self._retain(array) for array in kernel.saves]
                 break
             made += kernel.writes
@@ -175,9 +191,6 @@ class _Walker:
         for storage in self.cache.values():
             self._release(storage)
         self.cache = outer
-        self._backward(region.body)
-        for storage in self.saved.pop(region):
-            self._release(storage)
 
     def _derive(self, kernel: Kernel) -> None:
         """A kernel's backward: gradients beside scratch, then what it kept and its output's gradient go."""
@@ -187,7 +200,7 @@ class _Walker:
         made: list[tuple[Array, _Gradient]] = []
         if seeds or not any(array.shape for array in kernel.writes[:1]):
             for array in kernel.gradients:
-                storage = self._gradient_storage(array)
+                storage = self._gradient_storage(array, self._is_last(array, kernel))
                 self.log.add(storage.nbytes, storage.label)
                 made.append((array, _Gradient(storage, kernel.through_view)))
             self._scratch(kernel.name, kernel.backward_scratch)
@@ -229,14 +242,21 @@ class _Walker:
 
     # --- bookkeeping ------------------------------------------------------------------------------------
 
-    def _gradient_storage(self, array: Array) -> _Storage:
-        if isinstance(array, Weight):
-            if self.rules.accumulate:
-                label = gradient_label(Component.TRANSIENTS, "new gradients, added to the old", array.dtype.nbytes)
-            else:
-                label = gradient_label(self.rules.gradients, self.rules.gradient_name, array.dtype.nbytes)
-            return _Storage(label, array.nbytes)
-        return _Storage(self._label(array, Component.TRANSIENTS, "gradient of "), array.nbytes)
+    def _is_last(self, array: Array, kernel: Kernel) -> bool:
+        """Will a weight's new gradient become its .grad? Not if it is added to another, or replaced by their sum."""
+        if not isinstance(array, Weight) or array in self.gradients:
+            return False
+        return not kernel.through_view or (self.pending[array] == 1 and not array.tied_to)
+
+    def _gradient_storage(self, array: Array, is_last: bool = True) -> _Storage:
+        if not isinstance(array, Weight):
+            return _Storage(self._label(array, Component.TRANSIENTS, "gradient of "), array.nbytes)
+        component, name = self.rules.gradients, self.rules.gradient_name
+        if not is_last:
+            component, name = Component.TRANSIENTS, "gradients to be summed"
+        elif self.rules.accumulate:
+            component, name = Component.TRANSIENTS, "new gradients, added to the old"
+        return _Storage(gradient_label(component, name, array.dtype.nbytes), array.nbytes)
 
     def _label(self, array: Array, component: Component, prefix: str = "") -> Label:
         if array in self.border:

@@ -1,6 +1,6 @@
-"""The same model in Hugging Face transformers, an implementation independent of ours.
+"""The same model in Hugging Face transformers, an implementation independent of ours: parity and speed are held to it.
 
-Parity and speed are held to it. transformers is needed to test, never to use, so it is imported only when a reference is asked for.
+transformers is needed to test, never to use, so it is imported only when a reference is asked for.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from suite.models.decoder import Activation, DecoderSpec, Norm, Position
-from suite.parse import SpecError
+from suite.parse import SpecError, require
 from suite.spec import AttentionKernel
 
 if TYPE_CHECKING:
@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 
 #: our kernel -> transformers' name for the same
 KERNELS = {AttentionKernel.FLASH: "sdpa", AttentionKernel.EAGER: "eager"}
+#: model_type -> class
+CLASSES = {"gpt2": "GPT2LMHeadModel", "llama": "LlamaForCausalLM", "qwen2": "Qwen2ForCausalLM"}
 
 #: our name -> GPT-2's; a matrix under attention or mlp is stored transposed there (Conv1D)
 _GPT2_MODEL = {"embedding": "transformer.wte", "positions": "transformer.wpe", "norm": "transformer.ln_f"}
@@ -60,25 +62,28 @@ def reference_family(spec: DecoderSpec) -> str:
     raise SpecError(f"model: {spec.name!r} has no equal in transformers; use the form of gpt2, llama or qwen2")
 
 
-def reference_config(spec: DecoderSpec, kernel: AttentionKernel = AttentionKernel.FLASH) -> Any:
+def reference_config(spec: DecoderSpec, kernel: AttentionKernel, fused_gelu: bool = False) -> Any:
     """A transformers configuration of the same model, without dropout and without a key-value cache.
 
-    GPT-2's activation is named `gelu_pytorch_tanh`: the function of `gelu_new` in one kernel instead of eight, so
-    that the reference is as fast as transformers can make it. SpecError where transformers is not installed.
+    GPT-2's own activation there is `gelu_new`, eight pointwise kernels; with `fused_gelu` it is `gelu_pytorch_tanh`,
+    the same function in one. SpecError where transformers is not installed or has no such model.
     """
     transformers = _transformers()
+    family = reference_family(spec)
+    require(family == "gpt2" or not fused_gelu, f"model: {spec.name!r} is {family}'s form, which has no GELU to fuse")
     common = {
         "vocab_size": spec.vocab,
         "tie_word_embeddings": spec.tied,
         "use_cache": False,
         "attn_implementation": KERNELS[kernel],
+        "bos_token_id": None,
+        "eos_token_id": None,
     }
-    family = reference_family(spec)
     if family == "gpt2":
         return transformers.GPT2Config(
             **common, n_positions=spec.max_positions, n_embd=spec.hidden, n_layer=spec.layers, n_head=spec.heads,
-            n_inner=spec.ffn, activation_function="gelu_pytorch_tanh", layer_norm_epsilon=spec.norm_eps,
-            resid_pdrop=0.0, embd_pdrop=0.0, attn_pdrop=0.0,
+            n_inner=spec.ffn, activation_function="gelu_pytorch_tanh" if fused_gelu else "gelu_new",
+            layer_norm_epsilon=spec.norm_eps, resid_pdrop=0.0, embd_pdrop=0.0, attn_pdrop=0.0,
         )  # fmt: skip
     common |= {
         "hidden_size": spec.hidden,
@@ -114,11 +119,11 @@ def reference_model(
     spec: DecoderSpec,
     kernel: AttentionKernel = AttentionKernel.FLASH,
     weights: Mapping[str, Tensor] | None = None,
+    fused_gelu: bool = False,
 ) -> nn.Module:
     """transformers' model of the specification, with a Decoder's `state_dict` as its weights if one is given."""
-    transformers = _transformers()
-    classes = {"gpt2": "GPT2LMHeadModel", "llama": "LlamaForCausalLM", "qwen2": "Qwen2ForCausalLM"}
-    model = getattr(transformers, classes[reference_family(spec)])(reference_config(spec, kernel))
+    config = reference_config(spec, kernel, fused_gelu)
+    model = getattr(_transformers(), CLASSES[reference_family(spec)])(config)
     if weights is not None:
         model.load_state_dict(under_reference_names(spec, weights), strict=True)
     return model
@@ -153,4 +158,5 @@ def _transformers() -> Any:
         raise SpecError(
             "transformers: not installed, and the model to compare with is its own; pip install 'shardscope[test]'"
         ) from None
+    transformers.logging.set_verbosity_error()  # its advice on tiny vocabularies is not about this
     return transformers

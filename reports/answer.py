@@ -4,17 +4,21 @@ from __future__ import annotations
 
 from typing import Any
 
+from rich import box
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
 from memory.estimate import MemoryModel
+from memory.verdict import Verdict
 from reports.contract import estimate_mapping, worst_estimate
 from reports.predict import Predictor
 from reports.tables import term_table
+from reports.text import plain, plural
 from suite.case import Case
 from suite.hardware import DEVICES, Device, MatmulDtype
 from suite.models.presets import PRESETS
+from suite.spec import Workload
 from suite.units import (
     NOT_KNOWN,
     bytes_text,
@@ -26,27 +30,26 @@ from suite.units import (
     short_count_text,
 )
 
+_STYLE: dict[str, Any] = {"box": box.SIMPLE_HEAD, "title_justify": "left", "pad_edge": False}
+#: columns from which a table of rows has air between its columns
+_ROOMY = 110
+#: fewest columns of a sentence's cell
+_PROSE = 16
+
 
 def print_estimate(case: Case, predictor: Predictor, console: Console, explain: bool = False) -> None:
     """A case's memory and time; with `explain` every term of the largest moment."""
     answer = estimate_mapping(case, predictor)
-    memory, time = answer["memory"], answer["time"]
-    console.print(Text(f"{case.label}  (case {case.case_id})", style="bold"))
-    ranks = answer["world_size"]
-    console.print(
-        Text(
-            f"{ranks} x {case.cluster.device}, {count_text(answer['parameters'])} parameters,"
-            f" {count_text(case.tokens_per_step)} tokens a step"
-        )
+    memory = answer["memory"]
+    _say(console, f"{case.label}  (case {case.case_id})", "bold")
+    _say(
+        console,
+        f"{plural(answer['world_size'], 'rank')} on {case.cluster.device}, {count_text(answer['parameters'])}"
+        f" parameters, {plural(case.global_batch, 'sequence')} of {count_text(case.workload.seq_len)} tokens a step",
     )
-    available = f"of {bytes_text(memory['available_bytes'])}" if memory["available_bytes"] else "(capacity not known)"
-    console.print(
-        Text(
-            f"peak per rank {bytes_text(memory['peak_bytes'])} at {memory['peak_moment']} {available}:"
-            f" {memory['verdict']}; reserved up to {bytes_text(memory['reserved_upper_bytes'])}"
-        )
-    )
-    table = Table(title="bytes per rank at the peak", title_justify="left")
+    _say(console, _verdict_text(memory))
+    _say(console, f"at {memory['peak_moment']}, the fullest moment of the step, rank {memory['rank']} holds")
+    table = Table(**_STYLE)
     table.add_column("component")
     table.add_column("bytes", justify="right")
     table.add_column("share", justify="right")
@@ -54,29 +57,47 @@ def print_estimate(case: Case, predictor: Predictor, console: Console, explain: 
         if nbytes:
             table.add_row(name, bytes_text(nbytes), percent_text(nbytes / memory["peak_bytes"], 1))
     console.print(table)
-    console.print(_time_text(time))
+    _say(console, _time_text(answer["time"]))
     if explain:
         console.print(term_table(worst_estimate(case, MemoryModel(case))))
 
 
-def _time_text(time: dict[str, Any]) -> Text:
+def _say(console: Console, line: str, style: str = "") -> None:
+    console.print(Text(plain(line), style=style))
+
+
+def _verdict_text(memory: dict[str, Any]) -> str:
+    available, verdict = memory["available_bytes"], memory["verdict"]
+    of = f" of {bytes_text(available)}" if available is not None else ""
+    words = {
+        Verdict.FITS: "fits",
+        Verdict.TIGHT: "tight: it may or may not fit",
+        Verdict.OOM: "oom: more than there is",
+        Verdict.UNKNOWN: "the device's memory is not known",
+    }
+    return (
+        f"peak per rank {bytes_text(memory['peak_bytes'])}{of}: {words[Verdict(verdict)]}"
+        f" (an allocator may reserve up to {bytes_text(memory['reserved_upper_bytes'])} for it)"
+    )
+
+
+def _time_text(time: dict[str, Any]) -> str:
     if time["step_seconds"] is None:
-        return Text(f"step time {NOT_KNOWN}: {time['basis']}")
-    return Text(
+        return f"step time {NOT_KNOWN}: {time['basis']}"
+    return (
         f"step {seconds_text(time['step_seconds'])}, {count_text(time['tokens_per_second'])} tokens/s over all ranks,"
         f" {number_text(time['tflops_per_gpu'])} model TFLOP/s a rank, MFU {percent_text(time['mfu'], 1)}"
-        f" ({percent_text(time['mfu_full_attention'], 1)} with attention counted in full)\n{time['basis']}"
+        f" ({percent_text(time['mfu_full_attention'], 1)} with attention counted in full),"
+        f" HFU {percent_text(time['hfu'], 1)}; basis: {time['basis']}"
     )
 
 
 def model_rows() -> list[dict[str, Any]]:
     """The presets with their shapes and parameter counts."""
-    from suite.case import Case as _Case
-
     return [
         {
             "name": spec.name,
-            "parameters": MemoryModel(_Case(spec)).ledger.parameters,
+            "parameters": MemoryModel(Case(spec, workload=Workload(seq_len=1))).ledger.parameters,
             "layers": spec.layers,
             "hidden": spec.hidden,
             "heads": spec.heads,
@@ -108,18 +129,41 @@ def _device_row(item: Device) -> dict[str, Any]:
 
 
 def print_rows(rows: list[dict[str, Any]], title: str, console: Console) -> None:
-    """Rows as a table: bytes, rates and counts in readable units."""
-    table = Table(title=title, title_justify="left")
-    for name in rows[0]:
-        table.add_column(name.removesuffix("_bytes").removesuffix("_flops_per_second").replace("_", " "))
+    """Rows as a table: bytes, rates and counts in readable units. Columns that do not fit are left out, and named."""
+    air = 1 if console.width >= _ROOMY else 0
+    widths = {name: _least_width(name, rows) for name in rows[0]}
+    table, room, left_out = Table(title=title, **_STYLE, padding=(0, air)), console.width - 2, []
+    for name, width in widths.items():
+        room -= width + 1 + 2 * air
+        if room < 0:
+            left_out.append(name)
+            continue
+        is_number = isinstance(rows[0][name], int | float) and not isinstance(rows[0][name], bool)
+        table.add_column(_heading(name), justify="right" if is_number else "left", min_width=width, overflow="fold")
+    shown = [name for name in widths if name not in left_out]
     for row in rows:
-        table.add_row(*(Text(_cell(name, value)) for name, value in row.items()))
+        table.add_row(*(Text(_cell(name, row[name])) for name in shown))
     console.print(table)
+    if left_out:
+        _say(console, f"left out for width: {', '.join(map(_heading, left_out))}; --json holds everything")
+
+
+def _least_width(name: str, rows: list[dict[str, Any]]) -> int:
+    """Names and figures stay whole, since names are to be typed; prose may wrap."""
+    longest = max(len(_cell(name, row[name])) for row in rows)
+    return min(longest, _PROSE) if name in ("product", "source") else max(longest, len(_heading(name)))
+
+
+def _heading(name: str) -> str:
+    bare = name.removesuffix("_flops_per_second").removesuffix("_bytes_per_second").removesuffix("_bytes")
+    return bare.replace("_", " ")
 
 
 def _cell(name: str, value: Any) -> str:
     if value is None:
         return NOT_KNOWN
+    if isinstance(value, bool):
+        return "yes" if value else "no"
     if name.endswith("bytes_per_second"):
         return f"{bytes_text(value)}/s"
     if name.endswith("flops_per_second"):

@@ -51,6 +51,8 @@ class Case:
     def label(self) -> str:
         """A short name for tables: model, layout, and the workload's choices."""
         parts = [self.model.name, str(self.layout), self.workload.precision.value, self.workload.attention.value]
+        if self.workload.optimizer.value != "adamw":
+            parts.append(self.workload.optimizer.value)
         if self.workload.loss.value != "plain":
             parts.append(f"{self.workload.loss.value}-loss")
         if self.workload.micro_batches > 1:

@@ -19,6 +19,7 @@ SLAB_LIMIT = 2**20  # bytes of a packed slab
 BLOCK = 32  # packed matrices are made of blocks this wide and high; where rows are few, one column of them at a time
 DEPTH_LIMIT = 1024  # that a product with a transposed left operand sums over at a time
 LEFT_ROWS, RIGHT_COLUMNS = 256, 64  # packed at a time in such a product
+ROWS_A_THREAD = 256  # that are worth packing for
 TILE_BYTES = 5120  # the tile registers' own buffer, a page of it padding
 CACHE_LINES = 128  # padding between the two packed operands
 
@@ -56,7 +57,7 @@ class CpuWorkspace:
         """y [rows, columns] = x [rows, depth] W^T in bf16."""
         slab, is_whole = _slab(depth, columns)
         few = rows < self.threads * columns and is_whole
-        return self.threads * ((_narrow(depth) if few else slab) + TILE_BYTES)
+        return self._copies(rows) * ((_narrow(depth) if few else slab) + TILE_BYTES)
 
     def product_backward(self, rows: int, depth: int, columns: int, bias: bool) -> int:
         """Beyond both gradients of such a product. Whichever is made first (with a bias x's, without W's) has its
@@ -64,11 +65,15 @@ class CpuWorkspace:
         slab, is_whole = _slab(columns, depth)
         few = rows < self.threads * depth and columns <= depth
         sums = 0 if is_whole else FP32_BYTES * rows * depth
-        for_x = self.threads * ((_narrow(columns) if few else slab) + TILE_BYTES) + sums
+        for_x = self._copies(rows) * ((_narrow(columns) if few else slab) + TILE_BYTES) + sums
         for_weight = self.threads * _transposed(rows, columns)
         if bias:
             return max(for_weight, for_x - BF16_BYTES * depth * columns)
         return max(for_x, for_weight - BF16_BYTES * rows * depth)
+
+    def _copies(self, rows: int) -> int:
+        """Threads that pack the operand for themselves; with too few rows for all, they share the packing."""
+        return max(1, min(self.threads, rows // ROWS_A_THREAD))
 
     def batched_product(self, depth: int, columns: int) -> int:
         """Many [rows, depth] x [depth, columns] in bf16, each on one thread."""

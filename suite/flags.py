@@ -6,8 +6,9 @@ import argparse
 import dataclasses
 import math
 import typing
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from enum import Enum
+from pathlib import Path
 from typing import Any, NoReturn
 
 from suite.case import Case, case_from
@@ -18,6 +19,7 @@ from suite.spec import Cluster, Layout, Recipe, Workload
 PARTS: dict[str, type] = {"layout": Layout, "workload": Workload, "cluster": Cluster, "recipe": Recipe}
 #: flags that say which cases there are; the rest change them
 BASES = ("case", "model", "hf_config")
+KINDS = {int: "whole number", float: "number"}
 METAVARS: dict[Any, str] = {int: "N", float: "X", bool: "true|false", str: "TEXT"}
 
 
@@ -37,17 +39,14 @@ class OneLineParser(argparse.ArgumentParser):
 
     def _refuse(self, word: str, known: argparse.Namespace) -> NoReturn:
         """An argument that nothing takes: near flags where it looks like one."""
-        parser = self._chosen(known)
-        flags = [flag for flag in parser._option_string_actions if flag.startswith("--")]
+        verbs = next(action.choices for action in self._actions if isinstance(action, argparse._SubParsersAction))
+        if known.verb is None:
+            raise SpecError(f"{word}: unknown argument; name a verb first: {', '.join(verbs)}")
+        flags = [flag for flag in verbs[known.verb]._option_string_actions if flag.startswith("--")]
+        if word in flags:
+            raise SpecError(f"{word}: write it after {known.verb}")
         hint = nearest(word, flags) if word.startswith("-") else f"flags begin with --, as {flags[-1]}"
-        raise SpecError(f"{shown(word)}: unknown argument; {hint}")
-
-    def _chosen(self, known: argparse.Namespace) -> argparse.ArgumentParser:
-        """The parser of the verb that was named, else this one."""
-        for action in self._actions:
-            if isinstance(action, argparse._SubParsersAction):
-                return typing.cast(dict[str, argparse.ArgumentParser], action.choices).get(known.verb or "", self)
-        return self
+        raise SpecError(f"{word}: unknown argument; {hint}")
 
     def _check_value(self, action: argparse.Action, value: Any) -> None:
         """A verb is told with those near it."""
@@ -55,23 +54,29 @@ class OneLineParser(argparse.ArgumentParser):
             raise SpecError(f"{action.metavar}: {shown(value)} is not known; {nearest(str(value), action.choices)}")
 
 
-def seconds(text: str) -> float:
-    """A flag's text as a time limit: above zero; inf is none."""
-    try:
-        value: float = from_text(text, float, "seconds")
-    except SpecError:
-        value = math.nan
-    if not value > 0:
-        raise argparse.ArgumentTypeError(f"{shown(text)} is not a number above zero")
-    return value
+def above_zero(kind: type) -> Callable[[str], Any]:
+    """Reads a flag's text as a number of that kind above zero."""
+
+    def read(text: str) -> Any:
+        try:
+            value = from_text(text, kind, "")
+        except SpecError:
+            value = math.nan
+        if not value > 0:
+            raise argparse.ArgumentTypeError(f"{shown(text)} is not a {KINDS[kind]} above zero")
+        return value
+
+    return read
 
 
 def add_case_flags(parser: argparse.ArgumentParser) -> None:
     """--case, --model, --hf-config, --global-batch, and a flag for each field of the case's parts."""
-    parser.add_argument("--case", metavar="FILE", help="a Case as JSON; - reads standard input; flags change it")
+    parser.add_argument("--case", metavar="FILE", help="a Case, or a list of them, as JSON; - reads standard input")
     parser.add_argument("--model", metavar="NAME", help="a preset's name, as in `models`")
     parser.add_argument("--hf-config", metavar="FILE", help="a Hugging Face config.json of a supported family")
-    parser.add_argument("--global-batch", type=int, metavar="N", help="sequences a step; sets micro_batches")
+    parser.add_argument(
+        "--global-batch", type=above_zero(int), metavar="N", help="sequences a step; sets micro_batches"
+    )
     for part, kind in PARTS.items():
         group = parser.add_argument_group(part)
         hints = typing.get_type_hints(kind)
@@ -111,6 +116,21 @@ def given_changes(options: argparse.Namespace) -> list[str]:
     """The given flags that change a case."""
     names = ["global_batch", *(field.name for kind in PARTS.values() for field in dataclasses.fields(kind))]
     return [_flag(name) for name in names if getattr(options, name) is not None]
+
+
+def refuse_beside(options: argparse.Namespace, flag: str, *others: str, why: str) -> None:
+    """Refuse every flag about cases, and `others`, beside `flag`: nothing that was given is ignored."""
+    given = [*given_bases(options), *given_changes(options)]
+    given += [_flag(name) for name in others if getattr(options, name) is not None]
+    require(not given, f"{flag}: given beside {', '.join(given)}; {why}")
+
+
+def suite_name(options: argparse.Namespace, count: int) -> str:
+    """What reports call the cases: a suite that flags changed is not that suite any more."""
+    if given_bases(options):
+        return "one case" if count == 1 else "standard input" if options.case == "-" else Path(options.case).name
+    changes = given_changes(options)
+    return f"{options.suite or 'default'}{' with ' if changes else ''}{', '.join(changes)}"
 
 
 def _given(options: argparse.Namespace) -> list[dict[str, Any]]:
@@ -158,7 +178,7 @@ def _set_global_batch(data: dict[str, Any], options: argparse.Namespace) -> None
     case, batch = case_from(data), options.global_batch
     each = case.workload.micro_batch * case.layout.data_ranks
     require(
-        batch >= 1 and batch % each == 0,
+        batch % each == 0,
         f"--global-batch: {batch} is not a multiple of micro_batch({case.workload.micro_batch})"
         f" * dp({case.layout.dp}) * fsdp({case.layout.fsdp}) = {each}",
     )

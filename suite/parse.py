@@ -87,8 +87,8 @@ def convert(value: Any, kind: Any, where: str) -> Any:
         return float(value)
     if kind is float and value in NON_FINITE:
         return float(value)
-    if isinstance(kind, type) and hasattr(kind, "parse") and isinstance(value, str):
-        return kind.parse(value, where)
+    if isinstance(kind, type) and hasattr(kind, "parse"):
+        return kind.parse(convert(value, str, where), where)
     if isinstance(kind, type) and dataclasses.is_dataclass(kind):
         return from_mapping(kind, value, where)
     raise SpecError(f"{where}: expected {_type_name(kind)}, got {shown(value)}")

@@ -252,7 +252,9 @@ class Tape:
                 self.operator("slice", OperatorKind.POINTWISE, [Kernel("clone", (piece,), (source,), passes=(piece,))])
             logits = self.project(name, source, (weight,))
             goal = Array("labels slice", piece.shape[:2], DType.INT64)
-            self.operator("labels", OperatorKind.POINTWISE, [Kernel("clone", (labels,), (goal,))])
+            is_flat = batch.value == 1  # else flattening a slice of the sequence copies it
+            flatten = Kernel("view" if is_flat else "clone", (labels,), (goal,), is_view=is_flat)
+            self.operator("labels", OperatorKind.POINTWISE, [flatten])
             self.cross_entropy("loss", logits, goal)
             self.region(f"loss slice {index}", start, (piece, labels), ())
 

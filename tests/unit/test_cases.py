@@ -1,0 +1,100 @@
+"""The named suites: what they promise to cover, and that every case of theirs is one that can be told apart."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+
+import pytest
+
+from memory.estimate import MemoryModel
+from suite.case import Case, case_from
+from suite.cases import SUITES, default_suite, quick_suite, suite_of
+from suite.models.decoder import Norm, Position
+from suite.parse import SpecError
+from suite.spec import AttentionKernel, LossKernel, Precision, RecomputeKind
+
+pytestmark = pytest.mark.unit
+
+DEFAULT = default_suite()
+
+
+@pytest.mark.parametrize("name", SUITES)
+def test_the_cases_of_a_suite_are_distinct_and_survive_json(name: str) -> None:
+    cases = suite_of(name)
+    assert len({case.case_id for case in cases}) == len(cases)
+    for case in cases:
+        assert case_from(case.to_mapping()) == case
+
+
+@pytest.mark.parametrize("name", SUITES)
+def test_the_cases_of_a_suite_have_labels_of_their_own(name: str) -> None:
+    labels = [case.label for case in suite_of(name)]
+    assert len(set(labels)) == len(labels)
+
+
+@pytest.mark.parametrize("name", SUITES)
+def test_a_suite_runs_on_any_machine_and_needs_no_file(name: str) -> None:
+    for case in suite_of(name):
+        assert case.cluster.device == "cpu"
+        assert case.cluster.nodes == 1
+        assert case.layout.world_size <= 4
+        assert case.recipe.data == ""
+        assert MemoryModel(case).peak_bytes() < 2**30
+
+
+def test_the_default_suite_covers_what_is_promised() -> None:
+    def values(of: str) -> set[object]:
+        found = set()
+        for case in DEFAULT:
+            value: object = case
+            for name in of.split("."):
+                value = getattr(value, name)
+            found.add(value)
+        return found
+
+    assert len(DEFAULT) >= 10
+    assert values("model.position") == set(Position)  # GPT-2's form and LLaMA's
+    assert values("model.norm") == set(Norm)
+    assert values("model.tied") == {True, False}
+    assert values("workload.precision") == set(Precision)
+    assert values("workload.attention") == set(AttentionKernel)
+    assert values("workload.loss") == set(LossKernel)
+    assert values("layout.recompute.kind") == set(RecomputeKind)
+    assert values("layout.dp") >= {1, 2}
+    assert values("layout.fsdp") >= {1, 2, 4}
+    assert {case.layout.reshard_after_forward for case in DEFAULT if case.layout.fsdp > 1} == {True, False}
+    assert {1, 2} <= values("workload.micro_batches")
+
+
+def test_each_form_runs_alone_under_ddp_and_under_fsdp() -> None:
+    kinds = defaultdict(set)
+    for case in DEFAULT:
+        layout = case.layout
+        kinds[case.model.position].add("ddp" if layout.dp > 1 else "fsdp" if layout.fsdp > 1 else "single")
+    assert set(map(frozenset, kinds.values())) == {frozenset({"single", "ddp", "fsdp"})}
+
+
+def test_the_layouts_of_a_model_share_one_global_batch() -> None:
+    """Their loss curves are laid over each other: they must be trained on the same tokens."""
+
+    def trained_on(case: Case) -> tuple[object, ...]:
+        return case.global_batch, case.workload.seq_len, case.recipe
+
+    for cases in (DEFAULT, quick_suite()):
+        for name in {case.model.name for case in cases}:
+            assert len({trained_on(case) for case in cases if case.model.name == name}) == 1
+
+
+def test_a_model_of_ten_million_trains_long_enough_to_learn() -> None:
+    learning = [case for case in DEFAULT if MemoryModel(case).ledger.parameters > 5e6]
+    assert learning
+    for case in learning:
+        assert case.recipe.steps >= 100
+        assert case.recipe.validation_batches > 0
+
+
+def test_an_unknown_suite_is_refused_with_the_known_ones() -> None:
+    with pytest.raises(SpecError, match=r"^--suite: 'nightly' is not known; known: default, quick, speed$"):
+        suite_of("nightly")
+    with pytest.raises(SpecError, match=r"did you mean default\?$"):
+        suite_of("defualt")

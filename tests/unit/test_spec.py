@@ -1,0 +1,209 @@
+"""The nouns refuse what cannot be, in a line that names the field, the value and the numbers that decided."""
+
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from suite.case import Case, case_from
+from suite.models import preset
+from suite.models.decoder import DecoderSpec
+from suite.parse import SpecError
+from suite.spec import Cluster, Layout, LossKernel, OptimizerKind, Recipe, Recompute, RecomputeKind, Workload
+
+pytestmark = pytest.mark.unit
+
+
+def refused(kind: type, **values: Any) -> str:
+    with pytest.raises(SpecError) as error:
+        kind(**values)
+    assert "\n" not in str(error.value)
+    return str(error.value)
+
+
+# --- layout --------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("axis", ["dp", "fsdp", "tp", "cp", "pp", "ep", "virtual_stages"])
+@pytest.mark.parametrize("degree", [0, -1])
+def test_a_degree_is_at_least_one(axis: str, degree: int) -> None:
+    assert refused(Layout, **{axis: degree}) == f"layout.{axis}: must be at least 1, got {degree}"
+
+
+@pytest.mark.parametrize("axis", ["tp", "cp", "pp", "ep", "virtual_stages"])
+def test_an_axis_that_is_not_built_yet_is_not_ignored(axis: str) -> None:
+    message = f"layout.{axis}: 2 is not built yet; available: dp, fsdp, recompute; use 1"
+    assert refused(Layout, **{axis: 2}) == message
+
+
+def test_zero_and_products_that_are_not_built_yet() -> None:
+    assert refused(Layout, zero=4) == "layout.zero: must be 0, 1, 2 or 3, got 4"
+    assert refused(Layout, zero=-1) == "layout.zero: must be 0, 1, 2 or 3, got -1"
+    assert refused(Layout, zero=1).startswith("layout.zero: 1 is not built yet")
+    assert refused(Layout, dp=2, fsdp=4).startswith("layout: dp(2) with fsdp(4) is not built yet")
+
+
+@pytest.mark.parametrize(
+    "layout, ranks, text",
+    [
+        (Layout(), 1, "single"),
+        (Layout(dp=4), 4, "dp4"),
+        (Layout(fsdp=2), 2, "fsdp2"),
+        (Layout(fsdp=2, reshard_after_forward=False), 2, "fsdp2+keep"),
+        (Layout(recompute=Recompute.parse("every-3")), 1, "recompute-every-3"),
+        (Layout(dp=2, recompute=Recompute.parse("full")), 2, "dp2+recompute-full"),
+    ],
+)
+def test_a_layout_knows_its_ranks_and_its_name(layout: Layout, ranks: int, text: str) -> None:
+    assert (layout.world_size, layout.data_ranks, str(layout)) == (ranks, ranks, text)
+
+
+# --- recomputation -------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("text", ["none", "selective", "full", "every-1", "every-12"])
+def test_a_recompute_mode_is_its_text(text: str) -> None:
+    assert str(Recompute.parse(text)) == text
+
+
+@pytest.mark.parametrize(
+    "text", ["", "every", "every-0", "every-01", "every--1", "every-1.5", "every-٣", "FULL", "9" * 99]
+)
+def test_other_recompute_modes_are_refused(text: str) -> None:
+    with pytest.raises(SpecError, match=r"^layout\.recompute: '.*; accepted: none, selective, full, every-<n> with n"):
+        Recompute.parse(text, "layout.recompute")
+
+
+def test_the_blocks_that_are_rerun() -> None:
+    def covered(text: str) -> list[int]:
+        return [index for index in range(7) if Recompute.parse(text).covers_block(index)]
+
+    assert covered("none") == covered("selective") == []
+    assert covered("full") == covered("every-1") == list(range(7))
+    assert covered("every-3") == [0, 3, 6]
+    assert Recompute.parse("every-1").kind is RecomputeKind.EVERY
+
+
+# --- workload, cluster, recipe -------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["seq_len", "micro_batch", "micro_batches"])
+def test_a_workload_has_something_of_everything(name: str) -> None:
+    assert refused(Workload, **{name: 0}) == f"workload.{name}: must be at least 1, got 0"
+
+
+def test_a_cluster_has_machines() -> None:
+    assert refused(Cluster, nodes=0) == "cluster.nodes: must be at least 1, got 0"
+    assert refused(Cluster, per_node=-1) == "cluster.per_node: must be at least 0, got -1"
+
+
+@pytest.mark.parametrize("name", ["warmup_steps", "seed", "stride", "validation_batches", "learning_rate"])
+def test_a_recipe_has_nothing_negative(name: str) -> None:
+    assert refused(Recipe, **{name: -1}) == f"recipe.{name}: must be finite and not negative, got -1"
+
+
+@pytest.mark.parametrize("name", ["learning_rate", "weight_decay"])
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
+def test_a_recipe_is_made_of_finite_numbers(name: str, value: float) -> None:
+    assert refused(Recipe, **{name: value}) == f"recipe.{name}: must be finite and not negative, got {value}"
+
+
+def test_steps_and_clipping() -> None:
+    assert refused(Recipe, steps=0) == "recipe.steps: must be at least 1, got 0"
+    for value in (0, -1.0, math.nan):
+        assert refused(Recipe, clip_norm=value) == f"recipe.clip_norm: must be positive, got {value}"
+    assert Recipe(clip_norm=math.inf).clip_norm == math.inf  # the way to say: no clipping
+
+
+# --- the decoder ---------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["layers", "hidden", "heads", "kv_heads", "ffn", "vocab", "max_positions"])
+def test_a_decoder_has_no_empty_axis(name: str) -> None:
+    assert refused(DecoderSpec, **{name: -1}) == f"model.{name}: must be at least 1, got -1"
+
+
+@pytest.mark.parametrize(
+    "values, message",
+    [
+        ({"hidden": 100, "heads": 3}, "model.heads: hidden(100) % heads(3) != 0; give head_dim or other heads"),
+        ({"heads": 4, "kv_heads": 3}, "model.kv_heads: heads(4) % kv_heads(3) != 0"),
+        ({"head_dim": -2}, "model.head_dim: must be at least 1, got -2"),
+        ({"head_dim": 5}, "model.head_dim: rope rotates pairs; 5 rotated of 5 is not even"),
+        ({"rope_fraction": 0.0}, "model.rope_fraction: must be in (0, 1], got 0.0"),
+        ({"rope_fraction": 1.5}, "model.rope_fraction: must be in (0, 1], got 1.5"),
+        ({"rope_fraction": math.nan}, "model.rope_fraction: must be in (0, 1], got nan"),
+        ({"rope_fraction": 0.01}, "model.head_dim: rope rotates pairs; 0 rotated of 32 is not even"),
+        ({"family": "encoder"}, "model.family: 'encoder' is not 'decoder'"),
+    ],
+)
+def test_a_decoder_whose_numbers_do_not_fit(values: dict[str, Any], message: str) -> None:
+    assert refused(DecoderSpec, **values) == message
+
+
+def test_what_a_decoder_derives() -> None:
+    spec = DecoderSpec(hidden=96, heads=6, kv_heads=2, rope_fraction=0.5)
+    assert (spec.head_dim, spec.q_dim, spec.kv_dim, spec.rotary_dim) == (16, 96, 32, 8)
+    assert DecoderSpec(heads=4).kv_heads == 4
+    assert DecoderSpec(hidden=100, heads=3, head_dim=32).q_dim == 96
+
+
+# --- the case ------------------------------------------------------------------------------------------------
+
+
+def test_per_node_is_what_the_layout_needs() -> None:
+    case = Case(preset("gpt-1m"), Layout(dp=6), cluster=Cluster(nodes=2))
+    assert case.cluster.per_node == 3
+    assert case_from(case.to_mapping()) == case
+
+
+@pytest.mark.parametrize(
+    "parts, message",
+    [
+        (
+            {"workload": Workload(seq_len=1025)},
+            "workload.seq_len: 1025 is beyond the model's max_positions(1024) of gpt-1m",
+        ),
+        (
+            {"layout": Layout(dp=3), "cluster": Cluster(nodes=2)},
+            "cluster.nodes: 2 does not divide the layout's 3 ranks",
+        ),
+        (
+            {"layout": Layout(fsdp=4), "cluster": Cluster(nodes=2, per_node=4)},
+            "layout: dp(1) * fsdp(4) = 4 ranks != nodes(2) * per_node(4) = 8; per_node 0 takes what the layout needs",
+        ),
+    ],
+)
+def test_parts_that_do_not_fit_each_other(parts: dict[str, Any], message: str) -> None:
+    assert refused(Case, model=preset("gpt-1m"), **parts) == message
+
+
+def test_the_global_batch_counts_every_rank_and_micro_batch() -> None:
+    case = Case(preset("gpt-1m"), Layout(fsdp=4), Workload(seq_len=16, micro_batch=3, micro_batches=5))
+    assert (case.global_batch, case.tokens_per_step) == (60, 960)
+
+
+def test_the_id_follows_every_part_and_nothing_else() -> None:
+    case = Case(preset("gpt-1m"))
+    others = [
+        replace(case, model=preset("gpt-10m")),
+        replace(case, layout=Layout(recompute=Recompute.parse("full"))),
+        replace(case, workload=Workload(seq_len=512)),
+        replace(case, cluster=Cluster(device="b200")),
+        replace(case, recipe=Recipe(seed=1)),
+    ]
+    assert len({case.case_id, *(other.case_id for other in others)}) == 6
+    shuffled = dict(reversed(json.loads(json.dumps(case.to_mapping())).items()))
+    assert case_from(shuffled).case_id == case.case_id
+    assert len(case.case_id) == 12
+
+
+def test_the_label_tells_the_choices() -> None:
+    usual = Case(preset("gpt-1m"), Layout(fsdp=2), Workload(micro_batches=2))
+    assert usual.label == "gpt-1m fsdp2 bf16-mixed flash x2"
+    other = Workload(optimizer=OptimizerKind.SGD, loss=LossKernel.CHUNKED)
+    assert Case(preset("gpt2"), workload=other).label == "gpt2 single bf16-mixed flash sgd chunked-loss"
