@@ -127,8 +127,8 @@ def _speed(options: argparse.Namespace) -> int:
     """Our training step beside transformers' own, timed in a process of its own."""
     from suite.environment import ROOT
 
-    changes = flags.given_changes(options)
-    require(not changes, f"--suite: speed takes no {', '.join(changes)}; its own flags: python -m parallelism.speed -h")
+    why = "it has flags of its own: python -m parallelism.speed --help"
+    flags.refuse_beside(options, "--suite speed", "resume", "runs", why=why)
     form = ["--json"] if options.json else []
     return subprocess.run([sys.executable, "-m", "parallelism.speed", *form], cwd=ROOT, check=False).returncode
 
@@ -204,16 +204,9 @@ def _parser() -> argparse.ArgumentParser:
     run.add_argument("--suite", metavar="NAME", help="default, quick or speed; other flags change its cases [default]")
     run.add_argument("--resume", metavar="RUN", help="go on with the run in this folder")
     run.add_argument("--runs", metavar="FOLDER", help="where runs are kept [runs]")
-    run.add_argument(
-        "--timeout", type=flags.above_zero(float), default=900.0, metavar="SECONDS", help="that a case may take [900]"
-    )
-    run.add_argument(
-        "--hang",
-        type=flags.above_zero(float),
-        default=180.0,
-        metavar="SECONDS",
-        help="without a word from any rank [180]",
-    )
+    seconds = flags.above_zero(float)
+    run.add_argument("--timeout", type=seconds, default=900.0, metavar="SECONDS", help="that a case may take [900]")
+    run.add_argument("--hang", type=seconds, default=180.0, metavar="SECONDS", help="of silence from all ranks [180]")
     flags.add_case_flags(run)
     said = verb(estimate)
     said.add_argument("--explain", action="store_true", help="every term of the largest moment, with its source")

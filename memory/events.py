@@ -79,4 +79,4 @@ class Phase:
 
 def gradient_label(component: Component, name: str, nbytes: int) -> Label:
     """Gradients of parameters, so many bytes an element."""
-    return Label(component, name, f"parameters*{nbytes}", nbytes, "one gradient for each parameter, in its type")
+    return Label(component, name, f"parameters reached*{nbytes}", 0, "one gradient for each parameter, in its type")

@@ -123,7 +123,7 @@ class _MicroBatch:
         for walk in (self.walks[placed.segment] for placed in self.ledger.segments):
             self._put(walk.uncache, LOSS)
         self._backward()
-        self._put(_shared(self.ledger, -1), BACKWARD, Moment.AFTER_BACKWARD)
+        self._put(Phase(), BACKWARD, Moment.AFTER_BACKWARD)
         return self.stretches
 
     def _forward(self) -> None:
@@ -143,16 +143,19 @@ class _MicroBatch:
 
     def _backward(self) -> None:
         segments = [placed.segment for placed in reversed(self.ledger.segments)]
+        blocks = [place for place, segment in enumerate(segments) if segment in self.units]
         ahead = [unit for unit in map(self.units.get, segments) if unit is not None]
         if not self.case.layout.reshard_after_forward:
             ahead = []
         self._fetch_next(ahead)
-        for segment in segments:
+        for place, segment in enumerate(segments):
             unit = self.units.get(segment)
             if unit is not None:
                 self._strategy(self.gathers.use_fetched, BACKWARD)
                 self._fetch_next(ahead)
             self._put(self.walks[segment].backward, BACKWARD)
+            if place == max(blocks, default=len(segments) - 1):  # the last to read what all blocks share
+                self._put(_shared(self.ledger, -1), BACKWARD)
             if unit is not None:
                 self._strategy(partial(self.gathers.reduce, unit), BACKWARD)
         self._strategy(partial(self.gathers.reduce, self.root), BACKWARD)

@@ -162,14 +162,15 @@ class _Walker:
         ends = max((index for index, kernel in enumerate(kernels) if kernel.saves), default=-1)
         for kernel in reversed(kernels[ends + 1 :]):
             self._derive(kernel)
-        self._recompute(region, kernels[: ends + 1])
+        self._recompute(region, kernels, ends)
         for kernel in reversed(kernels[: ends + 1]):
             self._derive(kernel)
         for storage in self.saved.pop(region):
             self._release(storage)
 
-    def _recompute(self, region: Region, kernels: list[Kernel]) -> None:
-        """Run these kernels forward; the last is not run if all it would keep is there."""
+    def _recompute(self, region: Region, kernels: list[Kernel], ends: int) -> None:
+        """Run kernels forward up to `ends`, which is not run if all it would keep is there. Frames that would have
+        returned later hold their tensors to the end."""
         outer, self.cache = self.cache, {}
         inputs = dict(zip(region.inputs, self.saved[region], strict=True))
         for array, storage in inputs.items():
@@ -177,8 +178,8 @@ class _Walker:
             self.storages[array] = storage
         last = last_reads(list(kernels))
         made: list[Array] = []
-        for index, kernel in enumerate(kernels):
-            if index == len(kernels) - 1 and all(array in self.storages for array in kernel.saves):
+        for index, kernel in enumerate(kernels[: ends + 1]):
+            if index == ends and all(array in self.storages for array in kernel.saves):
                 self.saved[kernel] = [self._retain(array) for array in kernel.saves]
                 break
             made += kernel.writes

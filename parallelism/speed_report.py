@@ -56,8 +56,9 @@ def lines(report: SpeedReport) -> list[str]:
     for row in report.races:
         ours = summarize(row.seconds[OURS])
         assert ours is not None
+        noise = " (noisy)" if ours.is_noisy else ""
         told += [
-            f"{row.model} {row.precision} {row.attention}: {ours.median * 1e3:.1f} ms a step,"
+            f"{row.model} {row.precision} {row.attention}: {ours.median * 1e3:.1f} ms a step{noise},"
             f" x{ratio.value:.3f} of {name} ({ratio.low:.3f} to {ratio.high:.3f})"
             for name, ratio in row.ratios.items()
         ]

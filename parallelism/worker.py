@@ -142,6 +142,11 @@ def _device(case: Case) -> torch.device:
     return device
 
 
+def _threads() -> dict[str, object]:
+    """How the framework's threads work, which step times depend on."""
+    return {"threads": torch.get_num_threads(), "omp_wait_policy": os.environ.get("OMP_WAIT_POLICY", "default")}
+
+
 def _failure_kind(error: BaseException) -> FailureKind:
     """Out of memory, or anything else. The CPU allocator's refusal is a plain RuntimeError."""
     refused = isinstance(error, torch.OutOfMemoryError | MemoryError) or "can't allocate memory" in str(error)
@@ -170,7 +175,7 @@ def main(arguments: list[str]) -> int:
         if case.layout.world_size != world:
             raise SpecError(f"layout: {case.layout.world_size} ranks, but torchrun started {world}")
         if rank == 0:
-            writer.environment(environment() | {"threads": torch.get_num_threads()})
+            writer.environment(environment() | _threads())
         if world > 1:
             dist.init_process_group("gloo" if case.cluster.device == "cpu" else "nccl")
         run(case, rank, writer)

@@ -79,15 +79,16 @@ class CpuWorkspace:
         """Many [rows, depth] x [depth, columns] in bf16, each on one thread."""
         return self.threads * (_slab(depth, columns)[0] + TILE_BYTES)
 
-    def batched_product_backward(self, rows: int, depth: int) -> int:
-        """The gradient of its right operand needs most: a sum over rows."""
-        return self.threads * _transposed(rows, depth)
+    def batched_product_backward(self, batch: int, rows: int, depth: int, columns: int) -> int:
+        """Beyond both gradients of so many products: the right operand's, a sum over rows, is made first."""
+        for_right = self.threads * _transposed(rows, depth) - BF16_BYTES * batch * rows * depth
+        return max(self.batched_product(columns, depth), for_right)
 
 
 def _transposed(depth: int, rows: int) -> int:
     """[rows, columns] = x^T y, summed over `depth`: both are packed."""
     return (
-        BF16_BYTES * min(_blocks(depth), DEPTH_LIMIT) * (min(rows, LEFT_ROWS) + RIGHT_COLUMNS)
+        BF16_BYTES * min(_blocks(depth), DEPTH_LIMIT) * (min(_blocks(rows), LEFT_ROWS) + RIGHT_COLUMNS)
         + TILE_BYTES
         + CACHE_LINES
     )

@@ -114,6 +114,8 @@ class Launcher:
     def _variables(self, ranks: int) -> dict[str, str]:
         """The ranks share the cores; what they print is not held back; they import this very code."""
         variables = {
+            # Threads that spin while they wait cost a busy machine a factor of nine (docs/log.md).
+            "OMP_WAIT_POLICY": "passive",
             **os.environ,
             "OMP_NUM_THREADS": str(max(1, available_cores() // ranks)),
             "PYTHONUNBUFFERED": "1",

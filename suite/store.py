@@ -152,7 +152,7 @@ def decode(line: bytes, path: Path, number: int) -> Row:
     where = f"{path}: line {number}"
     try:
         data = json.loads(line)
-    except ValueError:
+    except (ValueError, RecursionError):
         data = None
     if not isinstance(data, dict) or "schema" not in data:
         what = "is not one of Shardscope's records" if number == 1 else "is damaged"
@@ -184,7 +184,7 @@ def _is_row(tail: bytes) -> bool:
     """Is a last line without its end a whole object nevertheless?"""
     try:
         return tail.startswith(LINE_START) and isinstance(json.loads(tail), dict)
-    except ValueError:
+    except (ValueError, RecursionError):
         return False
 
 

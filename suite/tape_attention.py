@@ -129,7 +129,8 @@ def _batched(tape: Tape, heads: Heads, left: Array, right: Array, y: Array, inne
         depth, columns = (size.value for size in inner)
         rows = heads.count.value // heads.kv_count.value * heads.seq.value
         forward = tape.workspace.batched_product(depth, columns)
-        backward = tape.workspace.batched_product_backward(rows, depth)
+        batch = heads.batch.value * heads.kv_count.value
+        backward = tape.workspace.batched_product_backward(batch, rows, depth, columns)
     both = (left, right)
     return Kernel("bmm", both, (y,), both, both, forward_scratch=forward, backward_scratch=backward)
 

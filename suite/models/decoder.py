@@ -7,6 +7,9 @@ from enum import StrEnum
 
 from suite.parse import require, setting
 
+#: more than any published model by far; beyond it an estimate would take minutes
+MAX_LAYERS = 10_000
+
 
 class Norm(StrEnum):
     """Normalisation of the residual stream before a sub-block."""
@@ -73,6 +76,10 @@ class DecoderSpec:
         for name in ("layers", "hidden", "heads", "kv_heads", "ffn", "vocab", "max_positions"):
             size = getattr(self, name)
             require(size >= 1, f"model.{name}: must be at least 1, got {size}")
+        require(self.layers <= MAX_LAYERS, f"model.layers: must be at most {MAX_LAYERS}, got {self.layers}")
+        for name in ("rope_theta", "norm_eps"):
+            value = getattr(self, name)
+            require(0 < value < float("inf"), f"model.{name}: must be positive and finite, got {value}")
         if not self.head_dim:
             require(
                 self.hidden % self.heads == 0,

@@ -56,7 +56,7 @@ VERBS = ("bench", "estimate", "report", "models")
         ("bench --resume x --steps 3", "--resume: given beside --steps; a run goes on with its own cases"),
         (
             "bench --suite speed --model gpt2 --dp 2",
-            "--suite speed: given beside --model, --dp; see python -m parallelism",
+            "--suite speed: given beside --model, --dp; it has flags of its own: python -m",
         ),
         ("bench --timeout 0", "--timeout: '0' is not a number above zero"),
         ("bench --model gpt-1m --device h1000", "cluster.device: 'h1000' is not known; did you mean h100"),

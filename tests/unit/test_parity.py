@@ -112,6 +112,19 @@ def test_every_gradient_equals_transformers(form: str, kernel: AttentionKernel) 
 
 
 @pytest.mark.unit
+def test_gpt2s_two_spellings_of_gelu_are_ours() -> None:
+    ours = build(GPT, AttentionKernel.FLASH)
+    ids, _ = tokens(GPT, 17)
+    for fused, name in ((False, "gelu_new"), (True, "gelu_pytorch_tanh")):
+        reference = reference_model(GPT, AttentionKernel.FLASH, ours.state_dict(), fused_gelu=fused)
+        assert reference.config.activation_function == name
+        with torch.no_grad():
+            torch.testing.assert_close(ours(ids), reference(input_ids=ids).logits, atol=TOLERANCE, rtol=0)
+    with pytest.raises(SpecError, match="is llama's form, which has no GELU to fuse"):
+        reference_model(LLAMA, fused_gelu=True)
+
+
+@pytest.mark.unit
 @pytest.mark.parametrize("form", ["gpt", "gqa"])
 def test_the_loss_that_transformers_shifts_itself_is_ours_with_the_last_label_ignored(form: str) -> None:
     spec = FORMS[form]

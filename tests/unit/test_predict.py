@@ -89,6 +89,7 @@ def test_micro_batches_and_sequences_take_their_time() -> None:
     one = seconds_of(case())
     assert seconds_of(case(micro_batches=5)) == pytest.approx(5 * one)
     assert seconds_of(case(micro_batch=6)) == pytest.approx(3 * one)
+    assert time_of(case(micro_batches=5)).mfu == pytest.approx(time_of(case()).mfu)  # work and time alike
 
 
 @pytest.mark.parametrize("layout", [{"dp": 4}, {"fsdp": 4}])
