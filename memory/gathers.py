@@ -108,7 +108,7 @@ class Gathers:
         if self.is_mixed and self.backend is Backend.CPU:
             self._pass(unit.largest_gradient, "gradient laid out in passing")
         self._gradients(unit.last_gradient - unit.gradients)
-        reduced = Component.TRANSIENTS if self.accumulate else Component.GRADIENTS
+        reduced = Component.GATHERED if self.accumulate else Component.GRADIENTS
         name = "reduced gradients, added to the old" if self.accumulate else "gradients"
         label = Label(reduced, name, "parameters*4 / ranks, rows padded", unit.reduced, SOURCE)
         self.events.append(Event(unit.reduced, label))

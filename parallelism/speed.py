@@ -142,9 +142,7 @@ def overhead(races: tuple[Race, ...], rounds: int, writer: RankWriter) -> Overhe
     return Overhead(case.model.name, seconds, added, fraction)
 
 
-def measure(
-    scale: str, rounds: int, workload: Workload, kernels: tuple[AttentionKernel, ...], forms: tuple[str, ...] = FORMS
-) -> SpeedReport:
+def measure(scale: str, rounds: int, workload: Workload, kernels: tuple[AttentionKernel, ...]) -> SpeedReport:
     """Every form in both precisions under each kernel, then the harness' own share."""
     with tempfile.TemporaryDirectory() as folder:
         writer = RankWriter(Path(folder), 0)
@@ -152,16 +150,15 @@ def measure(
             races = tuple(
                 race(Case(preset(f"{form}-{scale}"), workload=_with(workload, precision, kernel)), rounds, writer)
                 for kernel in kernels
-                for form in forms
+                for form in FORMS
                 for precision in Precision
             )
             share = overhead(races, rounds, writer)
         finally:
             writer.close()
     versions = {name: package_version(name) for name in ("torch", "transformers")}
-    return SpeedReport(
-        SCHEMA, torch.get_num_threads(), versions, workload.seq_len, workload.micro_batch, races, share
-    )  # fmt: skip
+    threads = torch.get_num_threads()
+    return SpeedReport(SCHEMA, threads, versions, workload.seq_len, workload.micro_batch, races, share)
 
 
 def _with(workload: Workload, precision: Precision, kernel: AttentionKernel) -> Workload:
