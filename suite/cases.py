@@ -42,8 +42,8 @@ def default_suite() -> tuple[Case, ...]:
         _case("llama-1m", micro_batch=4, dp=2, recompute="full", **llama),
         _case("llama-1m", micro_batch=4, fsdp=2, **llama),
         _case("llama-1m", micro_batch=2, fsdp=2, micro_batches=2, recompute="every-2", attention="eager", **llama),
-        _case("llama-10m", micro_batch=8, steps=120, learning_rate=2e-3, **learn),
-        _case("llama-10m", micro_batch=4, fsdp=2, steps=120, learning_rate=2e-3, **learn),
+        _case("llama-10m", micro_batch=8, steps=150, learning_rate=2e-3, **learn),
+        _case("llama-10m", micro_batch=4, fsdp=2, steps=150, learning_rate=2e-3, **learn),
     )
 
 
