@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import cache
 
 from memory.events import Event, Label, Phase, phase_of
 from memory.state import shape_of
@@ -142,4 +143,9 @@ class Gathers:
 
     def _add(self, nbytes: int, name: str) -> None:
         if nbytes:
-            self.events.append(Event(nbytes, Label(Component.GATHERED, name, "the unit's parameters", 0, SOURCE)))
+            self.events.append(Event(nbytes, _label(name)))
+
+
+@cache
+def _label(name: str) -> Label:
+    return Label(Component.GATHERED, name, "the unit's parameters", 0, SOURCE)

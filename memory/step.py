@@ -178,13 +178,9 @@ class _MicroBatch:
     @cached_property
     def units(self) -> dict[Segment, Unit]:
         """The units that are gathered one at a time: the segments that are placed under a name of their own."""
-        ranks = self.case.layout.fsdp
-        nbytes = self.numerics.weights.nbytes
-        return {
-            placed.segment: unit_of(placed.segment.weights, ranks, nbytes)
-            for placed in self.ledger.segments
-            if placed.prefix
-        }
+        ranks, nbytes = self.case.layout.fsdp, self.numerics.weights.nbytes
+        named = {placed.segment for placed in self.ledger.segments if placed.prefix}
+        return {segment: unit_of(segment.weights, ranks, nbytes) for segment in named}
 
     @cached_property
     def root(self) -> Unit:

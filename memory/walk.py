@@ -9,12 +9,12 @@ level, peak and composition can be read. Pure arithmetic: nothing is run.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
-from memory.events import Label, Log, Phase, gradient_label
-from memory.liveness import casts_of, contributions_of, is_tied, kept_of, last_reads, parts_of
+from memory.events import Label, Log, Phase
+from memory.labels import Labels, WalkRules
+from memory.liveness import contributions_of, is_tied, last_reads, parts_of
 from suite.operators import Array, Kernel, Operator, Region, Segment, Weight
-from suite.record import Component
 
 
 @dataclass(slots=True)
@@ -41,18 +41,6 @@ class SegmentWalk:
     waiting: Mapping[str, bool]
 
 
-@dataclass(frozen=True)
-class WalkRules:
-    """How gradients of parameters are booked, and under which component kept tensors count."""
-
-    kept: Component = Component.ACTIVATIONS
-    gradients: Component = Component.GRADIENTS  # TRANSIENTS where a strategy reduces and frees them
-    gradient_name: str = "gradients"
-    accumulate: bool = False  # gradients exist already: a new one is added to them and freed
-    #: weights whose gradient a later segment has begun: name -> did it come through a view?
-    awaiting: Mapping[str, bool] = field(default_factory=dict)
-
-
 def walk_segment(segment: Segment, rules: WalkRules) -> SegmentWalk:
     """Walk one segment of one micro-batch. Its input is alive at the start, its output at the end of forward;
     its output's gradient is alive at the start of backward, its input's at the end."""
@@ -69,17 +57,15 @@ class _Walker:
         self.gradients: dict[Array, _Gradient] = {}
         self.cache: dict[Array, _Storage] = {}
         self.pending = contributions_of(segment.body)
-        self.kept = kept_of(segment)
-        self.casts = casts_of(segment.body)
-        self.border = {*segment.inputs, segment.output}
+        self.labels = Labels(segment, rules)
 
     def run(self) -> SegmentWalk:
         for array in self.segment.inputs + self.segment.batch:
-            self.storages[array] = _Storage(self._label(array, self.rules.kept), array.nbytes)
+            self.storages[array] = _Storage(self.labels.of_border(array), array.nbytes)
         output = self.segment.output
         outputs = (output,) if output is not None else ()
         held = self.segment.inputs + self.segment.batch + outputs
-        self._forward(self.segment.body, self.rules.kept, held)
+        self._forward(self.segment.body, True, held)
         for array in self.segment.inputs:
             self._release_name(array)
         forward = self._cut()
@@ -98,48 +84,42 @@ class _Walker:
 
     # --- forward ----------------------------------------------------------------------------------------
 
-    def _forward(self, body: tuple[Operator | Region, ...], kept: Component | None, held: tuple[Array, ...]) -> None:
-        """Run `body`; with `kept` None nothing is saved (inside a region to be rerun). The caller holds `held`."""
+    def _forward(self, body: tuple[Operator | Region, ...], keeps: bool, held: tuple[Array, ...]) -> None:
+        """Run `body`; inside a region to be rerun it keeps nothing. The caller holds `held`."""
         parts = list(parts_of(body))
         last = last_reads(parts)
         for index, part in enumerate(parts):
             if isinstance(part, Region):
-                self._forward(part.body, None, part.inputs + part.outputs)
+                self._forward(part.body, False, part.inputs + part.outputs)
                 self.saved[part] = [self._retain(array) for array in part.inputs]
             else:
-                self._run(part, kept)
+                self._run(part, keeps)
             for array in last.get(index, ()):
                 if array not in held:
                     self._release_name(array)
 
-    def _run(self, kernel: Kernel, kept: Component | None, recomputed: bool = False) -> None:
+    def _run(self, kernel: Kernel, keeps: bool, recomputed: bool = False) -> None:
         for array in kernel.writes:
             if kernel.is_view:
                 self.storages[array] = self._retain(kernel.reads[0])
             elif kernel.is_weight_cast:
-                self.storages[array] = self._cast_weight(kernel, array, kept, recomputed)
+                self.storages[array] = self._cast_weight(kernel, array, recomputed)
             else:
-                self.storages[array] = self._allocate(array, kept, recomputed)
+                self.storages[array] = self._allocate(array, recomputed)
         self._scratch(kernel.name, kernel.forward_scratch)
-        if kept is not None:
+        if keeps:
             self.saved[kernel] = [self._retain(array) for array in kernel.saves if array in self.storages]
 
-    def _allocate(self, array: Array, kept: Component | None, recomputed: bool) -> _Storage:
-        if recomputed:
-            label = self._label(array, Component.TRANSIENTS, "recomputed ")
-        else:
-            # autocast ends with the loss: its cache outlives the blocks' forward pass, but not the loss's
-            outlives = array in self.casts and self.rules.kept is Component.ACTIVATIONS
-            is_kept = array in self.kept or outlives
-            label = self._label(array, self.rules.kept if is_kept else Component.TRANSIENTS)
+    def _allocate(self, array: Array, recomputed: bool) -> _Storage:
+        label = self.labels.of_recomputed(array) if recomputed else self.labels.of_made(array)
         self.log.add(array.nbytes, label)
         return _Storage(label, array.nbytes)
 
-    def _cast_weight(self, kernel: Kernel, copy: Array, kept: Component | None, recomputed: bool) -> _Storage:
+    def _cast_weight(self, kernel: Kernel, copy: Array, recomputed: bool) -> _Storage:
         """Autocast casts a weight once and holds the copy until it ends."""
         weight = kernel.reads[0]
         if weight not in self.cache:
-            self.cache[weight] = self._allocate(copy, kept, recomputed)
+            self.cache[weight] = self._allocate(copy, recomputed)
         storage = self.cache[weight]
         storage.references += 1
         return storage
@@ -179,11 +159,11 @@ class _Walker:
         last = last_reads(list(kernels))
         made: list[Array] = []
         for index, kernel in enumerate(kernels[: ends + 1]):
-            if index == ends and all(array in self.storages for array in kernel.saves):
+            if index == ends and all(array in inputs or array in made for array in kernel.saves):
                 self.saved[kernel] = [self._retain(array) for array in kernel.saves]
                 break
             made += kernel.writes
-            self._run(kernel, self.rules.kept, recomputed=True)
+            self._run(kernel, True, recomputed=True)
             for array in last.get(index, ()):
                 if array not in region.inputs and array in made:
                     self._release_name(array)
@@ -208,7 +188,7 @@ class _Walker:
             for array in kernel.passes:
                 seed = seeds[0].storage
                 seed.references += 1
-                made.append((array, _Gradient(seed, kernel.name == "cat")))
+                made.append((array, _Gradient(seed, kernel.through_view)))
         for storage in self.saved.pop(kernel, ()):
             self._release(storage)
         for gradient in seeds:
@@ -250,34 +230,11 @@ class _Walker:
         return not kernel.through_view or (self.pending[array] == 1 and not array.tied_to)
 
     def _gradient_storage(self, array: Array, is_last: bool = True) -> _Storage:
-        if not isinstance(array, Weight):
-            return _Storage(self._label(array, Component.TRANSIENTS, "gradient of "), array.nbytes)
-        component, name = self.rules.gradients, self.rules.gradient_name
-        if not is_last:
-            component, name = Component.TRANSIENTS, "gradients to be summed"
-        elif self.rules.accumulate:
-            component, name = Component.TRANSIENTS, "new gradients, added to the old"
-        return _Storage(gradient_label(component, name, array.dtype.nbytes), array.nbytes)
-
-    def _label(self, array: Array, component: Component, prefix: str = "") -> Label:
-        if array in self.border:
-            # one segment allocates it and another frees it: both must call it the same
-            kept = component if prefix else Component.ACTIVATIONS
-            source = "kept for the next segment" if not prefix else self._source(array, prefix)
-            return Label(kept, prefix + "stream between blocks", array.formula, array.nbytes, source)
-        return Label(component, prefix + array.name, array.formula, array.nbytes, self._source(array, prefix))
-
-    def _source(self, array: Array, prefix: str) -> str:
-        if prefix.startswith("gradient"):
-            return "autograd: lives until the derivative that reads it has run"
-        if prefix:
-            return f"checkpointing runs the forward again; kept for {self.kept.get(array, 'the next kernel')}"
-        if array in self.kept:
-            return f"kept for the derivative of {self.kept[array]} (torch derivatives.yaml)"
-        return "lives until its last reader has run"
+        label = self.labels.of_weights(array, is_last) if isinstance(array, Weight) else self.labels.of_gradient(array)
+        return _Storage(label, array.nbytes)
 
     def _scratch(self, name: str, nbytes: int) -> None:
-        label = Label(Component.TRANSIENTS, f"workspace of {name}", "kernel workspace", nbytes, "ATen's kernel")
+        label = self.labels.of_workspace(name, nbytes)
         self.log.add(nbytes, label)
         self.log.add(-nbytes, label)
 

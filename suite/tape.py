@@ -198,7 +198,7 @@ class Tape:
         self.operator(name, OperatorKind.POINTWISE, [kernel], flops=Flops(5 * y.elements, 8 * y.elements))
         return y
 
-    # --- embedding and loss -----------------------------------------------------------------------------
+    # --- embedding -----------------------------------------------------------------------------
 
     def arange(self, name: str, length: Size) -> Array:
         """0, 1, ... length - 1."""
@@ -213,50 +213,6 @@ class Tape:
         kernel = Kernel("embedding", (ids, weight), (x,), (ids,), (weight,))
         self.operator(name, OperatorKind.EMBEDDING, [kernel], (weight,))
         return x
-
-    def cross_entropy(self, name: str, logits: Array, labels: Array) -> None:
-        """Mean negative log-likelihood. Logits are widened to fp32; keeps the log-probabilities.
-
-        Backward holds three fp32 arrays of the logits' size at once: the log-probabilities, the gradient of
-        the selection (dense) and the gradient of the logits.
-        """
-        kernels: list[Kernel] = []
-        wide = logits
-        if logits.dtype is not DType.FP32:
-            wide = Array("fp32 logits", logits.shape, DType.FP32)
-            kernels.append(Kernel("cast", (logits,), (wide,), gradients=(logits,)))
-        log_probs = Array("log-probabilities", logits.shape, DType.FP32)
-        loss = Array("loss", (), DType.FP32)
-        kernels.append(Kernel("log_softmax", (wide,), (log_probs,), (log_probs,), (wide,)))
-        kernels.append(Kernel("nll_loss", (log_probs, labels), (loss,), (log_probs, labels), (log_probs,)))
-        size = logits.elements
-        self.operator(name, OperatorKind.LOSS, kernels, flops=Flops(5 * size, 5 * size))
-
-    def chunked_head(
-        self, name: str, hidden: Array, labels: Array, vocab: Size, tied_to: str | None, chunks: int
-    ) -> None:
-        """Head and cross-entropy over slices of the sequence, each rerun in backward (torch.chunk's split)."""
-        batch, seq, width = hidden.shape
-        weight = Weight(f"{name}.weight", (vocab, width), self.numerics.weights, Split.VOCAB, tied_to)
-        step = -(-seq.value // chunks)
-        lengths = [min(step, seq.value - start) for start in range(0, seq.value, step)]
-        pieces = [Array("hidden slice", (batch, Size("c", length), width), hidden.dtype) for length in lengths]
-        split = Kernel("split", (hidden,), tuple(pieces), gradients=(hidden,), is_view=True)
-        self.operator("split", OperatorKind.POINTWISE, [split])
-        for index, piece in enumerate(pieces):
-            start = len(self.body)
-            source = piece
-            if not self.numerics.autocast and batch.value > 1:
-                # a slice of the sequence is not contiguous: F.linear copies it before it multiplies
-                source = Array("hidden slice, contiguous", piece.shape, piece.dtype)
-                self.operator("slice", OperatorKind.POINTWISE, [Kernel("clone", (piece,), (source,), passes=(piece,))])
-            logits = self.project(name, source, (weight,))
-            goal = Array("labels slice", piece.shape[:2], DType.INT64)
-            is_flat = batch.value == 1  # else flattening a slice of the sequence copies it
-            flatten = Kernel("view" if is_flat else "clone", (labels,), (goal,), is_view=is_flat)
-            self.operator("labels", OperatorKind.POINTWISE, [flatten])
-            self.cross_entropy("loss", logits, goal)
-            self.region(f"loss slice {index}", start, (piece, labels), ())
 
 
 def _composite_rms_norm(name: str, x: Array, weight: Weight, rstd: Array, y: Array) -> list[Kernel]:

@@ -57,7 +57,7 @@ def rotate(tape: Tape, name: str, x: Array, heads: Size, rotary: Size, width: Si
         rest = Array(f"{name} unrotated", (*x.shape[:2], left), kind)
         kernels.append(Kernel("slice", (x,), (rest,), gradients=(x,), is_view=True))
         parts = (*parts, rest)
-    kernels.append(Kernel("cat", parts, (y,), passes=parts))
+    kernels.append(Kernel("cat", parts, (y,), passes=parts, through_view=True))
     elements = 2 * x.shape[0].value * x.shape[1].value * half.value
     tape.operator(name, OperatorKind.POINTWISE, kernels, flops=Flops(3 * elements, 3 * elements))
     return y

@@ -10,6 +10,7 @@ from suite.operators import Array, DType, Ledger, Placed, Segment, Size, Split
 from suite.spec import LOSS_CHUNKS, AttentionKernel, LossKernel, Recompute, RecomputeKind, Workload
 from suite.tape import Backend, Numerics, Tape
 from suite.tape_attention import Heads, eager, flash, merge_heads, release, rotate
+from suite.tape_loss import chunked_head, cross_entropy
 
 
 @dataclass(frozen=True)
@@ -154,9 +155,9 @@ def _head(tape: Tape, spec: DecoderSpec, sizes: _Sizes, hidden: Array, labels: A
     tied_to = "embedding.weight" if spec.tied else None
     if kernel is LossKernel.PLAIN:
         logits = tape.linear("head", hidden, sizes.v, False, Split.VOCAB, tied_to)
-        tape.cross_entropy("loss", logits, labels)
+        cross_entropy(tape, "loss", logits, labels)
     else:
-        tape.chunked_head("head", hidden, labels, sizes.v, tied_to, min(LOSS_CHUNKS, sizes.s.value))
+        chunked_head(tape, "head", hidden, labels, sizes.v, tied_to, min(LOSS_CHUNKS, sizes.s.value))
     release(tape, "model returns", hidden)
     return Segment("head", tuple(tape.body), (hidden,), (labels,), None)
 

@@ -1,4 +1,4 @@
-"""Formula against allocator on every rank of forked gloo groups: DDP and FSDP2, every moment."""
+"""Formula against allocator on every rank of forked gloo groups: DDP and FSDP2, every moment, pairwise over choices."""
 
 from __future__ import annotations
 
@@ -8,62 +8,71 @@ from typing import Any
 import pytest
 
 from suite.case import Case, case_from
+from suite.record import Moment
+from suite.spec import Precision
 from tests.distributed.ranks import run_jobs
 from tests.fake.measured import Beside, measure
+from tests.fake.pairwise import pairwise
+from tests.fake.workspace import without_workspace
 
 pytestmark = pytest.mark.distributed
 
+#: 301, 161 and 90 do not divide by 2, 3 and 4 alike: shards are uneven
 GPT = {"layers": 2, "hidden": 90, "heads": 3, "ffn": 366, "vocab": 301, "max_positions": 128, "norm": "layernorm",
        "activation": "gelu", "position": "learned", "bias": True, "tied": True}  # fmt: skip
 LLAMA = {"layers": 3, "hidden": 96, "heads": 6, "kv_heads": 2, "ffn": 161, "vocab": 302, "max_positions": 128}
-
-#: ranks -> (model, layout, workload); 301, 161 and 90 do not divide by 2, 3 and 4 alike: shards are uneven
-PLANS: dict[int, list[tuple[dict[str, Any], dict[str, Any], dict[str, Any]]]] = {
-    2: [
-        (GPT, {"dp": 2}, {}),
-        (LLAMA, {"dp": 2, "recompute": "every-2"}, {"micro_batches": 2, "precision": "bf16-mixed"}),
-        (GPT, {"fsdp": 2}, {"micro_batches": 2}),
-        (GPT, {"fsdp": 2, "reshard_after_forward": False}, {"precision": "bf16-mixed", "loss": "chunked"}),
-        (LLAMA, {"fsdp": 2, "recompute": "full"}, {"precision": "bf16-mixed", "micro_batches": 3}),
-        (LLAMA, {"fsdp": 2, "recompute": "selective"}, {"attention": "eager", "optimizer": "sgd"}),
-    ],
-    3: [
-        (GPT, {"fsdp": 3, "recompute": "every-2"}, {"loss": "chunked"}),
-        (LLAMA, {"fsdp": 3, "reshard_after_forward": False, "recompute": "full"}, {"micro_batches": 2}),
-        (LLAMA, {"fsdp": 3}, {"precision": "bf16-mixed"}),
-    ],
-    4: [
-        (LLAMA, {"dp": 4}, {"attention": "eager", "optimizer": "sgd"}),
-        (GPT, {"fsdp": 4}, {"precision": "bf16-mixed"}),
-    ],
+#: two rows of keys: with three ranks or four the last hold none of them
+NARROW = {"layers": 2, "hidden": 36, "heads": 9, "kv_heads": 1, "head_dim": 2, "ffn": 50, "vocab": 301,
+          "max_positions": 128, "tied": True}  # fmt: skip
+MODELS = {"gpt": GPT, "llama": LLAMA, "narrow": NARROW}
+SETTINGS: dict[str, list[Any]] = {
+    "layout": ["fsdp", "fsdp-keep", "dp"],
+    "ranks": [2, 3, 4],
+    "model": list(MODELS),
+    "recompute": ["none", "selective", "full", "every-2"],
+    "precision": ["fp32", "bf16-mixed"],
+    "micro_batches": [1, 2],
+    "attention": ["flash", "eager"],
+    "loss": ["plain", "chunked"],
+    "optimizer": ["adamw", "sgd"],
 }
+#: beside a loss's scalars, clipping's norm of every sharded parameter, and its parts
+SCALARS = 2048
 
 
-def case_of(model: dict[str, Any], layout: dict[str, Any], workload: dict[str, Any]) -> Case:
-    """A case of odd sizes."""
-    sizes = {"seq_len": 40, "micro_batch": 3, "precision": "fp32"}
-    return case_from({"model": model, "layout": layout, "workload": sizes | workload})
+def case_of(choice: dict[str, Any]) -> Case:
+    """The case of a choice of settings, of odd sizes."""
+    axis = choice["layout"].removesuffix("-keep")
+    keep = choice["layout"].endswith("-keep")
+    layout = {axis: choice["ranks"], "recompute": choice["recompute"], "reshard_after_forward": not keep}
+    workload = {key: choice[key] for key in ("precision", "micro_batches", "attention", "loss", "optimizer")}
+    sizes = {"seq_len": 40, "micro_batch": 3}
+    return case_from({"model": MODELS[choice["model"]], "layout": layout, "workload": sizes | workload})
+
+
+CASES = [case_of(choice) for choice in pairwise(SETTINGS)]
 
 
 @pytest.fixture(scope="module")
 def measured() -> dict[Case, tuple[Beside, ...]]:
-    """Every plan's memory, predicted and measured, on every rank."""
+    """Every case's memory, predicted and measured, on every rank."""
     found: dict[Case, tuple[Beside, ...]] = {}
-    for ranks, plans in PLANS.items():
-        cases = [case_of(*plan) for plan in plans]
-        runs = run_jobs(ranks, [partial(measure, case) for case in cases], deadline_s=120.0)
+    for ranks in SETTINGS["ranks"]:
+        cases = [case for case in CASES if case.layout.world_size == ranks]
+        with without_workspace():  # the ranks are forked inside, and inherit it
+            runs = run_jobs(ranks, [partial(measure, case) for case in cases], deadline_s=150.0)
         found |= {case: run.result() for case, run in zip(cases, runs, strict=True)}
     return found
 
 
-@pytest.mark.parametrize(
-    "case", [case_of(*plan) for plans in PLANS.values() for plan in plans], ids=lambda case: case.label
-)
+@pytest.mark.parametrize("case", CASES, ids=lambda case: f"{case.layout.world_size}-{case.label}")
 def test_every_moment_is_predicted_on_every_rank(case: Case, measured: dict[Case, tuple[Beside, ...]]) -> None:
-    """As on one process; each rank against its own estimate, for uneven shards differ."""
+    """As on one process, each rank against its own estimate, for uneven shards differ. (In bf16 a block's input is
+    booked as kept although a norm may have kept its own copy, so components are compared in fp32.)"""
+    is_fp32 = case.workload.precision is Precision.FP32
+    assert len(measured[case]) == case.layout.world_size
     for rank, found in enumerate(measured[case]):
         assert not found.states_off(), f"rank {rank}"
-        assert not found.components_off(), f"rank {rank}"
-        assert not found.peak_off(), f"rank {rank}"
-        if case.workload.precision.value == "fp32":
-            assert not found.totals_off(), f"rank {rank}"
+        assert not found.totals_off(SCALARS), f"rank {rank}"
+        assert not found.components_off(allowed=SCALARS), f"rank {rank}"
+        assert not is_fp32 or not found.components_off(Moment, SCALARS), f"rank {rank}"

@@ -4,33 +4,12 @@ from __future__ import annotations
 
 import pytest
 
-from memory.walk import SegmentWalk, WalkRules, walk_segment
-from suite.operators import Array, DType, Kernel, Operator, OperatorKind, Region, Segment, Size, Weight
+from memory.walk import WalkRules, walk_segment
+from suite.operators import Array, DType, Kernel, Region, Size, Weight
 from suite.record import Component
+from tests.unit.made_up import array, deltas, operator, segment
 
 pytestmark = pytest.mark.unit
-
-
-def array(name: str, elements: int) -> Array:
-    """So many fp32 elements: 4 bytes each."""
-    return Array(name, (Size("n", elements),), DType.FP32)
-
-
-def segment(*parts: Kernel | Region, inputs: tuple[Array, ...], output: Array) -> Segment:
-    """A segment of these kernels and regions."""
-    body = tuple(part if isinstance(part, Region) else operator(part) for part in parts)
-    return Segment("made up", body, inputs, (), output)
-
-
-def operator(*kernels: Kernel) -> Operator:
-    """An operator that owns the weights its kernels read."""
-    weights = tuple(item for kernel in kernels for item in kernel.reads if isinstance(item, Weight))
-    return Operator("made up", OperatorKind.POINTWISE, kernels, weights)
-
-
-def deltas(walk: SegmentWalk) -> tuple[list[int], list[int]]:
-    """Bytes of the forward and backward events, in order."""
-    return [event.nbytes for event in walk.forward.events], [event.nbytes for event in walk.backward.events]
 
 
 def test_a_tensor_dies_with_its_last_reader_unless_it_is_kept() -> None:

@@ -1,0 +1,52 @@
+"""The head's loss on a Tape: cross-entropy over all logits at once, or over slices of the sequence."""
+
+from __future__ import annotations
+
+from suite.operators import Array, DType, Flops, Kernel, OperatorKind, Size, Split, Weight
+from suite.tape import Tape
+
+
+def cross_entropy(tape: Tape, name: str, logits: Array, labels: Array) -> None:
+    """Mean negative log-likelihood. Logits are widened to fp32; keeps the log-probabilities.
+
+    Backward holds three fp32 arrays of the logits' size at once: the log-probabilities, the gradient of
+    the selection (dense) and the gradient of the logits.
+    """
+    kernels: list[Kernel] = []
+    wide = logits
+    if logits.dtype is not DType.FP32:
+        wide = Array("fp32 logits", logits.shape, DType.FP32)
+        kernels.append(Kernel("cast", (logits,), (wide,), gradients=(logits,)))
+    log_probs = Array("log-probabilities", logits.shape, DType.FP32)
+    loss = Array("loss", (), DType.FP32)
+    kernels.append(Kernel("log_softmax", (wide,), (log_probs,), (log_probs,), (wide,)))
+    kernels.append(Kernel("nll_loss", (log_probs, labels), (loss,), (log_probs, labels), (log_probs,)))
+    size = logits.elements
+    tape.operator(name, OperatorKind.LOSS, kernels, flops=Flops(5 * size, 5 * size))
+
+
+def chunked_head(
+    tape: Tape, name: str, hidden: Array, labels: Array, vocab: Size, tied_to: str | None, chunks: int
+) -> None:
+    """Head and cross-entropy over slices of the sequence, each rerun in backward (torch.chunk's split)."""
+    batch, seq, width = hidden.shape
+    weight = Weight(f"{name}.weight", (vocab, width), tape.numerics.weights, Split.VOCAB, tied_to)
+    step = -(-seq.value // chunks)
+    lengths = [min(step, seq.value - start) for start in range(0, seq.value, step)]
+    pieces = [Array("hidden slice", (batch, Size("c", length), width), hidden.dtype) for length in lengths]
+    split = Kernel("split", (hidden,), tuple(pieces), gradients=(hidden,), is_view=True)
+    tape.operator("split", OperatorKind.POINTWISE, [split])
+    for index, piece in enumerate(pieces):
+        start = len(tape.body)
+        source = piece
+        if not tape.numerics.autocast and batch.value > 1:
+            # a slice of the sequence is not contiguous: F.linear copies it before it multiplies
+            source = Array("hidden slice, contiguous", piece.shape, piece.dtype)
+            tape.operator("slice", OperatorKind.POINTWISE, [Kernel("clone", (piece,), (source,), passes=(piece,))])
+        logits = tape.project(name, source, (weight,))
+        goal = Array("labels slice", piece.shape[:2], DType.INT64)
+        is_flat = batch.value == 1  # else flattening a slice of the sequence copies it
+        flatten = Kernel("view" if is_flat else "clone", (labels,), (goal,), is_view=is_flat)
+        tape.operator("labels", OperatorKind.POINTWISE, [flatten])
+        cross_entropy(tape, "loss", logits, goal)
+        tape.region(f"loss slice {index}", start, (piece, labels), ())
