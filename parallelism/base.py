@@ -6,8 +6,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from suite.layout import Layout
 from suite.record import Component
-from suite.spec import Layout
 
 if TYPE_CHECKING:
     from torch import nn
