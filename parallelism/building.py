@@ -17,4 +17,4 @@ def make_trainer(
 ) -> Trainer:
     """A fresh model, parallelized over the mesh, with its optimizer, ready to take steps."""
     model = parallelize(build_model(case, device), mesh, case)
-    return Trainer(case, model, build_optimizer(model, case), device, mark)
+    return Trainer(case, model, build_optimizer(model, case), device, mark, mesh)

@@ -37,7 +37,7 @@ def apply(model: nn.Module, mesh: DeviceMesh | None, case: Case) -> nn.Module:
 
 
 def _is_used(layout: Layout) -> bool:
-    return layout.replica_ranks > 1 and layout.fsdp == 1
+    return layout.replica_ranks > 1 and layout.fsdp == 1 and layout.tp == 1
 
 
 DDP = Strategy(

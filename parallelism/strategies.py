@@ -8,6 +8,8 @@ from parallelism.base import Strategy
 from parallelism.checkpointing import CHECKPOINTING
 from parallelism.ddp import DDP
 from parallelism.fsdp import FSDP
+from parallelism.replicate import REPLICATE
+from parallelism.tensor import TENSOR
 from suite.layout import Layout
 
 if TYPE_CHECKING:
@@ -16,7 +18,9 @@ if TYPE_CHECKING:
 
     from suite.case import Case
 
-STRATEGIES: dict[str, Strategy] = {strategy.name: strategy for strategy in (CHECKPOINTING, FSDP, DDP)}
+STRATEGIES: dict[str, Strategy] = {
+    strategy.name: strategy for strategy in (TENSOR, CHECKPOINTING, FSDP, DDP, REPLICATE)
+}
 
 
 def strategies_of(layout: Layout) -> tuple[Strategy, ...]:
