@@ -4,9 +4,12 @@ a block's parameters are gathered before they are used and freed after."""
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from parallelism.base import Strategy
+from suite.collectives import Collective, Message
 from suite.record import Component
 from suite.spec import Layout, Precision
 
@@ -15,6 +18,10 @@ if TYPE_CHECKING:
     from torch.distributed.device_mesh import DeviceMesh
 
     from suite.case import Case
+    from suite.operators import Ledger, Weight
+
+REDUCE_BYTES = 4  # gradients are reduced in fp32
+GATHER_BYTES = {Precision.FP32: 4, Precision.BF16_MIXED: 2}  # parameters travel in the compute type
 
 
 def shard_rows(rows: int, ranks: int, rank: int) -> int:
@@ -31,6 +38,66 @@ def shard_elements(shape: tuple[int, ...], ranks: int, rank: int) -> int:
 def padded_elements(shape: tuple[int, ...], ranks: int) -> int:
     """Elements of a shard's storage: every rank's is padded to the first rank's."""
     return math.ceil(shape[0] / ranks) * math.prod(shape[1:])
+
+
+@dataclass(frozen=True)
+class ShardedUnit:
+    """Parameters that travel together, as often as the model has such a unit: a block, or the root with the rest."""
+
+    name: str
+    count: int
+    elements: int  # on all ranks together, each rank's part padded to the first rank's
+    is_root: bool = False
+
+
+def sharded_units(ledger: Ledger, ranks: int) -> Iterator[ShardedUnit]:
+    """The units of a model over so many ranks: its distinct blocks, then the root."""
+    for segment in dict.fromkeys(placed.segment for placed in ledger.segments if placed.prefix):
+        elements = _padded(segment.weights, ranks)
+        yield ShardedUnit(segment.name, ledger.counts[segment], elements)
+    rest = [weight for placed in ledger.segments if not placed.prefix for weight in placed.segment.weights]
+    yield ShardedUnit("what is not in a block", 1, _padded(rest, ranks), is_root=True)
+
+
+def _padded(weights: Iterable[Weight], ranks: int) -> int:
+    shapes = (tuple(size.value for size in weight.shape) for weight in weights if not weight.tied_to)
+    return ranks * sum(padded_elements(shape, ranks) for shape in shapes)
+
+
+def messages(case: Case, ledger: Ledger, rank: int) -> tuple[Message, ...]:
+    """A rank's all-gathers and reduce-scatters of one step: every micro-batch gathers and reduces again.
+
+    Counted: a unit's parameters in the compute type, once for its forward and, where the forward freed them, once more
+    for its backward (the root's are kept); its gradients in fp32, padded rows included; with replicas (HSDP) an
+    all-reduce of the reduced shard over them. Not counted: clipping's norm, which is the trainer's.
+    Source: torch/distributed/fsdp/_fully_shard/_fsdp_collectives.py, foreach_all_gather and foreach_reduce.
+    """
+    layout, micro_batches = case.layout, case.workload.micro_batches
+    nbytes = GATHER_BYTES[case.workload.precision]
+    source = "FSDP2: _fsdp_collectives.py"
+    rows = []
+    for unit in sharded_units(ledger, layout.fsdp):
+        gathers = 2 if layout.reshard_after_forward and not unit.is_root else 1
+        times = unit.count * micro_batches
+        rows += [
+            Message(
+                Collective.ALL_GATHER, "fsdp", layout.fsdp, unit.elements * nbytes, times * gathers,
+                f"gather the parameters of {unit.name}", f"parameters, rows padded*{nbytes}", source,
+            ),
+            Message(
+                Collective.REDUCE_SCATTER, "fsdp", layout.fsdp, unit.elements * REDUCE_BYTES, times,
+                f"reduce the gradients of {unit.name}", f"parameters, rows padded*{REDUCE_BYTES}", source,
+            ),
+        ]  # fmt: skip
+        if layout.dp > 1:
+            rows.append(
+                Message(
+                    Collective.ALL_REDUCE, "dp", layout.dp, unit.elements // layout.fsdp * REDUCE_BYTES, times,
+                    f"average the reduced gradients of {unit.name} over the replicas",
+                    f"parameters, rows padded*{REDUCE_BYTES} / fsdp", source,
+                )
+            )  # fmt: skip
+    return tuple(rows)
 
 
 def apply(model: nn.Module, mesh: DeviceMesh | None, case: Case) -> nn.Module:
@@ -65,4 +132,5 @@ FSDP = Strategy(
     sends="all-gather of the parameters in forward and again in backward, reduce-scatter of the gradients",
     is_used=_is_used,
     apply=apply,
+    messages=messages,
 )

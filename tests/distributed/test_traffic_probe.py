@@ -188,5 +188,5 @@ def test_every_operator_of_torch_has_a_rule() -> None:
 
 def test_an_operator_without_a_rule_is_refused_by_name(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delitem(RULES, "all_reduce")
-    with pytest.raises(UncountedCollective, match="_c10d_functional.all_reduce.default is not counted"):
+    with pytest.raises(UncountedCollective, match=r"_c10d_functional\.all_reduce\.default is not counted"):
         calls_of(torch.ops._c10d_functional.all_reduce.default, (torch.ones(2), "sum", "0"), {})
