@@ -88,7 +88,8 @@ def _messages(result: CaseResult) -> Iterator[dict[str, Any]]:
     """The predicted messages, three rows each: bytes sent, payload, calls."""
     for estimate in result.traffic:
         for message in estimate.messages:
-            for quantity, value in traffic_values(tally([message])[message.collective]).items():
+            values = [pair for sums in tally([message]).values() for pair in traffic_values(sums).items()]
+            for quantity, value in values:
                 yield {
                     "tier": "formula",
                     "quantity": quantity.value,
