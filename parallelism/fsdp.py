@@ -6,12 +6,14 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 from parallelism.base import Strategy
+from parallelism.mesh import shard_mesh
 from suite.collectives import Collective, Message
+from suite.layout import Layout, ReduceType, Reduction
 from suite.record import Component
-from suite.spec import Layout, Precision
+from suite.spec import Precision
 
 if TYPE_CHECKING:
     from torch import nn
@@ -20,7 +22,7 @@ if TYPE_CHECKING:
     from suite.case import Case
     from suite.operators import Ledger, Weight
 
-REDUCE_BYTES = 4  # gradients are reduced in fp32
+SOURCE = "FSDP2: torch/distributed/fsdp/_fully_shard/_fsdp_collectives.py"
 GATHER_BYTES = {Precision.FP32: 4, Precision.BF16_MIXED: 2}  # parameters travel in the compute type
 
 
@@ -64,40 +66,60 @@ def _padded(weights: Iterable[Weight], ranks: int) -> int:
     return ranks * sum(padded_elements(shape, ranks) for shape in shapes)
 
 
-def messages(case: Case, ledger: Ledger, rank: int) -> tuple[Message, ...]:
-    """A rank's all-gathers and reduce-scatters of one step: every micro-batch gathers and reduces again.
+def reduce_bytes(case: Case) -> int:
+    """Bytes of a gradient element as it is reduced: 4, or 2 where the layout has bf16 gradients reduced as they are."""
+    is_mixed = case.workload.precision is Precision.BF16_MIXED
+    return 2 if is_mixed and case.layout.reduce_type is ReduceType.BF16 else 4
 
-    Counted: a unit's parameters in the compute type, once for its forward and, where the forward freed them, once more
-    for its backward (the root's are kept); its gradients in fp32, padded rows included; with replicas (HSDP) an
-    all-reduce of the reduced shard over them. Not counted: clipping's norm, which is the trainer's.
+
+def messages(case: Case, ledger: Ledger, rank: int) -> tuple[Message, ...]:
+    """A rank's all-gathers and reduce-scatters of one step.
+
+    Counted, padded rows included: a unit's parameters in the compute type, every micro-batch, once for its forward and,
+    where the forward freed them, once more for its backward (the root's are kept; kept in n parts, they come from n
+    ranks); its gradients, once a step or every micro-batch as the layout says; with replicas (HSDP) an all-reduce of
+    each reduced shard over them. Not counted: clipping's norm, which is the trainer's.
     Source: torch/distributed/fsdp/_fully_shard/_fsdp_collectives.py, foreach_all_gather and foreach_reduce.
     """
     layout, micro_batches = case.layout, case.workload.micro_batches
-    nbytes = GATHER_BYTES[case.workload.precision]
-    source = "FSDP2: _fsdp_collectives.py"
+    reductions = micro_batches if layout.reduction is Reduction.MICRO_BATCH else 1
     rows = []
-    for unit in sharded_units(ledger, layout.fsdp):
-        gathers = 2 if layout.reshard_after_forward and not unit.is_root else 1
-        times = unit.count * micro_batches
-        rows += [
-            Message(
-                Collective.ALL_GATHER, "fsdp", layout.fsdp, unit.elements * nbytes, times * gathers,
-                f"gather the parameters of {unit.name}", f"parameters, rows padded*{nbytes}", source,
-            ),
-            Message(
-                Collective.REDUCE_SCATTER, "fsdp", layout.fsdp, unit.elements * REDUCE_BYTES, times,
-                f"reduce the gradients of {unit.name}", f"parameters, rows padded*{REDUCE_BYTES}", source,
-            ),
-        ]  # fmt: skip
-        if layout.dp > 1:
-            rows.append(
-                Message(
-                    Collective.ALL_REDUCE, "dp", layout.dp, unit.elements // layout.fsdp * REDUCE_BYTES, times,
-                    f"average the reduced gradients of {unit.name} over the replicas",
-                    f"parameters, rows padded*{REDUCE_BYTES} / fsdp", source,
-                )
-            )  # fmt: skip
+    for unit in sharded_units(ledger, layout.shard_ranks):
+        for use, ranks in _gathers(layout, unit):
+            rows.append(_gather(unit, ranks, GATHER_BYTES[case.workload.precision], use, unit.count * micro_batches))
+        rows += _reductions(layout, unit, reduce_bytes(case), unit.count * reductions)
     return tuple(rows)
+
+
+def _gathers(layout: Layout, unit: ShardedUnit) -> list[tuple[str, int]]:
+    """What a unit is gathered for in a micro-batch, and from how many ranks."""
+    gathers = [("forward", layout.shard_ranks)]
+    if layout.reshard_after_forward and not unit.is_root:
+        parts = layout.reshard_after_forward
+        gathers.append(("backward", layout.shard_ranks if parts is True else parts))
+    return gathers
+
+
+def _gather(unit: ShardedUnit, ranks: int, nbytes: int, use: str, count: int) -> Message:
+    return Message(
+        Collective.ALL_GATHER, "fsdp", ranks, unit.elements * nbytes, count,
+        f"gather the parameters of {unit.name} for its {use}", f"parameters, rows padded*{nbytes}", SOURCE,
+    )  # fmt: skip
+
+
+def _reductions(layout: Layout, unit: ShardedUnit, nbytes: int, count: int) -> list[Message]:
+    shards, replicas = layout.shard_ranks, layout.replica_ranks
+    return [
+        Message(
+            Collective.REDUCE_SCATTER, "fsdp", shards, unit.elements * nbytes, count,
+            f"reduce the gradients of {unit.name}", f"parameters, rows padded*{nbytes}", SOURCE,
+        ),
+        Message(
+            Collective.ALL_REDUCE, "dp", replicas, unit.elements // shards * nbytes, count,
+            f"average the reduced gradients of {unit.name} over the replicas",
+            f"parameters, rows padded*{nbytes} / fsdp", SOURCE,
+        ),
+    ]  # fmt: skip
 
 
 def apply(model: nn.Module, mesh: DeviceMesh | None, case: Case) -> nn.Module:
@@ -113,8 +135,8 @@ def apply(model: nn.Module, mesh: DeviceMesh | None, case: Case) -> nn.Module:
         if mixed
         else MixedPrecisionPolicy()
     )
-    sub_mesh = mesh["fsdp"]
-    for block in model.blocks:  # type: ignore[union-attr]
+    sub_mesh = shard_mesh(mesh, case.layout)
+    for block in cast("nn.ModuleDict", model.blocks).values():
         fully_shard(block, mesh=sub_mesh, mp_policy=policy, reshard_after_forward=case.layout.reshard_after_forward)
     fully_shard(model, mesh=sub_mesh, mp_policy=policy, reshard_after_forward=False)
     return model
@@ -133,4 +155,5 @@ FSDP = Strategy(
     is_used=_is_used,
     apply=apply,
     messages=messages,
+    example={"fsdp": 2},
 )

@@ -8,7 +8,7 @@ from parallelism.base import Strategy
 from parallelism.checkpointing import CHECKPOINTING
 from parallelism.ddp import DDP
 from parallelism.fsdp import FSDP
-from suite.spec import Layout
+from suite.layout import Layout
 
 if TYPE_CHECKING:
     from torch import nn

@@ -26,10 +26,10 @@ def estimate_traffic(case: Case, ledger: Ledger, rank: int = 0) -> TrafficEstima
 
 
 def clipping_messages(case: Case, ledger: Ledger) -> tuple[Message, ...]:
-    """The gradient norm over sharded gradients: one all-reduce of every tensor's norm, at every setting of the clip.
+    """The gradient norm, at every setting of the clip (parallelism/clipping.py).
 
-    A rank's norms of its shards are stacked and reduced together; whole gradients (DDP) need none.
-    Source: torch/nn/utils/clip_grad.py, _get_total_norm, on DTensors.
+    Over FSDP2's shards one all-reduce of every tensor's norm: a rank stacks the norms of its shards, and the stack is
+    reduced. Whole gradients (DDP) need none. Source: torch/nn/utils/clip_grad.py, _get_total_norm, on DTensors.
     """
     if case.layout.fsdp == 1:
         return ()
@@ -38,7 +38,7 @@ def clipping_messages(case: Case, ledger: Ledger) -> tuple[Message, ...]:
     )
     return (
         Message(
-            Collective.ALL_REDUCE, "fsdp", case.layout.fsdp, tensors * NORM_BYTES, 1,
+            Collective.ALL_REDUCE, "fsdp", case.layout.shard_ranks, tensors * NORM_BYTES, 1,
             "norms of the sharded gradients, for clipping", "tensors*4", "torch/nn/utils/clip_grad.py",
         ),
     )  # fmt: skip

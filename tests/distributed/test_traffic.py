@@ -10,11 +10,11 @@ import pytest
 import torch
 
 from memory.estimate import MemoryModel
+from parallelism.batches import batch_of
+from parallelism.building import make_trainer
 from parallelism.mesh import build_mesh
-from parallelism.strategies import parallelize
 from parallelism.traffic import messages_of
 from parallelism.traffic_pass import measure_traffic
-from parallelism.training import Trainer, build_model, build_optimizer
 from suite.case import Case, case_from
 from suite.collectives import Collective, tally
 from suite.record import Quantity, Sample
@@ -40,27 +40,26 @@ def case_of(model: dict[str, Any], layout: dict[str, Any], micro_batches: int = 
 
 BF16 = {"precision": "bf16-mixed"}
 CASES = [
-    case_of(GPT, {"dp": 2}, 2),
+    case_of(GPT, {"dp": 2, "reduction": "micro-batch"}, 2),
     case_of(LLAMA, {"dp": 2, "recompute": "full"}, **BF16),
     case_of(LARGE, {"dp": 2}),
-    case_of(GPT, {"fsdp": 2}, 3, **BF16),
+    case_of(GPT, {"fsdp": 2, "reduction": "micro-batch"}, 3, **BF16),
     case_of(LLAMA, {"fsdp": 2, "reshard_after_forward": False, "recompute": "selective"}, 2),
     case_of(GPT, {"fsdp": 3}, 2),
     case_of(LLAMA, {"fsdp": 3, "recompute": "full"}, loss="chunked", **BF16),
     case_of(NARROW, {"dp": 3}, 2, **BF16),
     case_of(NARROW, {"fsdp": 4}, optimizer="sgd", **BF16),
     case_of(NARROW, {"fsdp": 4, "reshard_after_forward": False}, 2, **BF16),
+    case_of(LLAMA, {"fsdp": 4, "reshard_after_forward": 2}, 2, **BF16),
 ]
 
 
 def measure(case: Case, rank: int) -> list[Sample]:
     """The traffic pass of a case on this rank, on random tokens."""
-    mesh = build_mesh(case.layout, "cpu")
-    model = parallelize(build_model(case, torch.device("cpu")), mesh, case)
-    trainer = Trainer(case, model, build_optimizer(model, case), torch.device("cpu"))
-    shape = (case.workload.micro_batches, case.workload.micro_batch, case.workload.seq_len)
-    ids = torch.from_numpy(np.random.default_rng(rank).integers(case.model.vocab, size=shape))
-    return measure_traffic(lambda step: trainer.step(step, ids, ids), rank)
+    device = torch.device("cpu")
+    trainer = make_trainer(case, build_mesh(case.layout, "cpu"), device)
+    ids = np.random.default_rng(0).integers(case.model.vocab, size=(case.global_batch, case.workload.seq_len))
+    return measure_traffic(lambda step: trainer.step(step, batch_of(case, rank, step, ids, ids, device)), rank)
 
 
 def measured(samples: list[Sample]) -> dict[tuple[Quantity, Collective | None], float]:

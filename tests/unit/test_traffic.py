@@ -78,14 +78,37 @@ def test_bf16_halves_the_gathers_and_not_the_reductions() -> None:
     assert (found[AG].payload, found[RS].payload) == (2384 // 2, 1360)
 
 
-def test_every_micro_batch_gathers_and_reduces_and_clips_once_a_step() -> None:
-    one, three = sums(case_of({"fsdp": 2})), sums(case_of({"fsdp": 2}, micro_batches=3))
-    assert three[AR] == one[AR]
-    for collective in (AG, RS):
+@pytest.mark.parametrize(("reduction", "growing"), [("step", [AG]), ("micro-batch", [AG, RS])])
+def test_every_micro_batch_gathers_and_may_reduce(reduction: str, growing: list[Collective]) -> None:
+    one, three = sums(case_of({"fsdp": 2})), sums(case_of({"fsdp": 2, "reduction": reduction}, micro_batches=3))
+    assert three[AR] == one[AR]  # clipping comes once
+    assert growing == [AG, RS] or three[RS] == one[RS]
+    for collective in growing:
         assert (three[collective].count, three[collective].payload) == (
             3 * one[collective].count,
             3 * one[collective].payload,
         )
+
+
+def test_shards_kept_in_parts_come_back_from_fewer_ranks() -> None:
+    """Of four ranks two hold a block between them after forward: its backward gathers the same 640 bytes, half sent."""
+    case = case_of({"fsdp": 4, "reshard_after_forward": 2})
+    rows = [row for row in fsdp_messages(case, MemoryModel(case).ledger, 0) if row.collective is AG]
+    assert [(row.ranks, row.payload, row.count, row.sent) for row in rows] == [
+        (4, 640, 2, 960),
+        (2, 640, 2, 640),
+        (4, 400, 1, 300),
+    ]
+
+
+def test_gradients_may_be_reduced_in_bf16() -> None:
+    layout = {"fsdp": 2, "reduce_type": "bf16"}
+    assert sums(case_of(layout, precision="bf16-mixed"))[RS].payload == 1360 // 2
+    assert sums(case_of({"fsdp": 2}, precision="bf16-mixed"))[RS].payload == 1360
+
+
+def test_a_bucket_limit_of_ones_own_holds_for_the_first_bucket_too() -> None:
+    assert buckets([512 * KIB] * 5, 2 * MIB) == [2 * MIB, 512 * KIB]
 
 
 def test_uneven_rows_are_padded() -> None:
@@ -99,8 +122,7 @@ def test_uneven_rows_are_padded() -> None:
 
 def test_replicas_reduce_their_shards() -> None:
     """HSDP, two replicas of two shards: after each reduce-scatter an all-reduce of half of it: 256 a block, 168."""
-    case = case_of({"fsdp": 2})
-    object.__setattr__(case.layout, "dp", 2)  # a layout may not say so yet
+    case = case_of({"fsdp": 2, "dp": 2})
     rows = [row for row in fsdp_messages(case, MemoryModel(case).ledger, 0) if row.axis == "dp"]
     assert [(row.collective, row.ranks, row.payload, row.count) for row in rows] == [(AR, 2, 256, 2), (AR, 2, 168, 1)]
 

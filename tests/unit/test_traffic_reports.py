@@ -21,8 +21,8 @@ from reports.summary import compare_run
 from reports.tables import print_run
 from suite.case import case_from
 from suite.collectives import Collective, Message, TrafficEstimate
+from suite.layout import Layout
 from suite.record import Outcome, Quantity, Sample
-from suite.spec import Layout
 from tests.unit import report_samples as made
 
 pytestmark = pytest.mark.unit
