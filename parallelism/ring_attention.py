@@ -161,6 +161,7 @@ def _backward(
         del coming, sums
     assert behind is not None
     dk, dv = behind.wait()
+    del block, behind
     return dq.to(q.dtype), _heads_first(dk.to(k.dtype)), _heads_first(dv.to(v.dtype))
 
 

@@ -33,7 +33,9 @@ def ulysses_attention(
             heads % ranks == 0,
             f"model.{name}: {heads} % cp({ranks}) != 0: the all-to-all gives each rank whole heads; use ring",
         )
-    q, k, v = (_ToHeads.apply(x, group) for x in (q, k, v))
+    q = _ToHeads.apply(q, group)  # one by one: a shard that nobody else needs dies here
+    k = _ToHeads.apply(k, group)
+    v = _ToHeads.apply(v, group)
     out: Tensor = _ToSequence.apply(attend(q, k, v), group)
     return out
 
@@ -94,9 +96,9 @@ class UlyssesCore(nn.Module):
 
     def forward(self, q: Tensor, k: Tensor, v: Tensor, rope: tuple[Tensor, Tensor] | None) -> Tensor:
         """q [b, s, a, d], k and v [b, s, kv, d], rope at this rank's positions -> [b, s, a, d]."""
-        if rope is not None:
-            q, k = rotate(q, *rope), rotate(k, *rope)
-        return ulysses_attention(q, k, v, self.group, self._attend)
+        if rope is None:
+            return ulysses_attention(q, k, v, self.group, self._attend)
+        return ulysses_attention(rotate(q, *rope), rotate(k, *rope), v, self.group, self._attend)
 
     def _attend(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         out: Tensor = self.core(q, k, v, None)
