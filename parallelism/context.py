@@ -136,4 +136,6 @@ CONTEXT = Strategy(
     " Ulysses: four all-to-alls forward and four backward, in every block",
     is_used=_is_used,
     apply=apply,
+    needs="sequences of 2 cp equal chunks (cp where they are not balanced); Ulysses: key-value heads that cp divides",
+    example={"cp": 2},
 )
