@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from parallelism.base import Strategy
 from parallelism.checkpointing import CHECKPOINTING
+from parallelism.context import CONTEXT
 from parallelism.ddp import DDP
 from parallelism.fsdp import FSDP
 from suite.layout import Layout
@@ -16,7 +17,7 @@ if TYPE_CHECKING:
 
     from suite.case import Case
 
-STRATEGIES: dict[str, Strategy] = {strategy.name: strategy for strategy in (CHECKPOINTING, FSDP, DDP)}
+STRATEGIES: dict[str, Strategy] = {strategy.name: strategy for strategy in (CONTEXT, CHECKPOINTING, FSDP, DDP)}
 
 
 def strategies_of(layout: Layout) -> tuple[Strategy, ...]:
