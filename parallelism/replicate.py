@@ -1,5 +1,7 @@
-"""Data parallel beside tensor parallel: gradients averaged over the replicas in flat buckets, since DDP takes no
-DTensors. Each rank averages its own parts with the ranks that hold the same."""
+"""Data parallel beside tensor parallel: gradients averaged in flat buckets, since DDP takes no DTensors.
+
+Each rank averages its own parts with the ranks that hold the same.
+"""
 
 from __future__ import annotations
 
