@@ -7,6 +7,7 @@ _fsdp_param_group.py, _fsdp_param.py and _fsdp_collectives.py and held to alloca
 - units gathered ahead hold their flat outputs until their turn;
 - resharded to n, a unit keeps n-th parts in the compute type until it is gathered for backward;
 - a unit's gradients are copied into a flat reduce-scatter input, which is freed when the next unit reduces;
+- the CPU pads gradients whose rows the ranks do not divide before it copies them together;
 - gloo copies each collective's input in passing; NCCL does not.
 """
 
@@ -109,13 +110,22 @@ class Gathers:
         self._add(-self.reduce_input, "reduce-scatter input")
         self.reduce_input = unit.flat(self.exchange.reduce_bytes)
         self._add(self.reduce_input, "reduce-scatter input")
-        if converts and not has_kept and self.exchange.backend is Backend.CPU:
-            self._pass(unit.largest(self.exchange.compute_bytes), "gradient laid out in passing")
         gradient = _label("whole gradients") if converts and has_kept else self.gradient
         element = self.exchange.reduce_bytes if converts and has_kept else self.exchange.compute_bytes
+        if self.exchange.backend is Backend.CPU:
+            self._lay_out(unit, element)
         last = unit.parameters[-1].elements * element
         self.events.append(Event(last - unit.gradients(element), gradient))
         self._scatter(unit, Event(-last, gradient))
+
+    def _lay_out(self, unit: Unit, element: int) -> None:
+        """Copy the gradients into the reduce-scatter's input as the CPU does it (at::_chunk_cat): those whose rows the
+        ranks do not divide are padded first, all of them; each is laid out before it is cast."""
+        padding = unit.padded_copies(element)
+        self._add(padding, "gradients with padded rows")
+        if element != self.exchange.reduce_bytes:
+            self._pass(unit.largest_padded(element), "gradient laid out in passing")
+        self._add(-padding, "gradients with padded rows")
 
     def _scatter(self, unit: Unit, last_gradient: Event) -> None:
         """Reduce-scatter; over replicas, all-reduce; cast to the parameters' type; add to what is there."""

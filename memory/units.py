@@ -47,9 +47,14 @@ class Unit:
         """Whole gradients."""
         return element * sum(item.elements for item in self.parameters)
 
-    def largest(self, element: int) -> int:
-        """The largest whole gradient."""
-        return element * max(item.elements for item in self.parameters)
+    def padded_copies(self, element: int) -> int:
+        """Whole gradients with padded rows, of those parameters that need padding."""
+        sizes = ((item.elements, self.ranks * item.padded) for item in self.parameters)
+        return element * sum(padded for elements, padded in sizes if padded != elements)
+
+    def largest_padded(self, element: int) -> int:
+        """The largest whole gradient with padded rows."""
+        return element * self.ranks * max(item.padded for item in self.parameters)
 
 
 def unit_of(weights: Sequence[Weight], ranks: int) -> Unit:
