@@ -7,13 +7,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from memory.state import MASTER_BYTES, shape_of
-from parallelism.fsdp import padded_elements
+from parallelism.fsdp import padded_elements, reduce_bytes
 from suite.case import Case
-from suite.layout import Layout, Offload, ReduceType, Reduction
+from suite.layout import Layout, Offload, Reduction
 from suite.operators import Weight
 from suite.tape import Backend, Numerics
-
-REDUCE_BYTES = {ReduceType.FP32: 4, ReduceType.BF16: 2}
 
 
 @dataclass(frozen=True)
@@ -88,11 +86,11 @@ class Exchange:
 
 def exchange_of(case: Case, numerics: Numerics, backend: Backend) -> Exchange:
     """The exchange of a sharded case."""
-    layout, compute_bytes = case.layout, numerics.weights.nbytes
+    layout = case.layout
     to = layout.reshard_after_forward
     return Exchange(
-        compute_bytes=compute_bytes,
-        reduce_bytes=REDUCE_BYTES[layout.reduce_type] if compute_bytes != MASTER_BYTES else MASTER_BYTES,
+        compute_bytes=numerics.weights.nbytes,
+        reduce_bytes=reduce_bytes(case),
         replicas=layout.dp,
         reshard_to=0 if isinstance(to, bool) else to,
         is_offloaded=layout.offload is Offload.PARAMETERS,

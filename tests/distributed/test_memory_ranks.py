@@ -66,7 +66,8 @@ def case_of(choice: dict[str, Any]) -> Case:
     """The case of a choice of settings, of odd sizes."""
     axis = choice["layout"].removesuffix("-keep")
     keep = choice["layout"].endswith("-keep")
-    layout = {axis: choice["ranks"], "recompute": choice["recompute"], "reshard_after_forward": not keep}
+    kept = {"reshard_after_forward": False} if keep else {}
+    layout = {axis: choice["ranks"], "recompute": choice["recompute"]} | kept
     workload = {key: choice[key] for key in ("precision", "micro_batches", "attention", "loss", "optimizer")}
     sizes = {"seq_len": 40, "micro_batch": 3}
     return case_from({"model": MODELS[choice["model"]], "layout": layout, "workload": sizes | workload})
