@@ -28,6 +28,10 @@ class Stretch:
     level: Moment | None = None
 
 
+#: each distinct segment's walk, by whether gradients are there already to be added to
+Walks = dict[bool, dict[Segment, SegmentWalk]]
+
+
 @dataclass(frozen=True)
 class Instant:
     """Where a moment is: so many stretches, and then so many events of the next one."""
@@ -83,16 +87,18 @@ def walk_step(case: Case, ledger: Ledger, numerics: Numerics, backend: Backend) 
     most."""
     last = case.workload.micro_batches - 1
     stretches: list[Stretch] = []
+    walks: Walks = {}
     for index in sorted({0, min(1, last), last}):
-        stretches += _MicroBatch(case, ledger, numerics, backend, index).walk()
+        stretches += _MicroBatch(case, ledger, numerics, backend, index, walks).walk()
     return StepWalk(tuple(stretches))
 
 
 class _MicroBatch:
-    def __init__(self, case: Case, ledger: Ledger, numerics: Numerics, backend: Backend, index: int) -> None:
+    def __init__(
+        self, case: Case, ledger: Ledger, numerics: Numerics, backend: Backend, index: int, walks: Walks
+    ) -> None:
         self.case = case
         self.ledger = ledger
-        self.index = index
         self.layout = case.layout
         self.is_sharded = case.layout.fsdp > 1
         self.gradient = gradient_label(
@@ -101,7 +107,12 @@ class _MicroBatch:
         self.exchange = exchange_of(case, numerics, backend)
         self.micro = micro_of(case.layout, index, case.workload.micro_batches)
         self.gathers = Gathers(self.exchange, self.micro, self.gradient)
-        self.walks = self._segment_walks()
+        # autograd adds to the whole gradients that it finds; those that were converted FSDP2 adds to itself
+        finds_whole = self.micro.has_whole and not self.exchange.converts
+        self.accumulate = finds_whole if self.is_sharded else index > 0
+        if self.accumulate not in walks:
+            walks[self.accumulate] = self._segment_walks()
+        self.walks = walks[self.accumulate]
         self.stretches: list[Stretch] = []
 
     def _segment_walks(self) -> dict[Segment, SegmentWalk]:
@@ -117,11 +128,9 @@ class _MicroBatch:
 
     def _rules(self, segment: Segment, awaiting: Mapping[str, bool]) -> WalkRules:
         kept = Component.LOSS if segment.name in self.ledger.loss else Component.ACTIVATIONS
-        if not self.is_sharded:
-            return WalkRules(kept, accumulate=self.index > 0, awaiting=awaiting)
-        # autograd adds to the whole gradients that it finds; those that were converted FSDP2 adds to itself
-        accumulate = self.micro.has_whole and not self.exchange.converts
-        return WalkRules(kept, self.gradient.component, self.gradient.name, accumulate, awaiting)
+        if self.is_sharded:
+            return WalkRules(kept, self.gradient.component, self.gradient.name, self.accumulate, awaiting)
+        return WalkRules(kept, accumulate=self.accumulate, awaiting=awaiting)
 
     def walk(self) -> list[Stretch]:
         self._put(_shared(self.ledger, 1), FORWARD)
