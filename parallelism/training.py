@@ -19,6 +19,7 @@ from parallelism.clipping import clip_gradients
 from parallelism.leftovers import average_replicas, sum_sequence_parts
 from suite import memory_probe as phases
 from suite.case import Case
+from suite.layout import Reduction
 from suite.models.decoder_module import Decoder
 from suite.spec import OptimizerKind, Precision, Recipe
 
