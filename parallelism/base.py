@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
 
 from suite.layout import Layout
 from suite.record import Component
@@ -25,6 +25,8 @@ class Strategy:
     divides   components that each rank holds a part of
     overheads what it costs on top, in words
     sends     what it sends in a step, in words
+    needs     what it asks of the model, the workload or the machine, in words
+    example   the settings of the smallest layout that uses it
     """
 
     name: str
@@ -34,3 +36,5 @@ class Strategy:
     sends: str
     is_used: Callable[[Layout], bool]
     apply: Apply
+    needs: str = "nothing"
+    example: Mapping[str, Any] = field(default_factory=dict)
