@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 
 import torch
 import torch.distributed as dist
@@ -12,12 +12,16 @@ from torch.distributed.tensor import DTensor
 
 
 def clip_gradients(
-    parameters: Iterable[nn.Parameter], clip_norm: float, stages: dist.ProcessGroup | None = None
+    parameters: Iterable[nn.Parameter],
+    clip_norm: float,
+    stages: dist.ProcessGroup | None = None,
+    copies: Collection[nn.Parameter] = (),
 ) -> Tensor:
     """Scale gradients so that their 2-norm over all ranks is at most clip_norm; the norm before that, a scalar.
 
     DTensors' norms are summed over their meshes; plain tensors count once, so that ranks that hold replicas agree.
-    `stages` are the pipeline's ranks, whose parts of the model are summed too. Each kind of tensor costs one
+    `stages` are the pipeline's ranks, whose parts of the model are summed too; `copies` are parameters that one of them
+    counts already, scaled like the rest. Each kind of tensor costs one
     all-reduce of a scalar for each mesh dimension that it is sharded over.
     """
     groups: dict[object, list[Tensor]] = {}
@@ -26,7 +30,9 @@ def clip_gradients(
         if gradient is not None:
             key = (gradient.device_mesh, gradient.placements) if isinstance(gradient, DTensor) else None
             groups.setdefault(key, []).append(gradient)
-    norms = [_full(nn.utils.get_total_norm(gradients)) for gradients in groups.values()]
+    again = {id(parameter.grad) for parameter in copies}
+    counted = ([gradient for gradient in gradients if id(gradient) not in again] for gradients in groups.values())
+    norms = [_full(nn.utils.get_total_norm(gradients)) for gradients in counted if gradients]
     total = norms[0] if len(norms) == 1 else torch.linalg.vector_norm(torch.stack(norms)) if norms else torch.zeros(())
     if stages is not None:
         squared = total.square()
