@@ -14,6 +14,8 @@ from enum import StrEnum
 from functools import cached_property
 from typing import Any
 
+from suite.collectives import Collective, Tally
+
 SCHEMA_VERSION = 1
 
 
@@ -32,6 +34,9 @@ class Quantity(StrEnum):
     VALIDATION_LOSS = "validation_loss_nats"
     UNIGRAM_ENTROPY = "unigram_entropy_nats"
     GRADIENT_NORM = "gradient_norm"
+    BYTES_SENT = "bytes_sent"  # a rank's share of a step's collectives (suite.collectives.sent_bytes)
+    PAYLOAD = "payload_bytes"  # what a rank hands over to a step's collectives
+    COLLECTIVE_CALLS = "collective_calls"
 
 
 class Component(StrEnum):
@@ -159,6 +164,7 @@ class Sample:
     index: int = 0
     component: Component | None = None
     moment: Moment | None = None
+    collective: Collective | None = None
 
 
 @dataclass(frozen=True)
@@ -195,6 +201,15 @@ class Measurement:
     def ranks(self) -> tuple[int, ...]:
         """The ranks that left samples, ascending."""
         return tuple(sorted({sample.rank for sample in self.samples}))
+
+
+def traffic_values(sums: Tally) -> dict[Quantity, float]:
+    """A tally in the quantities that samples and reports speak of."""
+    return {
+        Quantity.BYTES_SENT: float(sums.sent),
+        Quantity.PAYLOAD: float(sums.payload),
+        Quantity.COLLECTIVE_CALLS: float(sums.count),
+    }
 
 
 def total(samples: Iterable[Sample]) -> float:
