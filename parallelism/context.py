@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from torch.distributed.device_mesh import DeviceMesh
 
     from suite.case import Case
+    from suite.operators import Ledger
 
 RING_SOURCE = "Liu et al. 2023, arXiv:2310.01889, section 3"
 ULYSSES_SOURCE = "Jacobs et al. 2023, arXiv:2309.14509, section 3.2"
@@ -122,6 +123,13 @@ def _compute_bytes(case: Case) -> int:
     return BF16_BYTES if case.workload.precision is Precision.BF16_MIXED else FP32_BYTES
 
 
+def messages(case: Case, ledger: Ledger, rank: int) -> tuple[Message, ...]:
+    """What a rank sends for its blocks' attention in one step."""
+    return context_messages(
+        case, (int(placed.prefix.rpartition(".")[2]) for placed in ledger.segments if placed.prefix)
+    )
+
+
 def _is_used(layout: Layout) -> bool:
     return layout.cp > 1
 
@@ -138,4 +146,5 @@ CONTEXT = Strategy(
     apply=apply,
     needs="sequences of 2 cp equal chunks (cp where they are not balanced); Ulysses: key-value heads that cp divides",
     example={"cp": 2},
+    messages=messages,
 )

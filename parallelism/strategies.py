@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, cast
 
 from parallelism.base import Strategy
 from parallelism.checkpointing import CHECKPOINTING
+from parallelism.context import CONTEXT
 from parallelism.ddp import DDP
 from parallelism.fsdp import FSDP
 from parallelism.pipeline import PIPELINE
@@ -18,7 +19,9 @@ if TYPE_CHECKING:
     from parallelism.pipeline_stage import StageParts
     from suite.case import Case
 
-STRATEGIES: dict[str, Strategy] = {strategy.name: strategy for strategy in (PIPELINE, CHECKPOINTING, FSDP, DDP)}
+STRATEGIES: dict[str, Strategy] = {
+    strategy.name: strategy for strategy in (PIPELINE, CONTEXT, CHECKPOINTING, FSDP, DDP)
+}
 
 
 def strategies_of(layout: Layout) -> tuple[Strategy, ...]:
