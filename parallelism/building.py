@@ -20,5 +20,5 @@ def make_trainer(
     if case.layout.pp > 1:
         from parallelism.pipeline_trainer import PipelineTrainer
 
-        return PipelineTrainer(case, model, build_optimizer(model, case), device, mark)
-    return Trainer(case, model, build_optimizer(model, case), device, mark)
+        return PipelineTrainer(case, model, build_optimizer(model, case), device, mark, mesh)
+    return Trainer(case, model, build_optimizer(model, case), device, mark, mesh)

@@ -64,11 +64,15 @@ def joins_weights(case: Case, stage: int) -> bool:
 # --- what is sent ------------------------------------------------------------------------------------------------
 
 
+def ids_shape(case: Case) -> tuple[int, int]:
+    """Token ids of a micro-batch on this rank, [b, s]."""
+    return case.workload.micro_batch, case.workload.seq_len // case.layout.cp
+
+
 def stream_shape(case: Case) -> tuple[int, int, int]:
     """What one stage hands to the next for a micro-batch: the residual stream [b, s, h] as this rank holds it."""
-    layout, workload = case.layout, case.workload
-    shards = layout.cp * (layout.tp if layout.sequence_parallel else 1)
-    return workload.micro_batch, workload.seq_len // shards, case.model.hidden
+    batch, tokens = ids_shape(case)
+    return batch, tokens // (case.layout.tp if case.layout.sequence_parallel else 1), case.model.hidden
 
 
 def stream_bytes(case: Case) -> int:

@@ -21,7 +21,7 @@ from torch.distributed.pipelining import (
 
 from parallelism.batches import Batch
 from parallelism.clipping import clip_gradients
-from parallelism.pipeline import joins_weights, stream_shape
+from parallelism.pipeline import ids_shape, joins_weights, stream_shape
 from parallelism.pipeline_stage import StageParts, TrainedStage
 from parallelism.stages import rank_of_stage
 from parallelism.tied_head import TiedHead
@@ -105,7 +105,7 @@ class PipelineTrainer(Trainer):
         """Shapes are given, so that torch need not run the model to learn them: only the stream is ever sent."""
         layout = self.case.layout
         stream = torch.empty(stream_shape(self.case), dtype=self._stream_type(part), device="meta", requires_grad=True)
-        ids = torch.empty(stream_shape(self.case)[:2], dtype=torch.int64, device="meta")
+        ids = torch.empty(ids_shape(self.case), dtype=torch.int64, device="meta")
         is_last = index == layout.stages - 1
         return TrainedStage(
             part,
@@ -137,9 +137,13 @@ class PipelineTrainer(Trainer):
         ids = (batch.ids.flatten(0, 1),) if 0 in dict(self.stages.parts()) else ()
         losses: list[Tensor] = []
         self.schedule.step(*ids, target=named.get("labels"), losses=losses, return_outputs=False, **named)
+        return torch.stack(losses).sum().detach() if losses else torch.zeros((), device=self.device)
+
+    def finish_gradients(self) -> None:
+        """As without a pipeline; then a tied head's gradient and the embedding's are summed."""
+        super().finish_gradients()
         if self._tied_head is not None:
             self._tied_head.sum_gradients()
-        return torch.stack(losses).sum().detach() if losses else torch.zeros((), device=self.device)
 
     def clip(self) -> Tensor:
         """As without a pipeline; the norm is over every stage, a tied head counted once."""

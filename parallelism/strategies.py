@@ -10,6 +10,8 @@ from parallelism.context import CONTEXT
 from parallelism.ddp import DDP
 from parallelism.fsdp import FSDP
 from parallelism.pipeline import PIPELINE
+from parallelism.replicate import REPLICATE
+from parallelism.tensor import TENSOR
 from suite.layout import Layout
 
 if TYPE_CHECKING:
@@ -20,7 +22,7 @@ if TYPE_CHECKING:
     from suite.case import Case
 
 STRATEGIES: dict[str, Strategy] = {
-    strategy.name: strategy for strategy in (PIPELINE, CONTEXT, CHECKPOINTING, FSDP, DDP)
+    strategy.name: strategy for strategy in (PIPELINE, TENSOR, CONTEXT, CHECKPOINTING, FSDP, DDP, REPLICATE)
 }
 
 

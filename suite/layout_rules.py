@@ -100,13 +100,6 @@ RULES: tuple[Rule[Layout], ...] = (
         lambda layout: f"stage_split({layout.stage_split}) with {_stages(layout)}",
     ),
     Rule(
-        "a split backward with replicas that DDP holds",
-        "DDP reduces when a whole backward pass ends, and gradients of weights come from calls that it does not hear;"
-        " use fsdp, or gpipe, 1f1b, interleaved-1f1b",
-        lambda layout: _splits_backward(layout) and layout.fsdp == 1 and layout.replica_ranks > 1,
-        _fields("schedule", "pp", "dp", "cp"),
-    ),
-    Rule(
         "a split backward with parameters that are freed after forward",
         "the weights' part of backward looks for the parameters that forward used; set reshard_after_forward to false",
         lambda layout: _splits_backward(layout) and layout.fsdp > 1 and layout.reshard_after_forward is not False,
