@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Sequence
 
 import torch
 import torch.distributed as dist
@@ -16,7 +16,7 @@ def local_gradients(parameters: Iterable[nn.Parameter]) -> list[Tensor]:
     return [each.to_local() if isinstance(each, DTensor) else each for each in gradients if each is not None]
 
 
-def all_reduce_flat(tensors: list[Tensor], group: dist.ProcessGroup, divide_by: int = 1) -> None:
+def all_reduce_flat(tensors: Sequence[Tensor], group: dist.ProcessGroup, divide_by: int = 1) -> None:
     """Sum tensors of one type over the group, in place, in one all-reduce: a flat copy of them all."""
     flat = torch.cat([tensor.reshape(-1) for tensor in tensors])
     dist.all_reduce(flat, group=group)
@@ -24,17 +24,3 @@ def all_reduce_flat(tensors: list[Tensor], group: dist.ProcessGroup, divide_by: 
         flat /= divide_by
     for tensor, part in zip(tensors, flat.split([tensor.numel() for tensor in tensors]), strict=True):
         tensor.copy_(part.view_as(tensor))
-
-
-def buckets(tensors: Iterable[Tensor], cap_bytes: int) -> Iterator[list[Tensor]]:
-    """Tensors in their order, as many together as fit the cap; one that is larger goes alone. Each is of one type."""
-    bucket: list[Tensor] = []
-    filled = 0
-    for tensor in tensors:
-        if bucket and (filled + tensor.nbytes > cap_bytes or tensor.dtype != bucket[0].dtype):
-            yield bucket
-            bucket, filled = [], 0
-        bucket.append(tensor)
-        filled += tensor.nbytes
-    if bucket:
-        yield bucket

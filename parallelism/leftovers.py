@@ -8,7 +8,7 @@ from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.tensor import DTensor
 
 from parallelism import replicate
-from parallelism.flat import all_reduce_flat, buckets, local_gradients
+from parallelism.flat import all_reduce_flat, local_gradients
 from parallelism.mesh import replica_mesh
 from suite.layout import Layout
 
@@ -20,8 +20,8 @@ def average_replicas(model: nn.Module, mesh: DeviceMesh | None, layout: Layout) 
         return
     replicas = replica_mesh(mesh, layout)
     gradients = local_gradients(reversed(list(model.parameters())))  # as backward made them
-    for bucket in buckets(gradients, replicate.bucket_cap_bytes(layout)):
-        all_reduce_flat(bucket, replicas.get_group(), divide_by=replicas.size())
+    for bucket in replicate.buckets([each.nbytes for each in gradients], replicate.bucket_cap_bytes(layout)):
+        all_reduce_flat([gradients[index] for index in bucket], replicas.get_group(), divide_by=replicas.size())
 
 
 def sum_sequence_parts(model: nn.Module, mesh: DeviceMesh | None, layout: Layout) -> None:

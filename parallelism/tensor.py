@@ -3,12 +3,12 @@ parallelism also its part of the residual stream. The plan is read off the opera
 
 from __future__ import annotations
 
-import math
 from enum import StrEnum
 from functools import partial
 from typing import TYPE_CHECKING, cast
 
 from parallelism.base import Strategy
+from parallelism.tensor_traffic import messages
 from suite.layout import Layout, Recompute
 from suite.models.ledgers import ledger_of
 from suite.operators import Ledger, Operator, OperatorKind, Split
@@ -76,12 +76,6 @@ def plan_of(case: Case) -> dict[str, Style]:
     return tensor_plan(ledger_of(case.model, case.workload, Recompute(), FP32, Backend.CPU))
 
 
-def own_rows(rows: int, ranks: int, rank: int) -> range:
-    """Rows of the vocabulary that a rank holds: parts of ceil(rows / ranks), the last one smaller."""
-    step = math.ceil(rows / ranks)
-    return range(min(rank * step, rows), min((rank + 1) * step, rows))
-
-
 def apply(model: nn.Module, mesh: DeviceMesh | None, case: Case) -> nn.Module:
     """Divide the model's weights over mesh["tp"] and put the collectives where the plan says. A pipeline's stage has
     some of the plan's modules; the rest of the plan is another stage's."""
@@ -122,4 +116,7 @@ TENSOR = Strategy(
     " and backward, else an all-reduce; for the loss, scalars a token; gradients of what is whole, once a step",
     is_used=_is_used,
     apply=apply,
+    messages=messages,
+    needs="heads, key-value heads and the MLP's width divided by tp; with sequence parallelism the sequence too",
+    example={"tp": 2},
 )

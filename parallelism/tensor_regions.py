@@ -12,6 +12,8 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.distributed.device_mesh import DeviceMesh
 
+from suite.models.blocks import compute_dtype
+
 #: the operators under torch.distributed's all-gather and reduce-scatter of one tensor, whose names change (2.11, 2.13)
 collectives = torch.ops._c10d_functional
 
@@ -36,7 +38,9 @@ class Regions:
 
     def enter(self, x: Tensor) -> Tensor:
         """What column-parallel operators read, [b, s, h]. Their gradients of it are each rank's part of a sum, which
-        the backward pass adds up. From a part of the sequence [b, s/t, h]: all-gather, backward reduce-scatter."""
+        the backward pass adds up. From a part of the sequence [b, s/t, h]: all-gather, backward reduce-scatter. Under
+        autocast it is cast here, once for all its readers, and so that half as much is sent."""
+        x = x.to(compute_dtype(x))
         function = _Gather if self.sequence_parallel else _SumBackward
         return function.apply(x, self.mesh.get_group(), self.ranks)
 
