@@ -5,8 +5,11 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from parallelism.base import Strategy
-from parallelism.stages import rank_of_stage, stages_of, stages_of_rank
+from parallelism.fsdp import shard_elements
+from parallelism.stages import head_is_copied, rank_of_stage, stages_of, stages_of_rank
+from parallelism.tensor_shares import own_rows
 from suite.case import Case
+from suite.collectives import Collective, Message
 from suite.layout import Layout, RecomputeKind
 from suite.record import Component
 from suite.spec import LossKernel, Precision
@@ -14,6 +17,8 @@ from suite.spec import LossKernel, Precision
 if TYPE_CHECKING:
     from torch import nn
     from torch.distributed.device_mesh import DeviceMesh
+
+    from suite.operators import Ledger
 
 
 def split(model: nn.Module, mesh: DeviceMesh | None, case: Case) -> nn.Module:
@@ -36,17 +41,6 @@ def _copy_head(part: nn.Module) -> None:
 
     head = part.get_submodule("head")
     head.weight = nn.Parameter(head.get_parameter("weight").detach().clone())
-
-
-def head_is_copied(case: Case) -> bool:
-    """Is a tied head a parameter of its own, whose gradient is summed with the embedding's?
-
-    Where the first and the last stage are on different ranks it has to be. Where one rank holds both, it is the
-    embedding's own tensor, unless FSDP2 or tensor parallelism shards the stages, each by itself.
-    """
-    layout = case.layout
-    is_apart = not layout.schedule.is_v or layout.fsdp > 1 or layout.tp > 1
-    return case.model.tied and layout.pp > 1 and is_apart
 
 
 def joins_weights(case: Case, stage: int) -> bool:
@@ -83,7 +77,7 @@ def stream_bytes(case: Case) -> int:
 
 
 def sends(case: Case, pp_rank: int) -> int:
-    """Streams and gradients of streams that a pipeline rank sends in a step: each is stream_bytes long.
+    """Streams and gradients of streams that a pipeline rank sends in a step, each of stream_bytes.
 
     Counted: every micro-batch's output to the next stage and its gradient to the previous one. Not counted: stages of
     one rank that follow each other (in V schedules), which hand over without sending.
@@ -96,6 +90,35 @@ def sends(case: Case, pp_rank: int) -> int:
         if 0 <= other < layout.stages and rank_of_stage(layout, other) != pp_rank
     ]
     return len(neighbours) * case.workload.micro_batches
+
+
+def messages(case: Case, ledger: Ledger, rank: int) -> tuple[Message, ...]:
+    """What a rank sends along the pipeline in one step.
+
+    Counted: streams and their gradients; the gradient of a tied head that two ranks have, each to the other, as this
+    rank holds it (its part under tensor parallelism, its shard under FSDP2). Not counted: clipping's norm, which is the
+    trainer's; the first step's agreement on shapes; evaluation.
+    """
+    layout, pp_rank = case.layout, case.layout.place("pp", rank)
+    kept = (Collective.SEND, "pp", layout.pp)
+    rows = [
+        Message(
+            *kept, stream_bytes(case), sends(case, pp_rank), "the stream to the next stage, its gradient back",
+            "b*s/(cp*t)*h*4 (2 under FSDP2 in bf16)", "torch.distributed.pipelining",
+        )
+    ]  # fmt: skip
+    ends = {rank_of_stage(layout, 0), rank_of_stage(layout, layout.stages - 1)}
+    if head_is_copied(case) and len(ends) == 2 and pp_rank in ends:
+        place = layout.place("fsdp", rank) * layout.cp + layout.place("cp", rank) if layout.fsdp > 1 else 0
+        vocab = len(own_rows(case.model.vocab, layout.tp, layout.place("tp", rank)))
+        payload = shard_elements((vocab, case.model.hidden), layout.shard_ranks, place) * 4
+        rows.append(
+            Message(
+                *kept, payload, int(payload > 0), "the tied weight's gradient, to the other end of the pipeline",
+                "V*h/(t*fsdp)*4", "Shoeybi et al. 2019, arXiv:1909.08053, section 3",
+            )
+        )  # fmt: skip
+    return tuple(rows)
 
 
 def _is_used(layout: Layout) -> bool:
@@ -112,4 +135,7 @@ PIPELINE = Strategy(
     "one scalar for clipping",
     is_used=_is_used,
     apply=split,
+    messages=messages,
+    needs="a block for every stage; micro-batches as the schedule takes them",
+    example={"pp": 2},
 )

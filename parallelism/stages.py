@@ -138,3 +138,14 @@ def rank_of_stage(layout: Layout, stage: int) -> int:
 def stages_of_rank(layout: Layout, pp_rank: int) -> tuple[int, ...]:
     """The stages that a pipeline rank holds, in forward order."""
     return tuple(stage for stage in range(layout.stages) if rank_of_stage(layout, stage) == pp_rank)
+
+
+def head_is_copied(case: Case) -> bool:
+    """Is a tied head a parameter of its own, whose gradient is summed with the embedding's?
+
+    Where the first and the last stage are on different ranks it has to be. Where one rank holds both, it is the
+    embedding's own tensor, unless FSDP2 or tensor parallelism shards the stages, each by itself.
+    """
+    layout = case.layout
+    is_apart = not layout.schedule.is_v or layout.fsdp > 1 or layout.tp > 1
+    return case.model.tied and layout.pp > 1 and is_apart

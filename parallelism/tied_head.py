@@ -9,9 +9,8 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 
-from parallelism.pipeline import head_is_copied
 from parallelism.pipeline_stage import StageParts, decoder_of
-from parallelism.stages import rank_of_stage
+from parallelism.stages import head_is_copied, rank_of_stage
 from suite.case import Case
 
 

@@ -7,7 +7,7 @@ from functools import partial
 from typing import Any
 
 from suite.case import Case
-from suite.layout import Layout, Recompute, Schedule, StageSplit
+from suite.layout import ContextMethod, Layout, Recompute, Schedule, StageSplit
 from suite.spec import LossKernel, OptimizerKind, Precision, Workload
 from tests.distributed.plans import FORMS, case_of, single_process
 from tests.distributed.ranks import Ran, run_jobs
@@ -102,6 +102,20 @@ PRODUCTS = [
     run_of("gpt", pipeline("interleaved-zero-bubble", fsdp=2, virtual_stages=3, **KEEP), 6),
     run_of("gpt", pipeline("zbv", fsdp=2, **KEEP), 3),
     run_of("llama-tied", pipeline("dualpipev", fsdp=2, **KEEP, **recompute("every-2")), 6, "chunked"),
+]
+TENSOR = [
+    run_of("gpt", pipeline("1f1b", tp=2), 3, "chunked"),
+    run_of("llama-gqa", pipeline("interleaved-1f1b", tp=2, **recompute("full")), 4),
+    run_of("llama-gqa", pipeline("interleaved-zero-bubble", tp=2), 4),
+    run_of("gpt", pipeline("zbv", tp=2, sequence_parallel=False), 3),
+    run_of("llama-gqa", pipeline("dualpipev", tp=2, **recompute("selective")), 4, "chunked"),
+    run_of("llama-gqa", pipeline("1f1b", tp=2, fsdp=2), 2),
+    run_of("gpt", pipeline("zbv", tp=2, fsdp=2, **KEEP, **recompute("full")), 2),
+]
+CONTEXT = [
+    run_of("gpt", pipeline("1f1b", cp=2), 3, "chunked"),
+    run_of("llama-gqa", pipeline("zbv", cp=2), 3),
+    run_of("llama-gqa", pipeline("gpipe", cp=2, fsdp=2, context=ContextMethod.ULYSSES), 2),
 ]
 CHECKPOINTED = [
     run_of("gpt", pipeline("gpipe", **recompute("full")), 3),

@@ -15,17 +15,22 @@ from parallelism.pipeline_orders import Action, Pass, schedule_order
 from parallelism.pipeline_stage import TrainedStage
 from parallelism.pipeline_trainer import PipelineTrainer
 from parallelism.tied_head import TiedHead
+from suite.case import Case
 from suite.layout import Schedule
+from suite.models.decoder_module import Block
 from tests.distributed.differences import are_same_bits
 from tests.distributed.judgement import differences
 from tests.distributed.pipelines import (
     CHECKPOINTED,
+    CONTEXT,
     FORMATS,
     PRODUCTS,
     SCHEDULES,
+    TENSOR,
     Run,
     Runs,
     pipeline,
+    recompute,
     run_of,
 )
 from tests.distributed.ranks import run_jobs, run_on_ranks
@@ -33,7 +38,7 @@ from tests.distributed.traces import CPU, RANKS_DIFFER, RankTrace, merged, rank_
 
 pytestmark = pytest.mark.distributed
 
-EQUAL = SCHEDULES + PRODUCTS + CHECKPOINTED + FORMATS
+EQUAL = SCHEDULES + PRODUCTS + TENSOR + CONTEXT + CHECKPOINTED + FORMATS
 
 
 @pytest.fixture(scope="module")
@@ -75,7 +80,7 @@ ORDERS = [
 ]
 
 
-def heard_order(case: object, rank: int) -> list[Action]:
+def heard_order(case: Case, rank: int) -> list[Action]:
     """What the stages of a rank are really asked to do in a step."""
     heard: list[Action] = []
 
@@ -88,7 +93,7 @@ def heard_order(case: object, rank: int) -> list[Action]:
 
         return patch.object(TrainedStage, name, listen)
 
-    trainer = building.make_trainer(case, build_mesh(case.layout, "cpu"), CPU)  # type: ignore[attr-defined, arg-type]
+    trainer = building.make_trainer(case, build_mesh(case.layout, "cpu"), CPU)
     with (
         listening("forward_one_chunk", lambda **named: Pass.FORWARD),  # type: ignore[attr-defined]
         listening(  # type: ignore[attr-defined]
@@ -96,7 +101,7 @@ def heard_order(case: object, rank: int) -> list[Action]:
         ),
         listening("backward_weight_one_chunk", lambda **named: Pass.WEIGHT),  # type: ignore[attr-defined]
     ):
-        trainer.step(0, rank_batch(case, rank, 0))  # type: ignore[arg-type]
+        trainer.step(0, rank_batch(case, rank, 0))
     return heard
 
 
@@ -106,7 +111,29 @@ def test_ranks_really_run_the_orders_that_the_estimators_use() -> None:
         assert each.result() == tuple(list(schedule_order(case, rank)) for rank in range(3))
 
 
-# --- the test of the tests ---------------------------------------------------------------------------------------------
+def reruns(case: Case, rank: int) -> int:
+    """Forward passes of blocks in a step."""
+    count = 0
+
+    def counted(block: Block, *given: object) -> object:
+        nonlocal count
+        count += 1
+        return run(block, *given)
+
+    run = Block.forward
+    trainer = building.make_trainer(case, build_mesh(case.layout, "cpu"), CPU)
+    with patch.object(Block, "forward", counted):
+        trainer.step(0, rank_batch(case, rank, 0))
+    return count
+
+
+def test_a_split_backward_reruns_a_block_once() -> None:
+    """Two blocks a rank, three micro-batches, each twice: not once more for each of a block's matrices."""
+    case = run_of("llama-gqa", pipeline("zbv", **recompute("full")), 3, layers=4).case
+    assert run_on_ranks(2, partial(reruns, case)) == (12, 12)
+
+
+# --- the test of the tests ---------------------------------------------------------------------------------------
 
 TIED, UNTIED = run_of("gpt", pipeline("1f1b"), 2), run_of("llama-gqa", pipeline("zbv"), 3)
 
