@@ -17,4 +17,8 @@ def make_trainer(
 ) -> Trainer:
     """A fresh model, parallelized over the mesh, with its optimizer, ready to take steps."""
     model = parallelize(build_model(case, device), mesh, case)
+    if case.layout.pp > 1:
+        from parallelism.pipeline_trainer import PipelineTrainer
+
+        return PipelineTrainer(case, model, build_optimizer(model, case), device, mark, mesh)
     return Trainer(case, model, build_optimizer(model, case), device, mark, mesh)
