@@ -1,4 +1,4 @@
-"""The attention core of a context-parallel rank: its bytes worked out by hand from the ring's and all-to-alls' steps."""
+"""The attention core of a context-parallel rank: its bytes by hand, from the steps of rings and all-to-alls."""
 
 from __future__ import annotations
 
@@ -46,7 +46,9 @@ def walked(
 ) -> SegmentWalk:
     """The walk over a segment that is a flash attention core and nothing else. On CUDA there is no workspace."""
     tape = Tape(numerics, backend, _Fixed(), share)
-    b, s, heads, keys, d = (Size(name, value) for name, value in zip("bsakd", (batch, TOKENS, HEADS, kv_heads, WIDTH), strict=True))
+    b, s, heads, keys, d = (
+        Size(name, value) for name, value in zip("bsakd", (batch, TOKENS, HEADS, kv_heads, WIDTH), strict=True)
+    )
     q, k, v = (
         Array(name, (b, s, count.times(WIDTH)), numerics.compute)
         for name, count in (("q", heads), ("k", keys), ("v", keys))
