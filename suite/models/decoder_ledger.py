@@ -12,7 +12,7 @@ from suite.share import WHOLE, Share
 from suite.spec import LOSS_CHUNKS, AttentionKernel, LossKernel, Workload
 from suite.tape import Backend, Numerics, Tape
 from suite.tape_attention import Heads, eager, flash, merge_heads, release, rotate
-from suite.tape_context import spread_attention
+from suite.tape_context import merge_spread_heads, spread_attention
 from suite.tape_loss import chunked_head, cross_entropy
 
 
@@ -133,12 +133,7 @@ def _attention(
     release(tape, "attention.core returns", q, k, v)
     if recompute.kind is RecomputeKind.SELECTIVE:
         tape.region("attention.core", start, (q, k, v), (out,))
-    merged = merge_heads(
-        tape,
-        "attention.core output, contiguous",
-        out,
-        contiguous=tape.share.cp > 1 or kernel is AttentionKernel.FLASH or min(sizes.heads.value, sizes.s.value) == 1,
-    )
+    merged = _merge(tape, sizes, out, kernel)
     y = tape.linear("attention.wo", merged, sizes.h, spec.bias, Split.ROW)
     release(tape, "attention returns", x, out)
     return y
@@ -148,6 +143,14 @@ def _core(tape: Tape, heads: Heads, kernel: AttentionKernel) -> Array:
     if tape.share.cp > 1:
         return spread_attention(tape, "attention.core", heads, kernel)
     return (flash if kernel is AttentionKernel.FLASH else eager)(tape, "attention.core", heads)
+
+
+def _merge(tape: Tape, sizes: _Sizes, x: Array, kernel: AttentionKernel) -> Array:
+    name = "attention.core output, contiguous"
+    if tape.share.cp > 1:
+        return merge_spread_heads(tape, name, x, sizes.heads, kernel)
+    contiguous = kernel is AttentionKernel.FLASH or min(sizes.heads.value, sizes.s.value) == 1
+    return merge_heads(tape, name, x, contiguous)
 
 
 def _mlp(tape: Tape, spec: DecoderSpec, sizes: _Sizes, x: Array) -> Array:
