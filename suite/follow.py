@@ -52,10 +52,14 @@ class PartEnd:
 class PartDone:
     """A case's part on this machine that has ended."""
 
-    case: Case
+    case_id: str
     ranks: tuple[int, ...]
     code: int | None
     """torchrun's exit status; None where it was told to stop"""
+
+    def __str__(self) -> str:
+        how = "done" if self.code == 0 else "stopped" if self.code is None else f"torchrun's exit status {self.code}"
+        return f"{self.case_id}: ranks {', '.join(map(str, self.ranks)) or 'none'}: {how}"
 
 
 class Called:
@@ -121,7 +125,7 @@ def _run(launcher: Launcher, link: Link, case: Case, endpoint: str) -> PartDone:
         called.send_rows()
     link.send({"ended": to_mapping(PartEnd.of(part))})
     ranks = tuple(log.rank for log in part.logs if log.exit or log.row_time)
-    return PartDone(case, ranks, part.code)
+    return PartDone(case.case_id, ranks, part.code)
 
 
 def _next(link: Link) -> dict[str, Any]:

@@ -23,8 +23,6 @@ from suite.ranklog import RankLog, exit_path, logs_path, read_rank, rows_path
 from suite.record import Measurement, Outcome
 from suite.rendezvous import Endpoint, Link, accept, free_port, listening
 
-#: seconds that the rest of a run is given to end by itself, once one machine's part has failed or its link is lost
-SETTLE_S = 10.0
 #: seconds beyond its grace that a machine which is told to stop may take
 STOP_S = 15.0
 #: seconds within which a machine that has connected says who it is
@@ -50,13 +48,14 @@ class Follower:
 class Others:
     """The other machines' parts of one running case."""
 
-    def __init__(self, followers: Sequence[Follower], folder: Path, world: int) -> None:
+    def __init__(self, followers: Sequence[Follower], folder: Path, world: int, settle_s: float) -> None:
         self.node_of: dict[int, Follower] = {}  # rank -> where it runs, as its rows come
         self.ended: dict[int, PartEnd] = {}  # node -> how its part ended
         self.lost: dict[int, str] = {}  # node -> why nothing more will come from it
         self._followers = followers
         self._folder = folder
         self._world = world
+        self._settle_s = settle_s
         self._bad_since: float | None = None
 
     def look(self, seconds: float) -> bool:
@@ -64,7 +63,7 @@ class Others:
         deadline = time.monotonic() + seconds
         while (left := deadline - time.monotonic()) > 0:
             self._take(left)
-        return self._bad_since is not None and time.monotonic() - self._bad_since > SETTLE_S
+        return self._bad_since is not None and time.monotonic() - self._bad_since > self._settle_s
 
     def running(self) -> list[Follower]:
         """The machines whose part has not ended."""
@@ -170,6 +169,8 @@ class Recorder:
     launcher: Launcher
     endpoint: Endpoint
     followers: tuple[Follower, ...]
+    settle_s: float = 10.0
+    """seconds that the rest of a run has to end by itself, once one machine's part has failed or its link is lost"""
 
     def run(self, case: Case, folder: Path) -> Measurement:
         """As Launcher.run. ConnectionError where a machine that the case needs has gone before it began."""
@@ -180,9 +181,9 @@ class Recorder:
             if case.case_id not in other.cases:
                 return Measurement(case.case_id, Outcome.FAILED, reason=_mismatch(case, other))
         folder = folder.resolve()
-        others = Others(followers, folder, case.layout.world_size)
+        others = Others(followers, folder, case.layout.world_size, self.settle_s)
         part = self.launcher.run_part(case, folder, self._call(case, followers), others)
-        limit_s = self.launcher.hang_s if part.code == 0 else 0.0 if part.ending.stopped else SETTLE_S
+        limit_s = self.launcher.hang_s if part.code == 0 else 0.0 if part.ending.stopped else self.settle_s
         all_ended = others.settle(limit_s, self.launcher.grace_s + STOP_S)
         stopped = part.ending.stopped or (Outcome.HANG if part.code == 0 and not all_ended else None)
         ending = replace(

@@ -61,7 +61,9 @@ class Endpoint:
         return [(family, address) for family, _, _, _, address in found]
 
     def is_here(self) -> bool:
-        """Is one of the host's addresses an address of this machine?"""
+        """Is the host this machine: by its name, or because one of its addresses is an address of this machine?"""
+        if self.host == socket.gethostname():
+            return True
         mine = {address.address.partition("%")[0] for found in psutil.net_if_addrs().values() for address in found}
         return any(address[0] in mine for _, address in self.addresses())
 
@@ -119,6 +121,8 @@ class Link:
 def listening(endpoint: Endpoint) -> Iterator[socket.socket]:
     """A socket that others can reach at the endpoint. OSError names it where that cannot be had."""
     family, address = endpoint.addresses()[0]
+    if endpoint.host == socket.gethostname():  # which can stand for loopback here, and for another address elsewhere
+        address = ("", endpoint.port)
     with socket.socket(family, socket.SOCK_STREAM) as listener:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
@@ -142,18 +146,18 @@ def connect(endpoint: Endpoint, wait_s: float) -> Link:
     """Reach the recording machine, which may start later. OSError where it is not there within `wait_s`."""
     deadline = time.monotonic() + wait_s
     while True:
-        family, address = endpoint.addresses()[0]
-        connection = socket.socket(family, socket.SOCK_STREAM)
-        connection.settimeout(max(RETRY_S, deadline - time.monotonic()))
-        try:
-            connection.connect(address)
-            return Link(connection)
-        except OSError as error:
-            connection.close()
-            if time.monotonic() + RETRY_S > deadline:
-                message = f"--rdzv: no machine records at {endpoint} within {wait_s:g} s ({_why(error)})"
-                raise OSError(message) from None
-            time.sleep(RETRY_S)
+        for family, address in endpoint.addresses():
+            connection = socket.socket(family, socket.SOCK_STREAM)
+            connection.settimeout(max(RETRY_S, deadline - time.monotonic()))
+            try:
+                connection.connect(address)
+                return Link(connection)
+            except OSError as error:
+                connection.close()
+                why = _why(error)
+        if time.monotonic() + RETRY_S > deadline:
+            raise OSError(f"--rdzv: no machine records at {endpoint} within {wait_s:g} s ({why})")
+        time.sleep(RETRY_S)
 
 
 def free_port(address: str) -> int:
