@@ -62,10 +62,10 @@ def _started(options: argparse.Namespace, machines: Any) -> tuple[Any, tuple[Cas
     bases, root = flags.given_bases(options), Path("runs" if options.runs is None else options.runs)
     require(not (bases and options.suite), f"--suite: {options.suite!r} given beside {' and '.join(bases)}; give one")
     cases = flags.cases_of(options)
+    machines.check(cases)
     root.mkdir(parents=True, exist_ok=True)
     require(os.access(root, os.W_OK), f"--runs: {str(root)!r} cannot be written; name a folder that can")
     _check(cases)
-    machines.check(cases)
     rates = _measured_rates(cases)
     store = RunStore.create(root)
     facts = environment() | ({"matrix_rates": to_mapping(rates)} if rates else {})
@@ -98,8 +98,8 @@ def _follow(options: argparse.Namespace, machines: Any, launcher: Any) -> int:
 
     resumed = () if options.resume is None else load_run(options.resume).results
     cases = {case.case_id: case for case in [result.case for result in resumed] or flags.cases_of(options)}
-    _check(cases.values())
     machines.check(tuple(cases.values()))
+    _check(cases.values())
     where = str(machines.endpoint)
     with following(machines.endpoint, cases, options.timeout) as (link, node, nodes):
         tell(f"node {node} of {nodes}: runs its part; {where} records")

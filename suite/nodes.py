@@ -167,7 +167,6 @@ class Recorder:
     """Runs cases on this machine and those that follow it; what one machine can run alone, it runs here."""
 
     launcher: Launcher
-    endpoint: Endpoint
     followers: tuple[Follower, ...]
     settle_s: float = 10.0
     """seconds that the rest of a run has to end by itself, once one machine's part has failed or its link is lost"""
@@ -228,7 +227,7 @@ def recording(endpoint: Endpoint, nodes: int, launcher: Launcher, wait_s: float)
             links.callback(link.close)
             if follower := _greeted(link, len(followers) + 1, nodes):
                 followers.append(follower)
-        yield Recorder(launcher, endpoint, tuple(followers))
+        yield Recorder(launcher, tuple(followers))
         for follower in followers:
             with contextlib.suppress(ConnectionError):
                 follower.link.send({"bye": True})

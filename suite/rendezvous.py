@@ -26,6 +26,8 @@ RETRY_S = 0.5
 SEND_S = 10.0
 #: a line longer than this is nobody's
 LONGEST_LINE = 64 * 1024 * 1024
+#: how the end of a connection is told, whatever the kernel calls it
+CLOSED = "connection closed"
 #: a machine that has lost its power says nothing: probed after 5 s of silence, given up 15 s later
 KEEPALIVE = ((socket.TCP_KEEPIDLE, 5), (socket.TCP_KEEPINTVL, 5), (socket.TCP_KEEPCNT, 3))
 
@@ -106,7 +108,7 @@ class Link:
         except OSError as error:
             raise ConnectionError(_why(error)) from None
         if not data:
-            raise ConnectionError("connection closed")
+            raise ConnectionError(CLOSED)
         *lines, self._pending = (self._pending + data).split(b"\n")
         if len(self._pending) > LONGEST_LINE:
             raise ConnectionError("it sends something else than rows")
@@ -169,6 +171,8 @@ def free_port(address: str) -> int:
 
 
 def _why(error: OSError) -> str:
+    if isinstance(error, ConnectionResetError | BrokenPipeError):
+        return CLOSED
     return str(error.strerror or error).lower()
 
 
