@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 import json
 import os
 import socket
@@ -90,6 +91,7 @@ def process_group(place: Place, store: dist.Store | None, case: Case, timeout: t
         timeout=timeout,
     )
     yield
+    gc.collect()  # a model's cycles hold groups: they go while there is an interpreter, and before the next case
     dist.destroy_process_group()  # not after a failure: it would wait for ranks that are gone
 
 

@@ -241,4 +241,9 @@ def _fail(error: Exception, rank: int, writers: Sequence[RankWriter]) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    status = main(sys.argv[1:])
+    sys.stdout.flush()
+    sys.stderr.flush()
+    # Not sys.exit: a thread of torch that wants the interpreter while it is taken down aborts the whole rank, after
+    # its last row. Every row has been flushed.
+    os._exit(status)

@@ -232,3 +232,28 @@ def test_flags_that_make_no_sense(words: str, message: str, tmp_path: Path) -> N
     done = run("bench", "--model", "gpt-1m", "--fsdp", "2", *words.split(), cwd=tmp_path)
     assert refusal(done).startswith(message)
     assert list(tmp_path.iterdir()) == []
+
+
+# --- a cluster's queue ---------------------------------------------------------------------------------------
+
+
+def test_an_sbatch_file_trains_its_cases(tmp_path: Path) -> None:
+    """With an srun that, as Slurm's does, hands its standard input on."""
+    said = run(
+        *("bench", "--model", "gpt-1m", "--seq-len", "16", "--steps", "2", "--tokenizer", "byte"),
+        *("--runs", str(tmp_path / "my runs"), "--timeout", "60", "--emit", "slurm", "--json"),
+    )
+    script = tmp_path / "job.sh"
+    script.write_text(json.loads(said.stdout)["text"])
+    assert not (tmp_path / "my runs").exists()  # nothing was run yet
+    stubs = {"srun": 'exec "$@"', "python": f'exec {sys.executable} "$@"'}
+    for name, line in stubs.items():
+        (tmp_path / name).write_text(f"#!/bin/sh\n{line}\n")
+        (tmp_path / name).chmod(0o755)
+    path = f"{tmp_path}{os.pathsep}{os.environ['PATH']}"
+    done = subprocess.run(["bash", script], cwd=tmp_path, env=variables(PATH=path), capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    [folder] = (tmp_path / "my runs").iterdir()
+    [recorded] = RunStore.open(folder).rows(MeasurementRow)
+    assert recorded.measurement.outcome is Outcome.OK
+    assert len(recorded.measurement.values(Quantity.STEP_TIME)) == 2
