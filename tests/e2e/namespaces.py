@@ -9,7 +9,7 @@ import subprocess
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-BITS_A_SECOND = 400_000_000
+BITS_A_SECOND = 150_000_000
 ADDRESSES = ("10.77.0.1", "10.77.0.2")
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import statistics
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -98,8 +97,8 @@ def test_a_bench_on_each_host(hosts: tuple[Host, Host], tmp_path: Path) -> None:
     [parameters] = set(found[alone.case_id].values(Quantity.MEMORY, component=Component.PARAMETERS, moment=Moment.INIT))
     least = STEPS * parameters
     assert min(host.bytes_sent() - before for host, before in zip(hosts, sent, strict=True)) > least
-    step_seconds = statistics.median(found[shared[0].case_id].values(Quantity.STEP_TIME, rank=0))
-    assert step_seconds > parameters * 8 / BITS_A_SECOND  # the link is as slow as it is made
+    # the link is as slow as it is made: unshaped, a step takes a third of this
+    assert min(found[shared[0].case_id].values(Quantity.STEP_TIME)) > parameters * 8 / BITS_A_SECOND
     assert processes(tmp_path) == []
 
 
