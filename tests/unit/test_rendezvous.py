@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import socket
 import threading
 import time
@@ -12,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from suite.case import case_from
-from suite.follow import following
+from suite.follow import Called, following
 from suite.launch import Launcher
 from suite.nodes import Follower, Others, recording
 from suite.parse import SpecError
@@ -131,3 +132,22 @@ def test_rows_are_written_as_they_come_and_a_machine_that_goes_is_named_by_its_r
         bare.close()
         assert not others.look(0.2)  # the rest has its time to end
         assert others.losses() == ("rank 1: node 1 (127.0.0.1) is gone (connection closed)",)
+
+
+def test_a_follower_sends_whole_rows_once(tmp_path: Path) -> None:
+    rows = tmp_path / "rank-1.jsonl"
+    with joined() as (link, bare):
+        called, there = Called(link, tmp_path), bare.makefile()
+        rows.write_text('{"heartbeat": "a"}\n{"hea')
+        called.send_rows()
+        with rows.open("a") as file:
+            file.write('rtbeat": "b"}\n')
+        called.send_rows()
+        called.send_rows()
+        link.send({"ended": True})
+        sent = [json.loads(there.readline()) for _ in range(3)]
+        assert sent == [
+            {"rows": {"1": '{"heartbeat": "a"}\n'}},
+            {"rows": {"1": '{"heartbeat": "b"}\n'}},
+            {"ended": True},
+        ]
