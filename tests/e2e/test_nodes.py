@@ -117,10 +117,10 @@ def assert_all_ended(folder: Path) -> None:
     assert alive == []
 
 
-def check_samples(measurement: Measurement) -> None:
-    """All rows that both ranks wrote before the end, whichever machine they ran on."""
-    assert measurement.ranks == (0, 1)
-    for rank in (0, 1):
+def check_samples(measurement: Measurement, *ranks: int) -> None:
+    """All rows that these ranks wrote before the end, whichever machine they ran on."""
+    assert set(ranks) <= set(measurement.ranks)
+    for rank in ranks:
         assert measurement.values(Quantity.STEP_TIME, rank=rank) == [0.25, 1.25]
 
 
@@ -152,6 +152,7 @@ def test_killed_and_hung_ranks_and_a_killed_machine_are_named(
 
     for rank, measurement in enumerate(killed):
         assert (measurement.outcome, measurement.reason) == (KILLED[0], f"rank {rank}: {KILLED[1]}")
+        check_samples(measurement, rank)  # the other may not even have begun
     assert hung.outcome is Outcome.HANG
     assert hung.reason.startswith(f"no new row from any rank for {HANG_S:g} s; last: rank 0 'step 1', rank 1 'step 1'")
     assert "; silent for longest: rank " in hung.reason
@@ -161,9 +162,8 @@ def test_killed_and_hung_ranks_and_a_killed_machine_are_named(
     assert str(gone.value) == (
         "node 1 (127.0.0.1) is gone (connection closed); run the same command on it again, and go on here with --resume"
     )
-    for measurement in (*killed, hung, recorded):
-        check_samples(measurement)
-    assert killed[0].stderr_tails == killed[1].stderr_tails == {}
+    check_samples(hung, 0, 1)
+    check_samples(recorded, 0, 1)
     assert_all_ended(tmp_path)
 
 
