@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from suite.collectives import Message
 from suite.record import Component
 from suite.spec import Layout
 
@@ -14,8 +15,16 @@ if TYPE_CHECKING:
     from torch.distributed.device_mesh import DeviceMesh
 
     from suite.case import Case
+    from suite.operators import Ledger
 
     Apply = Callable[[nn.Module, DeviceMesh | None, Case], nn.Module]
+    #: (case, ledger, rank) -> what that rank sends in one steady step
+    Messages = Callable[[Case, Ledger, int], tuple[Message, ...]]
+
+
+def sends_nothing(case: Case, ledger: Ledger, rank: int) -> tuple[Message, ...]:
+    """The messages of a strategy that has none of its own."""
+    return ()
 
 
 @dataclass(frozen=True)
@@ -25,6 +34,7 @@ class Strategy:
     divides   components that each rank holds a part of
     overheads what it costs on top, in words
     sends     what it sends in a step, in words
+    messages  the same in bytes: what a rank sends in one steady step, by formula
     """
 
     name: str
@@ -34,3 +44,4 @@ class Strategy:
     sends: str
     is_used: Callable[[Layout], bool]
     apply: Apply
+    messages: Messages = sends_nothing

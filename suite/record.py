@@ -14,6 +14,8 @@ from enum import StrEnum
 from functools import cached_property
 from typing import Any
 
+from suite.collectives import Collective
+
 SCHEMA_VERSION = 1
 
 
@@ -32,6 +34,9 @@ class Quantity(StrEnum):
     VALIDATION_LOSS = "validation_loss_nats"
     UNIGRAM_ENTROPY = "unigram_entropy_nats"
     GRADIENT_NORM = "gradient_norm"
+    BYTES_SENT = "bytes_sent"  # a rank's share of a step's collectives (suite.collectives.sent_bytes)
+    PAYLOAD = "payload_bytes"  # what a rank hands over to a step's collectives
+    COLLECTIVE_CALLS = "collective_calls"
 
 
 class Component(StrEnum):
@@ -159,6 +164,7 @@ class Sample:
     index: int = 0
     component: Component | None = None
     moment: Moment | None = None
+    collective: Collective | None = None
 
 
 @dataclass(frozen=True)

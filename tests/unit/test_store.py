@@ -16,6 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from suite.case import case_from
+from suite.collectives import Collective
 from suite.parse import SpecError
 from suite.record import (
     Component,
@@ -77,6 +78,7 @@ samples = st.builds(
     st.integers(0, 99),
     st.none() | st.sampled_from(Component),
     st.none() | st.sampled_from(Moment),
+    st.none() | st.sampled_from(Collective),
 )
 terms = st.builds(Term, st.sampled_from(Component), st.sampled_from(Moment), floats, text, text, st.integers(0, 9))
 memory = st.builds(MemoryEstimate, st.lists(terms, max_size=3).map(tuple), st.integers(0, 9))
