@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from suite.collectives import Message
+from suite.layout import Layout
 from suite.record import Component
-from suite.spec import Layout
 
 if TYPE_CHECKING:
     from torch import nn

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 from parallelism.base import Strategy
+from suite.layout import Layout, RecomputeKind
 from suite.record import Component
-from suite.spec import Layout, RecomputeKind
 
 if TYPE_CHECKING:
     from torch import nn
@@ -16,18 +16,21 @@ if TYPE_CHECKING:
 
 
 def apply(model: nn.Module, mesh: DeviceMesh | None, case: Case) -> nn.Module:
-    """Wrap the blocks that the mode covers, or every attention core. No random state is kept: nothing is random."""
+    """Wrap the blocks that the mode covers, or every attention core. No random state is kept: dropout draws from
+    keys."""
     from torch.distributed.algorithms._checkpoint.checkpoint_wrapper import CheckpointImpl, checkpoint_wrapper
 
     def wrap(module: nn.Module) -> nn.Module:
         return checkpoint_wrapper(module, CheckpointImpl.NO_REENTRANT, preserve_rng_state=False)
 
     recompute = case.layout.recompute
-    for index, block in enumerate(model.blocks):  # type: ignore[arg-type]
-        if recompute.covers_block(index):
-            model.blocks[index] = wrap(block)  # type: ignore[index,operator,assignment]
+    blocks = cast("nn.ModuleDict", model.blocks)
+    for name, block in blocks.items():
+        if recompute.covers_block(int(name)):
+            blocks[name] = wrap(block)
         elif recompute.kind is RecomputeKind.SELECTIVE:
-            block.attention.core = wrap(block.attention.core)
+            attention = block.get_submodule("attention")
+            attention.core = wrap(attention.get_submodule("core"))
     return model
 
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from parallelism.base import Strategy
-from suite.spec import Layout
+from parallelism.mesh import replica_mesh
+from suite.layout import Layout
 
 if TYPE_CHECKING:
     from torch import nn
@@ -30,13 +31,13 @@ def apply(model: nn.Module, mesh: DeviceMesh | None, case: Case) -> nn.Module:
     from torch.nn.parallel import DistributedDataParallel
 
     assert mesh is not None
-    wrapped = DistributedDataParallel(model, device_mesh=mesh, init_sync=False)
+    wrapped = DistributedDataParallel(model, device_mesh=replica_mesh(mesh, case.layout), init_sync=False)
     wrapped.broadcast_buffers = False  # torch 2.11 to 2.13 differ in the argument's name
     return wrapped
 
 
 def _is_used(layout: Layout) -> bool:
-    return layout.dp > 1
+    return layout.replica_ranks > 1 and layout.fsdp == 1 and not layout.is_deepspeed
 
 
 DDP = Strategy(

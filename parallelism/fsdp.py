@@ -4,11 +4,13 @@ a block's parameters are gathered before they are used and freed after."""
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 from parallelism.base import Strategy
+from parallelism.mesh import shard_mesh
+from suite.layout import Layout
 from suite.record import Component
-from suite.spec import Layout, Precision
+from suite.spec import Precision
 
 if TYPE_CHECKING:
     from torch import nn
@@ -46,8 +48,8 @@ def apply(model: nn.Module, mesh: DeviceMesh | None, case: Case) -> nn.Module:
         if mixed
         else MixedPrecisionPolicy()
     )
-    sub_mesh = mesh["fsdp"]
-    for block in model.blocks:  # type: ignore[union-attr]
+    sub_mesh = shard_mesh(mesh, case.layout)
+    for block in cast("nn.ModuleDict", model.blocks).values():
         fully_shard(block, mesh=sub_mesh, mp_policy=policy, reshard_after_forward=case.layout.reshard_after_forward)
     fully_shard(model, mesh=sub_mesh, mp_policy=policy, reshard_after_forward=False)
     return model

@@ -8,6 +8,7 @@ from typing import Protocol
 import torch
 from torch import Tensor, nn
 
+from parallelism.batches import Batch
 from parallelism.training import Trainer
 from suite.allocations import mark, record_allocations, settled_collectives
 from suite.cuda_probe import CudaMoments, cuda_stats, storage_bytes
@@ -29,7 +30,7 @@ from suite.record import Component, Sample
 #: optimizer state exists from the second step on, DDP rebuilds its buckets in the second: the third is steady
 MEMORY_STEPS = 3
 
-Batch = Callable[[int], tuple[Tensor, Tensor]]
+Batches = Callable[[int], Batch]
 
 
 class TrainerMaker(Protocol):
@@ -53,16 +54,17 @@ class PhaseMarks:
         self._listen(name)
 
     def watch_head(self, model: nn.Module) -> None:
-        """Hear when the model's output projection is called."""
-        inner = model.module if isinstance(model, nn.parallel.DistributedDataParallel) else model
-        inner.get_submodule("head").register_forward_pre_hook(self._head_called)
+        """Hear when the model's output projection is called; a pipeline stage may have none."""
+        for name, module in model.named_modules():
+            if name.rpartition(".")[2] == "head":
+                module.register_forward_pre_hook(self._head_called)
 
     def _head_called(self, *_: object) -> None:
         if self._in_forward:
             self(LOSS)
 
 
-def cpu_memory(make: TrainerMaker, batch: Batch, rank: int, heartbeat: Callable[[str], None]) -> list[Sample]:
+def cpu_memory(make: TrainerMaker, batch: Batches, rank: int, heartbeat: Callable[[str], None]) -> list[Sample]:
     """Samples from the CPU allocator's record of the last of MEMORY_STEPS steps."""
     sightings = Sightings()
     trainers: list[Trainer] = []
@@ -80,7 +82,7 @@ def cpu_memory(make: TrainerMaker, batch: Batch, rank: int, heartbeat: Callable[
     return cpu_samples(trace, sightings, rank)
 
 
-def cuda_memory(make: TrainerMaker, batch: Batch, rank: int, heartbeat: Callable[[str], None]) -> list[Sample]:
+def cuda_memory(make: TrainerMaker, batch: Batches, rank: int, heartbeat: Callable[[str], None]) -> list[Sample]:
     """Samples from the CUDA caching allocator's statistics over the last of MEMORY_STEPS steps."""
     moments = CudaMoments(cuda_stats, torch.cuda.reset_peak_memory_stats)
     trainers: list[Trainer] = []
@@ -95,7 +97,7 @@ def cuda_memory(make: TrainerMaker, batch: Batch, rank: int, heartbeat: Callable
 
 def _steps(
     make: TrainerMaker,
-    batch: Batch,
+    batch: Batches,
     marks: PhaseMarks,
     trainers: list[Trainer],
     heartbeat: Callable[[str], None],
@@ -104,11 +106,13 @@ def _steps(
     trainer = make(mark=marks)
     trainers.append(trainer)
     marks.watch_head(trainer.model)
-    ids, labels = (torch.empty_like(item) for item in batch(0))
+    first = batch(0)
+    ids, labels = torch.empty_like(first.ids), torch.empty_like(first.labels)
     for step in range(MEMORY_STEPS):
-        for mine, fresh in zip((ids, labels), batch(step), strict=True):
-            mine.copy_(fresh)
-        trainer.step(step, ids, labels)
+        fresh = batch(step)
+        ids.copy_(fresh.ids)
+        labels.copy_(fresh.labels)
+        trainer.step(step, Batch(ids, labels, fresh.keys))
         heartbeat(f"memory step {step + 1} of {MEMORY_STEPS}")
     return trainer, (ids, labels)
 

@@ -19,6 +19,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from parallelism.batches import Batch
 from parallelism.hf_reference import CLASSES, reference_family, reference_model
 from parallelism.speed_report import BY_HAND, FUSED, OURS, REFERENCE, SCHEMA, Overhead, Race, SpeedReport, lines
 from parallelism.training import Trainer, build_model, build_optimizer, learning_rate
@@ -69,7 +70,7 @@ class Contestants:
     def ours(self, index: int) -> Tensor:
         """A step as the worker runs it: timed, its reading written down."""
         start = time.perf_counter()
-        result = self.trainer.step(index, self.ids[None], self.labels[None])
+        result = self.trainer.step(index, Batch(self.ids[None], self.labels[None]))
         self.writer.sample(Sample(Quantity.STEP_TIME, time.perf_counter() - start, 0, index))
         return result.loss
 

@@ -8,7 +8,8 @@ from parallelism.base import Strategy
 from parallelism.checkpointing import CHECKPOINTING
 from parallelism.ddp import DDP
 from parallelism.fsdp import FSDP
-from suite.spec import Layout
+from parallelism.zero import ZERO
+from suite.layout import Layout
 
 if TYPE_CHECKING:
     from torch import nn
@@ -16,7 +17,7 @@ if TYPE_CHECKING:
 
     from suite.case import Case
 
-STRATEGIES: dict[str, Strategy] = {strategy.name: strategy for strategy in (CHECKPOINTING, FSDP, DDP)}
+STRATEGIES: dict[str, Strategy] = {strategy.name: strategy for strategy in (CHECKPOINTING, FSDP, ZERO, DDP)}
 
 
 def strategies_of(layout: Layout) -> tuple[Strategy, ...]:

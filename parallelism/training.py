@@ -10,9 +10,14 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
 
+from parallelism.accumulation import no_reduction
+from parallelism.batches import Batch
+from parallelism.clipping import clip_gradients
 from suite import memory_probe as phases
 from suite.case import Case
+from suite.layout import Reduction
 from suite.models.decoder_module import Decoder
 from suite.spec import OptimizerKind, Precision, Recipe
 
@@ -42,22 +47,32 @@ def build_model(case: Case, device: torch.device) -> Decoder:
 def build_optimizer(model: nn.Module, case: Case) -> torch.optim.Optimizer:
     """AdamW (0.9, 0.95) or SGD with momentum, fused, so that a step needs no temporaries; only matrices decay."""
     recipe = case.recipe
-    parameters = list(model.parameters())
-    groups = [
-        {"params": [item for item in parameters if item.dim() >= 2], "weight_decay": recipe.weight_decay},
-        {"params": [item for item in parameters if item.dim() < 2], "weight_decay": 0.0},
-    ]
+    groups = parameter_groups(model, recipe.weight_decay)
     if case.workload.optimizer is OptimizerKind.SGD:
-        has_rule = case.layout.fsdp == 1  # DTensor has none for the fused SGD kernel (torch 2.13): one temporary then
+        # DTensor has no rule for the fused SGD kernel (torch 2.13): one temporary then
+        has_rule = not any(isinstance(item, DTensor) for group in groups for item in group["params"])
         return torch.optim.SGD(groups, lr=recipe.learning_rate, momentum=MOMENTUM, fused=has_rule, foreach=False)
     return torch.optim.AdamW(groups, lr=recipe.learning_rate, betas=BETAS, fused=True)
+
+
+def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
+    """Parameters in groups: matrices, which decay, and vectors; and apart by mesh, since no kernel takes tensors of
+    two of them, or DTensors with plain ones."""
+    groups: dict[tuple[bool, Any], list[nn.Parameter]] = {}
+    for item in model.parameters():
+        mesh = item.device_mesh if isinstance(item, DTensor) else None
+        groups.setdefault((item.dim() >= 2, mesh), []).append(item)
+    return [
+        {"params": items, "weight_decay": weight_decay if is_matrix else 0.0}
+        for (is_matrix, _), items in groups.items()
+    ]
 
 
 @dataclass(frozen=True)
 class StepResult:
     """What a step says of itself, still on the device: reading it would make the host wait."""
 
-    loss: Tensor  # mean over this rank's micro-batches, nats a token
+    loss: Tensor  # mean over this rank's micro-batches, nats a token; 0 on a pipeline rank without the loss
     gradient_norm: Tensor
 
 
@@ -71,44 +86,56 @@ class Trainer:
     device: torch.device
     mark: Callable[[str], None] = lambda name: None
 
-    def step(self, index: int, ids: Tensor, labels: Tensor) -> StepResult:
-        """One optimizer step on ids and labels, [micro_batches, micro_batch, seq_len] of this rank."""
+    def step(self, index: int, batch: Batch) -> StepResult:
+        """One optimizer step on this rank's part of the global batch."""
         for group in self.optimizer.param_groups:
             group["lr"] = learning_rate(self.case.recipe, index)
-        losses = [
-            self._micro_step(part, goal, is_last=place == len(ids) - 1)
-            for place, (part, goal) in enumerate(zip(ids, labels, strict=True))
-        ]
+        loss = self.forward_backward(batch)
         self.mark(phases.OPTIMIZER)
-        norm = self._clip()
+        norm = self.clip_and_update()
+        self.mark(phases.IDLE)
+        return StepResult(loss, norm)
+
+    def forward_backward(self, batch: Batch) -> Tensor:
+        """Gradients of the batch's mean loss, reduced over the data-parallel ranks; the mean loss of this rank."""
+        losses = []
+        for index in range(len(batch)):
+            keys = None if batch.keys is None else batch.keys[index]
+            losses.append(self._micro_step(batch.ids[index], batch.labels[index], keys, index == len(batch) - 1))
+        return torch.stack(losses).mean()
+
+    def clip_and_update(self) -> Tensor:
+        """Clip the gradients, update the parameters, drop the gradients; the norm before clipping."""
+        norm = self.clip()
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
-        self.mark(phases.IDLE)
-        return StepResult(torch.stack(losses).mean(), norm)
+        return norm
 
-    def evaluate(self, batches: Iterable[tuple[Tensor, Tensor]]) -> Tensor:
-        """Mean loss of this rank's part of held-out batches, each [rows, seq_len]."""
-        with torch.no_grad(), self._autocast():
-            return torch.stack([self.model(ids, labels) for ids, labels in batches]).mean()
+    def clip(self) -> Tensor:
+        """Scale all gradients so that their norm over all ranks is at most the recipe's; the norm before that."""
+        return clip_gradients(self.model.parameters(), self.case.recipe.clip_norm)
 
-    def _micro_step(self, ids: Tensor, labels: Tensor, is_last: bool) -> Tensor:
+    def evaluate(self, batches: Iterable[Batch]) -> Tensor:
+        """Mean loss of this rank's part of held-out batches of one micro-batch each."""
+        with torch.no_grad(), self.autocast():
+            return torch.stack([self.model(batch.ids[0], batch.labels[0]) for batch in batches]).mean()
+
+    def _micro_step(self, ids: Tensor, labels: Tensor, keys: Tensor | None, is_last: bool) -> Tensor:
         self.mark(phases.FORWARD)
         with self._synchronize_only_if(is_last):
-            with self._autocast():
-                loss = self.model(ids, labels)
+            with self.autocast():
+                loss = self.model(ids, labels, keys)
             self.mark(phases.BACKWARD)
             (loss / self.case.workload.micro_batches).backward()
         return loss.detach()
 
-    def _clip(self) -> Tensor:
-        norm = nn.utils.clip_grad_norm_(self.model.parameters(), self.case.recipe.clip_norm)
-        return norm.full_tensor() if hasattr(norm, "full_tensor") else norm
-
-    def _autocast(self) -> Any:
+    def autocast(self) -> Any:
         """bf16-mixed is autocast, except under FSDP, whose own policy casts the parameters."""
         mixed = self.case.workload.precision is Precision.BF16_MIXED and self.case.layout.fsdp == 1
         return torch.autocast(self.device.type, torch.bfloat16, enabled=mixed)
 
     def _synchronize_only_if(self, is_last: bool) -> Any:
-        """DDP reduces once a step. FSDP reduces every micro-batch: the alternative keeps whole gradients."""
-        return self.model.no_sync() if self.case.layout.dp > 1 and not is_last else nullcontext()  # type: ignore[operator]
+        """Reduce gradients after the last micro-batch alone, unless the layout asks for each."""
+        if is_last or self.case.layout.reduction is Reduction.MICRO_BATCH:
+            return nullcontext()
+        return no_reduction(self.model)

@@ -13,19 +13,20 @@ import os
 import resource
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
-import numpy as np
 import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from parallelism.batches import Batch, batch_of, held_out
+from parallelism.building import make_trainer
 from parallelism.memory_pass import cpu_memory, cuda_memory
 from parallelism.mesh import build_mesh
-from parallelism.strategies import parallelize
-from parallelism.training import StepResult, Trainer, build_model, build_optimizer
+from parallelism.training import StepResult, Trainer
 from suite.case import Case, case_from
-from suite.data import load_data, rank_slice, train_windows, validation_windows
+from suite.data import load_data, train_windows, validation_windows
 from suite.environment import environment
 from suite.parse import SpecError
 from suite.ranklog import FailureKind, RankWriter
@@ -46,20 +47,14 @@ class Worker:
         self.data = load_data(case.recipe, case.model.vocab)
         self.windows = train_windows(self.data, case.recipe, case.workload.seq_len)
 
-    def batch(self, step: int) -> tuple[Tensor, Tensor]:
-        """This rank's part of a step's global batch: ids and labels, [micro_batches, micro_batch, seq_len]."""
-        arrays = self.windows.global_batch(step, self.case.global_batch)
-        ids, labels = (self._mine(array, self.case.workload.micro_batches) for array in arrays)
-        return ids, labels
+    def batch(self, step: int) -> Batch:
+        """This rank's part of a step's global batch."""
+        ids, labels = self.windows.global_batch(step, self.case.global_batch)
+        return batch_of(self.case, self.rank, step, ids, labels, self.device)
 
-    def _mine(self, array: np.ndarray, micro_batches: int) -> Tensor:
-        part = rank_slice(array, self.rank, self.case.layout.data_ranks, micro_batches)
-        return torch.from_numpy(np.ascontiguousarray(part)).to(self.device)
-
-    def trainer(self, **options: object) -> Trainer:
+    def trainer(self, mark: Callable[[str], None] = lambda name: None) -> Trainer:
         """A fresh model, parallelized, with its optimizer."""
-        model = parallelize(build_model(self.case, self.device), self.mesh, self.case)
-        return Trainer(self.case, model, build_optimizer(model, self.case), self.device, **options)  # type: ignore[arg-type]
+        return make_trainer(self.case, self.mesh, self.device, mark)
 
     # --- the training pass ------------------------------------------------------------------------------
 
@@ -72,10 +67,10 @@ class Worker:
         for step in range(self.case.recipe.steps):
             if held_out and step % every == 0:
                 self._validate(trainer, step, held_out)
-            ids, labels = self.batch(step)
+            batch = self.batch(step)
             self._barrier()
             start = time.perf_counter()
-            results.append(trainer.step(step, ids, labels))
+            results.append(trainer.step(step, batch))
             self._synchronize()
             seconds = time.perf_counter() - start
             self.writer.sample(Sample(Quantity.STEP_TIME, seconds, self.rank, step))
@@ -84,10 +79,7 @@ class Worker:
         self._report(results)
 
     def _report(self, results: list[StepResult]) -> None:
-        losses = torch.stack([result.loss for result in results])
-        if self.mesh is not None:
-            dist.all_reduce(losses)
-            losses /= self.case.layout.world_size
+        losses = self._mean_over_ranks(torch.stack([result.loss for result in results]))
         if self.rank:
             return
         for step, (loss, result) in enumerate(zip(losses.tolist(), results, strict=True)):
@@ -95,22 +87,26 @@ class Worker:
             self.writer.sample(Sample(Quantity.GRADIENT_NORM, result.gradient_norm.item(), self.rank, step))
         self.writer.sample(Sample(Quantity.UNIGRAM_ENTROPY, self.data.unigram_entropy_nats, self.rank))
 
-    def _validation_batches(self) -> list[tuple[Tensor, Tensor]]:
+    def _validation_batches(self) -> list[Batch]:
         count = self.case.recipe.validation_batches
         if not count:
             return []
         size = self.case.workload.micro_batch * self.case.layout.data_ranks
         windows = validation_windows(self.data, self.case.recipe, self.case.workload.seq_len, size)
         pairs = (windows.global_batch(index, size) for index in range(count))
-        return [(self._mine(ids, 1)[0], self._mine(labels, 1)[0]) for ids, labels in pairs]
+        return [held_out(self.case, self.rank, ids, labels, self.device) for ids, labels in pairs]
 
-    def _validate(self, trainer: Trainer, step: int, batches: list[tuple[Tensor, Tensor]]) -> None:
-        loss = trainer.evaluate(batches)
-        if self.mesh is not None:
-            dist.all_reduce(loss)
-            loss /= self.case.layout.world_size
+    def _validate(self, trainer: Trainer, step: int, batches: list[Batch]) -> None:
+        loss = self._mean_over_ranks(trainer.evaluate(batches))
         if self.rank == 0:
             self.writer.sample(Sample(Quantity.VALIDATION_LOSS, loss.item(), self.rank, step))
+
+    def _mean_over_ranks(self, losses: Tensor) -> Tensor:
+        """Losses averaged over the ranks that have one: of a pipeline's, one; the others give 0."""
+        if self.mesh is not None:
+            dist.all_reduce(losses)
+            losses /= self.case.layout.world_size // self.case.layout.pp
+        return losses
 
     # --- the memory pass --------------------------------------------------------------------------------
 

@@ -9,9 +9,11 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
+from suite.case_rules import check_case
+from suite.layout import Layout, degrees
 from suite.models import ModelSpec, model_from
 from suite.parse import SpecError, from_mapping, nearest, require, shown, to_mapping
-from suite.spec import Cluster, Layout, Recipe, Workload
+from suite.spec import Cluster, Recipe, Workload
 
 
 @dataclass(frozen=True)
@@ -37,14 +39,20 @@ class Case:
         have = nodes * self.cluster.per_node
         require(
             ranks == have,
-            f"layout: dp({self.layout.dp}) * fsdp({self.layout.fsdp}) = {ranks} ranks"
+            f"layout: {degrees(self.layout)} = {ranks} ranks"
             f" != nodes({nodes}) * per_node({self.cluster.per_node}) = {have}; per_node 0 takes what the layout needs",
         )
 
+        check_case(self)
+
     @cached_property
     def case_id(self) -> str:
-        """Twelve hex digits of the SHA-256 of the canonical JSON."""
-        text = json.dumps(self.to_mapping(), sort_keys=True, separators=(",", ":"))
+        """Twelve hex digits of the SHA-256 of the canonical JSON, without the layout's settings that are at their
+        defaults: a setting that is added later renames no case."""
+        data = self.to_mapping()
+        usual = to_mapping(Layout())
+        data["layout"] = {key: value for key, value in data["layout"].items() if value != usual[key]}
+        text = json.dumps(data, sort_keys=True, separators=(",", ":"))
         return hashlib.sha256(text.encode()).hexdigest()[:12]
 
     @property

@@ -13,8 +13,9 @@ from typing import Any, NoReturn
 
 from suite.case import Case, case_from
 from suite.documents import read_json
+from suite.layout import Layout
 from suite.parse import SpecError, from_text, nearest, require, shown, to_mapping
-from suite.spec import Cluster, Layout, Recipe, Workload
+from suite.spec import Cluster, Recipe, Workload
 
 PARTS: dict[str, type] = {"layout": Layout, "workload": Workload, "cluster": Cluster, "recipe": Recipe}
 #: flags that say which cases there are; the rest change them

@@ -59,9 +59,10 @@ class Rope(nn.Module):
         for buffer, values in zip((self.cos, self.sin), self._tables(), strict=True):
             buffer.copy_(values)
 
-    def forward(self, seq_len: int, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-        """Cosines and sines of the first `seq_len` positions, in the type of the queries."""
-        return self.cos[:seq_len].to(dtype), self.sin[:seq_len].to(dtype)
+    def forward(self, seq_len: int, dtype: torch.dtype, positions: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Cosines and sines of the first `seq_len` positions, or of `positions`, in the type of the queries."""
+        rows: slice | Tensor = slice(seq_len) if positions is None else positions
+        return self.cos[rows].to(dtype), self.sin[rows].to(dtype)
 
 
 def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:

@@ -67,6 +67,7 @@ class DecoderSpec:
     rope_theta: float = setting(10000.0, "base of the rotation's frequencies")
     rope_fraction: float = setting(1.0, "leading part of each head that is rotated")
     rope_scaling: RopeScaling | None = setting(None, "Llama 3.1's frequency scaling")
+    dropout: float = setting(0.0, "share of the embedding's and the sub-blocks' outputs that is dropped in training")
     norm_eps: float = setting(1e-5, "added under the norm's root")
     family: str = setting("decoder", "model family")
     name: str = setting("custom", "what reports call it")
@@ -80,6 +81,7 @@ class DecoderSpec:
         for name in ("rope_theta", "norm_eps"):
             value = getattr(self, name)
             require(0 < value < float("inf"), f"model.{name}: must be positive and finite, got {value}")
+        require(0 <= self.dropout < 1, f"model.dropout: must be in [0, 1), got {self.dropout}")
         if not self.head_dim:
             require(
                 self.hidden % self.heads == 0,

@@ -5,9 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from suite.cpu_workspace import CpuWorkspace
+from suite.layout import Recompute, RecomputeKind
 from suite.models.decoder import Activation, DecoderSpec, Norm, Position
 from suite.operators import Array, DType, Ledger, Placed, Segment, Size, Split
-from suite.spec import LOSS_CHUNKS, AttentionKernel, LossKernel, Recompute, RecomputeKind, Workload
+from suite.spec import LOSS_CHUNKS, AttentionKernel, LossKernel, Workload
 from suite.tape import Backend, Numerics, Tape
 from suite.tape_attention import Heads, eager, flash, merge_heads, release, rotate
 from suite.tape_loss import chunked_head, cross_entropy

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from suite.models.blocks import Attention, GeluMLP, Rope, SwiGLU, compute_dtype
 from suite.models.decoder import Activation, DecoderSpec, Norm, Position
+from suite.models.dropout import SequenceDropout
 from suite.models.loss import LOSSES
 from suite.spec import AttentionKernel, LossKernel
 
@@ -23,26 +24,32 @@ def build_norm(spec: DecoderSpec) -> nn.Module:
 
 
 class Block(nn.Module):
-    """x + attention(norm(x)), then x + mlp(norm(x))."""
+    """x + attention(norm(x)), then x + mlp(norm(x)); what is added may be dropped out."""
 
-    def __init__(self, spec: DecoderSpec, kernel: AttentionKernel) -> None:
+    def __init__(self, spec: DecoderSpec, kernel: AttentionKernel, site: int) -> None:
         super().__init__()
         self.attention_norm = build_norm(spec)
         self.attention = Attention(
             spec.hidden, spec.heads, spec.kv_heads, spec.head_dim, spec.projection_bias, spec.bias, kernel
         )
+        self.attention_dropout = SequenceDropout(spec.dropout, site)
         self.mlp_norm = build_norm(spec)
         mlp = GeluMLP if spec.activation is Activation.GELU else SwiGLU
         self.mlp = mlp(spec.hidden, spec.ffn, spec.bias)
+        self.mlp_dropout = SequenceDropout(spec.dropout, site + 1)
 
-    def forward(self, x: Tensor, rope: tuple[Tensor, Tensor] | None) -> Tensor:
+    def forward(self, x: Tensor, rope: tuple[Tensor, Tensor] | None, keys: Tensor | None = None) -> Tensor:
         """x [b, s, h] -> [b, s, h]."""
-        x = x + self.attention(self.attention_norm(x), rope)
-        return x + self.mlp(self.mlp_norm(x))
+        x = x + self.attention_dropout(self.attention(self.attention_norm(x), rope), keys)
+        return x + self.mlp_dropout(self.mlp(self.mlp_norm(x)), keys)
 
 
 class Decoder(nn.Module):
-    """A decoder-only language model. With labels it returns the mean loss in nats a token, else logits [b, s, V]."""
+    """A decoder-only language model. With labels it returns the mean loss in nats a token, else logits [b, s, V].
+
+    A pipeline stage is a Decoder with some of its parts taken out: without an embedding it takes the residual stream
+    instead of ids, without a head it returns it. Blocks keep the names of their places in the whole model.
+    """
 
     def __init__(
         self,
@@ -53,30 +60,45 @@ class Decoder(nn.Module):
         super().__init__()
         self.spec = spec
         self.loss = LOSSES[loss]
-        self.embedding = nn.Embedding(spec.vocab, spec.hidden)
+        self.embedding: nn.Embedding | None = nn.Embedding(spec.vocab, spec.hidden)
         learned = spec.position is Position.LEARNED
         self.positions = nn.Embedding(spec.max_positions, spec.hidden) if learned else None
         self.rope = None if learned else Rope(spec.max_positions, spec.rotary_dim, spec.rope_theta, spec.rope_scaling)
-        self.blocks = nn.ModuleList(Block(spec, kernel) for _ in range(spec.layers))
-        self.norm = build_norm(spec)
-        self.head = nn.Linear(spec.hidden, spec.vocab, bias=False)
+        self.dropout = SequenceDropout(spec.dropout, site=0)
+        self.blocks = nn.ModuleDict({str(index): Block(spec, kernel, 2 * index + 1) for index in range(spec.layers)})
+        self.norm: nn.Module | None = build_norm(spec)
+        self.head: nn.Module | None = nn.Linear(spec.hidden, spec.vocab, bias=False)
         if spec.tied:
             self.head.weight = self.embedding.weight
+        #: places of this rank's tokens in the whole sequence, [s]; None: 0, 1, ... (context parallelism sets it)
+        self.own_positions: Tensor | None = None
 
-    def forward(self, ids: Tensor, labels: Tensor | None = None) -> Tensor:
-        """ids [b, s] -> logits [b, s, V]; with labels [b, s], the mean cross-entropy."""
-        hidden = self.norm(self.trunk(ids))
+    def forward(self, ids: Tensor, labels: Tensor | None = None, keys: Tensor | None = None) -> Tensor:
+        """ids [b, s] (or the stream [b, s, h], see above) -> logits [b, s, V]; with labels [b, s], the mean
+        cross-entropy. keys [b]: one random key a sequence; without them nothing is dropped out."""
+        hidden = self.trunk(ids, keys)
+        if self.norm is None or self.head is None:
+            return hidden
+        hidden = self.norm(hidden)
         return self.head(hidden) if labels is None else self.loss(self.head, hidden, labels)
 
-    def trunk(self, ids: Tensor) -> Tensor:
+    def trunk(self, ids: Tensor, keys: Tensor | None = None) -> Tensor:
         """The residual stream after the last block, [b, s, h]."""
+        x = ids if self.embedding is None else self._embed(ids, keys)
+        places = self.own_positions
+        length = ids.shape[1] if places is None else len(places)
+        rope = self.rope(length, compute_dtype(x), places) if self.rope is not None else None
+        for block in self.blocks.values():
+            x = block(x, rope, keys)
+        return x
+
+    def _embed(self, ids: Tensor, keys: Tensor | None) -> Tensor:
+        assert self.embedding is not None
         x = self.embedding(ids)
         if self.positions is not None:
-            x = x + self.positions(torch.arange(ids.shape[1], device=ids.device))
-        rope = self.rope(ids.shape[1], compute_dtype(x)) if self.rope is not None else None
-        for block in self.blocks:
-            x = block(x, rope)
-        return x
+            places = torch.arange(ids.shape[1], device=ids.device) if self.own_positions is None else self.own_positions
+            x = x + self.positions(places)
+        return self.dropout(x, keys)
 
     @torch.no_grad()
     def reset_parameters(self) -> None:

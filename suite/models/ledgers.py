@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from suite.cpu_workspace import CpuWorkspace
+from suite.layout import Recompute
 from suite.models import ModelSpec
 from suite.models.decoder_ledger import decoder_ledger
 from suite.operators import Ledger
-from suite.spec import Recompute, Workload
+from suite.spec import Workload
 from suite.tape import Backend, Numerics
 
 LEDGERS: dict[str, Callable[..., Ledger]] = {"decoder": decoder_ledger}

@@ -21,8 +21,8 @@ from parallelism.strategies import parallelize
 from parallelism.training import Trainer
 from suite.case import Case
 from suite.data import rank_slice
+from suite.layout import RecomputeKind
 from suite.models.decoder_module import Decoder
-from suite.spec import RecomputeKind
 
 # --- in spreading the model ----------------------------------------------------------------------------------
 
@@ -132,15 +132,15 @@ class ReducesTheFirst(Trainer):
 class ForgetsTheFirst(Trainer):
     """Clears the gradients at every micro-batch."""
 
-    def _micro_step(self, ids: Tensor, labels: Tensor, is_last: bool) -> Tensor:
+    def _micro_step(self, *given: Any, **named: Any) -> Tensor:
         self.optimizer.zero_grad()
-        return super()._micro_step(ids, labels, is_last)
+        return super()._micro_step(*given, **named)
 
 
 class ClipsByItsShard(Trainer):
     """Takes the norm of this rank's shards for the norm of the whole."""
 
-    def _clip(self) -> Tensor:
+    def clip(self) -> Tensor:
         parts = [item.grad for item in self.model.parameters()]
         return nn.utils.clip_grad_norm_(
             [_as_parameter(part) for part in parts if part is not None], self.case.recipe.clip_norm
@@ -157,9 +157,9 @@ def _as_parameter(gradient: Tensor) -> nn.Parameter:
 class NeverClips(Trainer):
     """Reports the norm and leaves the gradients as they are."""
 
-    def _clip(self) -> Tensor:
+    def clip(self) -> Tensor:
         kept = [item.grad.clone() for item in self.model.parameters() if item.grad is not None]
-        norm = super()._clip()
+        norm = super().clip()
         for item, value in zip(self.model.parameters(), kept, strict=True):
             item.grad = value
         return norm

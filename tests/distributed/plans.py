@@ -12,17 +12,9 @@ from itertools import combinations
 from random import Random
 
 from suite.case import Case
+from suite.layout import Layout, Recompute
 from suite.models.decoder import Activation, DecoderSpec, Norm, Position
-from suite.spec import (
-    AttentionKernel,
-    Layout,
-    LossKernel,
-    OptimizerKind,
-    Precision,
-    Recipe,
-    Recompute,
-    Workload,
-)
+from suite.spec import AttentionKernel, LossKernel, OptimizerKind, Precision, Recipe, Workload
 
 #: sequences a step, whatever the layout: it divides by every number of ranks here, and twice
 GLOBAL_BATCH = 24

@@ -12,7 +12,8 @@ from parallelism.mesh import build_mesh
 from parallelism.strategies import parallelize
 from parallelism.training import Trainer, build_model, build_optimizer
 from suite.case import Case
-from suite.spec import Layout, OptimizerKind, Precision, Workload
+from suite.layout import Layout
+from suite.spec import OptimizerKind, Precision, Workload
 from tests.distributed.judgement import differences
 from tests.distributed.plans import FORMS, case_of
 from tests.distributed.ranks import run_jobs, run_on_ranks
@@ -41,9 +42,9 @@ def collectives(case: Case, rank: int) -> Counter[str]:
     model = parallelize(build_model(case, CPU), build_mesh(case.layout, "cpu"), case)
     trainer = Trainer(case, model, build_optimizer(model, case), CPU)
     for step in range(2):  # DDP regroups its buckets after the first
-        trainer.step(step, *rank_batch(case, rank, step))
+        trainer.step(step, rank_batch(case, rank, step))
     with profile(activities=[ProfilerActivity.CPU]) as profiled:
-        trainer.step(2, *rank_batch(case, rank, 2))
+        trainer.step(2, rank_batch(case, rank, 2))
     names = (event.name for event in profiled.events() or ())
     return Counter(name.removeprefix("gloo:") for name in names if name.startswith("gloo:"))
 

@@ -9,10 +9,11 @@ from unittest.mock import patch
 
 import pytest
 
+from parallelism import batches
 from parallelism.strategies import parallelize
 from parallelism.training import Trainer
 from suite.data import rank_slice
-from tests.distributed import mistakes, traces
+from tests.distributed import mistakes
 from tests.distributed.judgement import differences
 from tests.distributed.plans import Plan
 from tests.distributed.ranks import run_on_ranks
@@ -38,7 +39,7 @@ class Mistake:
 
     def run(self, rank: int) -> RankTrace:
         """The broken run on one rank."""
-        with patch.object(traces, "rank_slice", self.cut):
+        with patch.object(batches, "rank_slice", self.cut):
             return record(self.plan.case, rank, self.spread, self.trainer, self.plan.is_double)
 
 

@@ -22,7 +22,8 @@ from parallelism.mesh import build_mesh
 from parallelism.strategies import parallelize
 from parallelism.training import build_model
 from suite.case import Case
-from suite.spec import Layout, OptimizerKind, Precision, Workload
+from suite.layout import Layout
+from suite.spec import OptimizerKind, Precision, Workload
 from tests.distributed.differences import are_same_bits, same_tensors
 from tests.distributed.judgement import differences
 from tests.distributed.plans import AXES, FORMS, Plan, all_needed, case_of, pairwise_plans, single_process

@@ -13,8 +13,9 @@ from hypothesis import HealthCheck, Phase, given, note, settings
 from hypothesis import strategies as st
 
 from suite.case import Case
+from suite.layout import Layout, Recompute
 from suite.models.decoder import Activation, DecoderSpec, Norm, Position
-from suite.spec import AttentionKernel, Layout, LossKernel, OptimizerKind, Precision, Recompute, Workload
+from suite.spec import AttentionKernel, LossKernel, OptimizerKind, Precision, Workload
 from tests.distributed.differences import are_same_bits
 from tests.distributed.judgement import differences
 from tests.distributed.plans import case_of, single_process

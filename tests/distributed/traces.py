@@ -20,11 +20,11 @@ from torch import Tensor, nn
 from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.tensor import DTensor, Replicate, Shard
 
+from parallelism.batches import Batch, batch_of
 from parallelism.mesh import build_mesh
 from parallelism.strategies import parallelize
 from parallelism.training import Trainer, build_model, build_optimizer
 from suite.case import Case
-from suite.data import rank_slice
 from suite.memory_probe import OPTIMIZER
 
 STEPS = 3
@@ -98,22 +98,19 @@ def _record(case: Case, rank: int, spread: Spread, trainer_type: Callable[..., T
             gradients.append(pieces((name, item.grad) for name, item in model.named_parameters()))
 
     trainer = trainer_type(case, model, build_optimizer(model, case), CPU, watch)
-    results = [trainer.step(step, *rank_batch(case, rank, step)) for step in range(STEPS)]
+    results = [trainer.step(step, rank_batch(case, rank, step)) for step in range(STEPS)]
     end = pieces(model.named_parameters())
-    last = trainer.evaluate(zip(*rank_batch(case, rank, STEPS - 1), strict=True))
+    whole = rank_batch(case, rank, STEPS - 1)
+    last = trainer.evaluate(Batch(ids[None], labels[None]) for ids, labels in zip(whole.ids, whole.labels, strict=True))
     losses = tuple(loss.item() for loss in (*(result.loss for result in results), last))
     return RankTrace(losses, tuple(result.gradient_norm.item() for result in results), tuple(gradients), start, end)
 
 
-def rank_batch(case: Case, rank: int, step: int) -> tuple[Tensor, Tensor]:
-    """One rank's part of a step's global batch, [micro_batches, micro_batch, seq_len] each, as the worker cuts it."""
+def rank_batch(case: Case, rank: int, step: int) -> Batch:
+    """One rank's part of a step's global batch, as the worker cuts it."""
     shape = (case.global_batch, case.workload.seq_len + 1)
     rows = np.random.default_rng(step).integers(case.model.vocab, size=shape)
-    ids, labels = (
-        torch.from_numpy(rank_slice(part, rank, case.layout.data_ranks, case.workload.micro_batches).copy())
-        for part in (rows[:, :-1], rows[:, 1:])
-    )
-    return ids, labels
+    return batch_of(case, rank, step, rows[:, :-1], rows[:, 1:], CPU)
 
 
 def pieces(tensors: Iterable[tuple[str, Tensor | None]]) -> dict[str, Piece]:

@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from unittest.mock import patch
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from memory.estimate import MemoryModel
+from parallelism.batches import Batch, batch_of
+from parallelism.building import make_trainer
 from parallelism.memory_pass import cpu_memory
 from parallelism.mesh import build_mesh
-from parallelism.strategies import parallelize
-from parallelism.training import Trainer, build_model, build_optimizer
+from parallelism.training import Trainer
 from suite.case import Case
 from suite.record import STATE, Component, Moment, Sample
 
@@ -68,14 +68,13 @@ def measure(case: Case, rank: int = 0) -> Beside:
     torch.manual_seed(0)
     mesh = build_mesh(case.layout, "cpu")
 
-    def make(*, mark: object) -> Trainer:
-        model = parallelize(build_model(case, torch.device("cpu")), mesh, case)
-        return Trainer(case, model, build_optimizer(model, case), torch.device("cpu"), mark=mark)  # type: ignore[arg-type]
+    def make(*, mark: Callable[[str], None]) -> Trainer:
+        return make_trainer(case, mesh, torch.device("cpu"), mark)
 
-    def batch(step: int) -> tuple[Tensor, Tensor]:
-        shape = (case.workload.micro_batches, case.workload.micro_batch, case.workload.seq_len)
+    def batch(step: int) -> Batch:
+        shape = (case.global_batch, case.workload.seq_len)
         ids, labels = (np.random.default_rng(step).integers(case.model.vocab, size=shape) for _ in range(2))
-        return torch.from_numpy(ids), torch.from_numpy(labels)  # numpy's memory, as a worker's batches
+        return batch_of(case, rank, step, ids, labels, torch.device("cpu"))  # numpy's memory, as a worker's batches
 
     samples = cpu_memory(make, batch, rank, lambda text: None)
     # a forked rank has one thread, whatever the machine would give a worker

@@ -9,6 +9,7 @@ from typing import Any
 
 from reports.compare import CaseResult, Run
 from suite.case import Case
+from suite.layout import Layout, Recompute
 from suite.models import preset
 from suite.record import (
     Component,
@@ -21,7 +22,7 @@ from suite.record import (
     Term,
     TimeEstimate,
 )
-from suite.spec import AttentionKernel, Layout, Precision, Recipe, Recompute, Workload
+from suite.spec import AttentionKernel, Precision, Recipe, Workload
 
 HOSTILE = '$x{$<script>alert("x")</script>&amp;\x1b[31m[red]|`*_\u202e\udcff'
 

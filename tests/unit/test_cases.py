@@ -9,9 +9,10 @@ import pytest
 from memory.estimate import MemoryModel
 from suite.case import Case, case_from
 from suite.cases import SUITES, default_suite, quick_suite, suite_of
+from suite.layout import RecomputeKind
 from suite.models.decoder import Norm, Position
 from suite.parse import SpecError
-from suite.spec import AttentionKernel, LossKernel, Precision, RecomputeKind
+from suite.spec import AttentionKernel, LossKernel, Precision
 
 pytestmark = pytest.mark.unit
 

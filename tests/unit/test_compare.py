@@ -13,9 +13,10 @@ from reports.frame import run_frame
 from reports.load import load_run
 from reports.losses import LossCurve, spread
 from reports.summary import compare_run, errors_of
+from suite.layout import Layout
 from suite.parse import SpecError
 from suite.record import Component, Moment, Outcome, Quantity, Sample
-from suite.spec import AttentionKernel, Layout, Recipe, Workload
+from suite.spec import AttentionKernel, Recipe, Workload
 from suite.store import EstimateRow, MeasurementRow, RunRow, RunStore
 from tests.unit import report_samples as made
 

@@ -7,9 +7,10 @@ from pathlib import Path
 import pytest
 
 from suite.cpu_workspace import SLAB_LIMIT, TILE_BYTES, CpuWorkspace, has_tiles
+from suite.layout import Recompute
 from suite.models.ledgers import ledger_of
 from suite.models.presets import PRESETS
-from suite.spec import Recompute, Workload
+from suite.spec import Workload
 from suite.tape import BF16_AUTOCAST, FP32, Backend, Numerics
 
 pytestmark = pytest.mark.unit

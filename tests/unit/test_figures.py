@@ -14,8 +14,9 @@ from reports.figures import charts, chosen
 from reports.palette import ALL, COMPONENTS, LINES
 from reports.summary import RunComparison, compare_run
 from reports.svg import Chart, as_file
+from suite.layout import Layout
 from suite.record import Component, Moment, Quantity
-from suite.spec import Layout, Workload
+from suite.spec import Workload
 from tests.unit import report_samples as made
 
 pytestmark = pytest.mark.unit

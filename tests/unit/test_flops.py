@@ -9,11 +9,12 @@ from dataclasses import replace
 
 import pytest
 
+from suite.layout import Recompute
 from suite.models.decoder import Activation, DecoderSpec
 from suite.models.ledgers import ledger_of
 from suite.models.presets import PRESETS, gpt, llama
 from suite.operators import Ledger, OperatorKind
-from suite.spec import AttentionKernel, LossKernel, Recompute, Workload
+from suite.spec import AttentionKernel, LossKernel, Workload
 from suite.tape import FP32, Backend
 
 LLAMA = llama("tiny", 3, 48, 6, 80, 101, kv_heads=2, positions=64)

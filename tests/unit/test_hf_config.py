@@ -12,13 +12,14 @@ from typing import Any
 
 import pytest
 
+from suite.layout import Recompute
 from suite.models import preset
 from suite.models.decoder import DecoderSpec, RopeScaling
 from suite.models.hf_config import FAMILIES, load_hf_config, read_hf_config
 from suite.models.ledgers import ledger_of
 from suite.models.presets import gpt, llama
 from suite.parse import SpecError
-from suite.spec import Recompute, Workload
+from suite.spec import Workload
 from suite.tape import FP32, Backend
 from tests.unit.hf_samples import FILES, LLAMA31, changed, write
 

@@ -10,9 +10,9 @@ from hypothesis import strategies as st
 
 from memory.estimate import MemoryModel
 from suite.case import Case, case_from
+from suite.layout import RecomputeKind
 from suite.models.presets import PRESETS
 from suite.record import Component, MemoryEstimate, Moment
-from suite.spec import RecomputeKind
 
 pytestmark = pytest.mark.unit
 

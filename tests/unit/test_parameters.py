@@ -8,12 +8,13 @@ import pytest
 import torch
 from torch import nn
 
+from suite.layout import Recompute
 from suite.models.decoder import Activation, DecoderSpec, Norm, Position
 from suite.models.decoder_module import Decoder
 from suite.models.ledgers import ledger_of
 from suite.models.presets import LLAMA3_VOCAB, PRESETS, gpt, llama
 from suite.operators import DType, Ledger
-from suite.spec import Recompute, Workload
+from suite.spec import Workload
 from suite.tape import BF16_AUTOCAST, FP32, Backend, Numerics
 
 TORCH = {DType.FP32: torch.float32, DType.BF16: torch.bfloat16}

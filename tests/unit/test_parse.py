@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 
+from suite.layout import Recompute, RecomputeKind
 from suite.parse import NON_FINITE, SpecError, convert, from_mapping, from_text, nearest, setting, to_mapping
-from suite.spec import Recompute, RecomputeKind
 
 pytestmark = pytest.mark.unit
 

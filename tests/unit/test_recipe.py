@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from parallelism.batches import Batch
 from parallelism.training import Trainer, build_model, build_optimizer, learning_rate
 from suite.case import Case, case_from
 from suite.memory_probe import BACKWARD, FORWARD, IDLE, OPTIMIZER
@@ -68,17 +69,17 @@ def train(case: Case, steps: int = 3) -> list[Step]:
     optimizer.register_step_pre_hook(before_update)
     trainer = Trainer(case, model, optimizer, CPU, watch)
     for step in range(steps):
-        result = trainer.step(step, *batch(case, step))
+        result = trainer.step(step, batch(case, step))
         seen[-1].after, seen[-1].norm = weights(), result.gradient_norm.item()
         assert all(item.grad is None for item in model.parameters())
     return seen
 
 
-def batch(case: Case, step: int) -> tuple[Tensor, Tensor]:
+def batch(case: Case, step: int) -> Batch:
     """Random ids and labels, [micro_batches, micro_batch, seq_len]."""
     shape = (case.workload.micro_batches, case.workload.micro_batch, case.workload.seq_len + 1)
     rows = torch.randint(case.model.vocab, shape, generator=torch.Generator().manual_seed(step))
-    return rows[..., :-1], rows[..., 1:]
+    return Batch(rows[..., :-1], rows[..., 1:])
 
 
 def norm_of(gradients: dict[str, Tensor]) -> float:
@@ -129,7 +130,7 @@ def test_every_group_gets_the_step_rate() -> None:
     optimizer = build_optimizer(model, CASE)
     trainer = Trainer(CASE, model, optimizer, CPU)
     for step, rate in enumerate((0.005, 0.01, 0.01, 0.1 * 0.01 + 0.9 * 0.01 * 0.5)):
-        trainer.step(step, *batch(CASE, step))
+        trainer.step(step, batch(CASE, step))
         assert [group["lr"] for group in optimizer.param_groups] == pytest.approx([rate, rate])
 
 
@@ -206,7 +207,7 @@ def test_phases_are_marked_in_order() -> None:
     case = replace(CASE, workload=replace(CASE.workload, micro_batches=2))
     model = build_model(case, CPU)
     marks: list[str] = []
-    Trainer(case, model, build_optimizer(model, case), CPU, marks.append).step(0, *batch(case, 0))
+    Trainer(case, model, build_optimizer(model, case), CPU, marks.append).step(0, batch(case, 0))
     assert marks == [FORWARD, BACKWARD, FORWARD, BACKWARD, OPTIMIZER, IDLE]
 
 
@@ -214,7 +215,7 @@ def test_state_is_fp32_in_bf16_mixed() -> None:
     case = replace(CASE, workload=replace(CASE.workload, precision=Precision.BF16_MIXED))
     model = build_model(case, CPU)
     optimizer = build_optimizer(model, case)
-    Trainer(case, model, optimizer, CPU).step(0, *batch(case, 0))
+    Trainer(case, model, optimizer, CPU).step(0, batch(case, 0))
     state = [value for each in optimizer.state.values() for value in each.values()]
     assert {item.dtype for item in (*model.parameters(), *state)} == {torch.float32}
 

@@ -10,10 +10,11 @@ from typing import Any
 import pytest
 
 from suite.case import Case, case_from
+from suite.layout import Layout, Recompute, RecomputeKind
 from suite.models import preset
 from suite.models.decoder import DecoderSpec
 from suite.parse import SpecError
-from suite.spec import Cluster, Layout, LossKernel, OptimizerKind, Recipe, Recompute, RecomputeKind, Workload
+from suite.spec import Cluster, LossKernel, OptimizerKind, Recipe, Workload
 
 pytestmark = pytest.mark.unit
 

@@ -9,11 +9,12 @@ import pytest
 from memory.estimate import MemoryModel
 from memory.walk import WalkRules, walk_segment
 from suite.case import Case, case_from
+from suite.layout import Recompute
 from suite.models.ledgers import ledger_of
 from suite.models.presets import PRESETS
 from suite.operators import Ledger, Segment
 from suite.record import Component, Moment
-from suite.spec import AttentionKernel, LossKernel, Recompute, Workload
+from suite.spec import AttentionKernel, LossKernel, Workload
 from suite.tape import BF16_AUTOCAST, BF16_POLICY, FP32, Backend, Numerics
 
 pytestmark = pytest.mark.unit

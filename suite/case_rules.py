@@ -1,0 +1,102 @@
+"""Layouts that do not fit the model or the workload, and why."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from suite.layout import ContextMethod, Layout, Schedule
+from suite.parse import require
+
+if TYPE_CHECKING:
+    from suite.case import Case
+
+
+INTERLEAVED = (Schedule.INTERLEAVED, Schedule.INTERLEAVED_ZERO_BUBBLE)
+
+
+@dataclass(frozen=True)
+class CaseRule:
+    """A layout that does not fit the model or the workload."""
+
+    what: str
+    why: str
+    is_broken: Callable[[Case], bool]
+    values: Callable[[Case], str]
+
+
+def _divides(name: str, size: Callable[[Case], int], axis: str, why: str) -> CaseRule:
+    """`size` must be a multiple of the axis's degree."""
+    return CaseRule(
+        f"{name} that {axis} does not divide",
+        why,
+        lambda case: size(case) % getattr(case.layout, axis) != 0,
+        lambda case: f"{name}({size(case)}) % layout.{axis}({getattr(case.layout, axis)}) != 0",
+    )
+
+
+CASE_RULES: tuple[CaseRule, ...] = (
+    _divides("model.heads", lambda case: case.model.heads, "tp", "each rank takes whole heads"),
+    _divides("model.kv_heads", lambda case: case.model.kv_heads, "tp", "each rank takes whole key-value heads"),
+    _divides("model.ffn", lambda case: case.model.ffn, "tp", "each rank takes as many columns of the MLP"),
+    CaseRule(
+        "a vocabulary smaller than tp",
+        "each rank takes rows of the embedding",
+        lambda case: case.model.vocab < case.layout.tp,
+        lambda case: f"model.vocab({case.model.vocab}) < layout.tp({case.layout.tp})",
+    ),
+    CaseRule(
+        "workload.seq_len that cp and tp do not divide",
+        "each rank takes equal parts: cp of them (2 cp where balanced), and tp of each under sequence parallelism",
+        lambda case: case.workload.seq_len % sequence_parts(case.layout) != 0,
+        lambda case: f"workload.seq_len({case.workload.seq_len}) % {sequence_parts(case.layout)} parts != 0",
+    ),
+    CaseRule(
+        "fewer key-value heads than Ulysses has ranks",
+        "its all-to-all gives each rank whole heads; use ring",
+        lambda case: case.layout.cp > 1 and case.layout.context is ContextMethod.ULYSSES
+        and case.model.kv_heads % (case.layout.cp * case.layout.tp) != 0,
+        lambda case: f"model.kv_heads({case.model.kv_heads}) % (cp({case.layout.cp}) * tp({case.layout.tp})) != 0",
+    ),
+    CaseRule(
+        "more pipeline stages than blocks",
+        "every stage holds at least one block",
+        lambda case: case.layout.pp > 1 and case.model.layers < case.layout.stages,
+        lambda case: f"model.layers({case.model.layers}) < stages({case.layout.stages})",
+    ),
+    CaseRule(
+        "a split that is not all blocks",
+        "its stages must sum to the model's layers, none of them empty",
+        lambda case: bool(case.layout.stage_split.layers)
+        and (sum(case.layout.stage_split.layers) != case.model.layers or 0 in case.layout.stage_split.layers),
+        lambda case: f"layout.stage_split({case.layout.stage_split}) with model.layers({case.model.layers})",
+    ),
+    CaseRule(
+        "fewer micro-batches than stages",
+        "1f1b and dualpipev fill the pipeline first",
+        lambda case: case.layout.pp > 1 and case.layout.schedule in (Schedule.ONE_F_ONE_B, Schedule.DUAL_PIPE_V)
+        and case.workload.micro_batches < case.layout.stages,
+        lambda case: f"workload.micro_batches({case.workload.micro_batches}) < stages({case.layout.stages})",
+    ),
+    CaseRule(
+        "micro-batches that do not fill interleaved rounds",
+        "the interleaved schedules run rounds of equal size, about pp micro-batches each",
+        lambda case: case.layout.pp > 1 and case.layout.schedule in INTERLEAVED
+        and case.workload.micro_batches % max(1, case.workload.micro_batches // case.layout.pp) != 0,
+        lambda case: f"workload.micro_batches({case.workload.micro_batches}) with layout.pp({case.layout.pp});"
+        " take a multiple of pp",
+    ),
+)  # fmt: skip
+
+
+def sequence_parts(layout: Layout) -> int:
+    """Equal parts that a sequence is cut into."""
+    parts = layout.cp * (2 if layout.cp > 1 and layout.context is ContextMethod.RING and layout.load_balance else 1)
+    return parts * (layout.tp if layout.sequence_parallel else 1)
+
+
+def check_case(case: Case) -> None:
+    """Refuse a layout that does not fit the case's model or workload."""
+    for rule in CASE_RULES:
+        require(not rule.is_broken(case), f"{rule.values(case)}: {rule.why}")

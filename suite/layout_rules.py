@@ -1,0 +1,134 @@
+"""What cannot be combined, and why: each rule refuses a layout before anything is launched."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from suite.parse import require
+
+if TYPE_CHECKING:
+    from suite.layout import Layout
+
+
+@dataclass(frozen=True)
+class LayoutRule:
+    """A combination that is refused. `what` names it in a table, `why` is the reason, `values` the numbers met and
+    what would do instead."""
+
+    what: str
+    why: str
+    is_broken: Callable[[Layout], bool]
+    values: Callable[[Layout], str]
+
+
+def _fields(*names: str) -> Callable[[Layout], str]:
+    def text(layout: Layout) -> str:
+        return " with ".join(f"{name}({getattr(layout, name)})" for name in names)
+
+    return text
+
+
+def _stage_count(layout: Layout) -> str:
+    low, high = layout.schedule.stages_a_rank
+    wanted = f"{low}" if high == low else f"{low} or more"
+    return f"schedule({layout.schedule}) with virtual_stages({layout.virtual_stages}); it takes {wanted}"
+
+
+def _has_stage_count(layout: Layout) -> bool:
+    low, high = layout.schedule.stages_a_rank
+    return low <= layout.virtual_stages and (high is None or layout.virtual_stages <= high)
+
+
+RULES: tuple[LayoutRule, ...] = (
+    LayoutRule(
+        "ep > 1",
+        "expert parallelism spreads experts, and no family here has them yet; use 1",
+        lambda layout: layout.ep > 1,
+        _fields("ep"),
+    ),
+    LayoutRule(
+        "fsdp with zero",
+        "both shard the same state; set one of them to its default",
+        lambda layout: layout.fsdp > 1 and (layout.zero > 0 or layout.is_deepspeed),
+        _fields("fsdp", "zero", "engine"),
+    ),
+    LayoutRule(
+        "DeepSpeed's engine with pp, cp or tp",
+        "the engine makes its own data-parallel group of all ranks and splits no model; use fsdp for sharded state",
+        lambda layout: layout.is_deepspeed and layout.pp * layout.cp * layout.tp > 1,
+        _fields("zero", "engine", "pp", "cp", "tp"),
+    ),
+    LayoutRule(
+        "zero >= 2 on torch's engine",
+        "ZeroRedundancyOptimizer shards optimizer state alone, which is stage 1; use deepspeed without pp, or fsdp",
+        lambda layout: layout.zero >= 2 and not layout.is_deepspeed,
+        _fields("zero", "engine", "pp"),
+    ),
+    LayoutRule(
+        "zero 1 on torch's engine with one replica",
+        "it shards over data-parallel replicas, and there is one; raise dp",
+        lambda layout: layout.zero == 1 and not layout.is_deepspeed and layout.replica_ranks == 1,
+        _fields("zero", "engine", "dp"),
+    ),
+    LayoutRule(
+        "zero with tp",
+        "ZeroRedundancyOptimizer flattens plain tensors and tensor parallelism's are DTensors; use fsdp with tp",
+        lambda layout: layout.zero > 0 and layout.tp > 1,
+        _fields("zero", "tp"),
+    ),
+    LayoutRule(
+        "stages that a schedule does not take",
+        "the schedule fixes how many stages a rank holds",
+        lambda layout: layout.pp > 1 and not _has_stage_count(layout),
+        _stage_count,
+    ),
+    LayoutRule(
+        "virtual_stages without pp",
+        "stages of one rank need no pipeline; use 1, or raise pp",
+        lambda layout: layout.pp == 1 and layout.virtual_stages > 1,
+        _fields("virtual_stages", "pp"),
+    ),
+    LayoutRule(
+        "a split of another number of stages",
+        "it lists the blocks of every stage, pp * virtual_stages of them",
+        lambda layout: bool(layout.stage_split.layers) and len(layout.stage_split.layers) != layout.stages,
+        lambda layout: f"stage_split({layout.stage_split}) with {_stages(layout)}",
+    ),
+    LayoutRule(
+        "reshard_after_forward to a number that fsdp is no multiple of",
+        "it goes back to groups of that many ranks; use true, false, or n with 1 < n < fsdp * cp that divides it",
+        lambda layout: not _can_reshard(layout),
+        _fields("reshard_after_forward", "fsdp", "cp"),
+    ),
+    LayoutRule(
+        "offload of what is not sharded",
+        "ZeRO 1 to 3 can offload the optimizer, ZeRO-3 and FSDP2 the parameters",
+        lambda layout: not _can_offload(layout),
+        _fields("offload", "zero", "fsdp"),
+    ),
+)  # fmt: skip
+
+
+def _stages(layout: Layout) -> str:
+    return f"pp({layout.pp}) * virtual_stages({layout.virtual_stages})"
+
+
+def _can_reshard(layout: Layout) -> bool:
+    to, ranks = layout.reshard_after_forward, layout.shard_ranks
+    return isinstance(to, bool) or (1 < to < ranks and ranks % to == 0)
+
+
+def _can_offload(layout: Layout) -> bool:
+    if layout.offload.value == "none":
+        return True
+    if layout.offload.value == "optimizer":
+        return layout.is_deepspeed and layout.zero >= 1
+    return layout.fsdp > 1 or (layout.is_deepspeed and layout.zero == 3)
+
+
+def check_layout(layout: Layout) -> None:
+    """Refuse what cannot be combined: SpecError with the numbers and the reason."""
+    for rule in RULES:
+        require(not rule.is_broken(layout), f"layout: {rule.values(layout)}: {rule.why}")
