@@ -75,6 +75,15 @@ class DeepSpeedTrainer(Trainer):
         """Stage 0 in fp32 alone, where every rank holds every gradient."""
         return clip_gradients(self.model.parameters(), self.case.recipe.clip_norm)
 
+    def close(self) -> None:
+        """Let go of the engine. Stage 3 notes every model for good in a list of the module parameter_offload, and a
+        second engine of the process would live beside the first."""
+        from deepspeed.runtime.zero.parameter_offload import FWD_MODULE_STACK
+
+        model = self.engine.module
+        self.engine.destroy()
+        FWD_MODULE_STACK[:] = [item for item in FWD_MODULE_STACK if item is not model]
+
     def autocast(self) -> Any:
         """Never: DeepSpeed's bf16 has bf16 parameters."""
         return torch.autocast(self.device.type, enabled=False)

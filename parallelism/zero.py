@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from parallelism.base import Strategy
@@ -15,6 +17,7 @@ if TYPE_CHECKING:
     from torch.distributed.device_mesh import DeviceMesh
 
     from suite.case import Case
+    from suite.operators import Ledger
 
 #: elements of a gradient bucket where the layout names none (deepspeed/runtime/zero/config.py, reduce_bucket_size)
 DEFAULT_BUCKET_ELEMENTS = 500_000_000
@@ -91,6 +94,38 @@ def _zero_section(case: Case) -> dict[str, Any]:
     if layout.offload is Offload.PARAMETERS:
         section["offload_param"] = pinned
     return section
+
+
+@dataclass(frozen=True, slots=True)
+class Parameter:
+    """A parameter that owns its storage, where it stands in the model."""
+
+    name: str
+    elements: int
+    is_matrix: bool
+
+
+def parameters_of(ledger: Ledger) -> tuple[Parameter, ...]:
+    """Every parameter once, in the module's order, which is the ledger's."""
+    return tuple(
+        Parameter(placed.weight_name(weight), weight.elements, len(weight.shape) >= 2)
+        for placed in ledger.segments
+        for weight in placed.segment.weights
+        if not weight.tied_to
+    )
+
+
+def groups_of(ledger: Ledger) -> tuple[tuple[Parameter, ...], ...]:
+    """The optimizer's groups: matrices, then vectors."""
+    parameters = parameters_of(ledger)
+    groups = (tuple(item for item in parameters if item.is_matrix is is_matrix) for is_matrix in (True, False))
+    return tuple(group for group in groups if group)
+
+
+def padded_group(group: Sequence[Parameter], ranks: int) -> int:
+    """Elements of a group's flat buffer in stages 1 and 2: a multiple of 2N, for each rank's part to start at four
+    bytes in bf16 (deepspeed/runtime/zero/stage_1_and_2.py, nccl_start_alignment_factor)."""
+    return math.ceil(sum(item.elements for item in group) / (2 * ranks)) * 2 * ranks
 
 
 def divided_components(stage: int) -> frozenset[Component]:

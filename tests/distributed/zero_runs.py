@@ -5,18 +5,19 @@ from __future__ import annotations
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 
-import deepspeed  # noqa: F401  here, so that forked ranks find it imported
 from torch import Tensor
 
 from parallelism.building import make_trainer
 from parallelism.deepspeed_state import full_gradients, full_parameters
-from parallelism.deepspeed_trainer import DeepSpeedTrainer
+from parallelism.deepspeed_trainer import DeepSpeedTrainer, import_deepspeed
 from parallelism.mesh import build_mesh
 from suite.case import Case
 from suite.memory_probe import OPTIMIZER
 from tests.distributed.traces import CPU, STEPS, Batch, Piece, RankTrace, rank_batch
 
 Planted = Callable[[DeepSpeedTrainer], AbstractContextManager[object]]
+
+import_deepspeed("cpu")  # here, so that forked ranks find it done
 
 
 def engine_of(case: Case, mark: Callable[[str], None] = lambda name: None) -> DeepSpeedTrainer:
@@ -45,7 +46,7 @@ def record_zero(case: Case, rank: int, planted: Planted = lambda trainer: nullco
     losses = tuple(loss.item() for loss in (*(result.loss for result in results), last))
     norms = tuple(result.gradient_norm.item() for result in results)
     end = _whole(full_parameters(trainer))
-    trainer.engine.destroy()
+    trainer.close()
     return RankTrace(losses, norms, tuple(gradients), start, end)
 
 
