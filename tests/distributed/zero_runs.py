@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
+from importlib import import_module
 
 from torch import Tensor
 
@@ -17,11 +19,16 @@ from tests.distributed.traces import CPU, STEPS, Batch, Piece, RankTrace, rank_b
 
 Planted = Callable[[DeepSpeedTrainer], AbstractContextManager[object]]
 
-import_deepspeed("cpu")  # here, so that forked ranks find it done
+# here, so that forked ranks find it done: what the first engine imports takes seconds
+import_deepspeed("cpu")
+import_module("deepspeed.runtime.zero.muon.muon_optimizer")
+import_module("deepspeed.runtime.zero.stage3")
 
 
 def engine_of(case: Case, mark: Callable[[str], None] = lambda name: None) -> DeepSpeedTrainer:
     """The case's trainer on this rank, which has to be DeepSpeed's."""
+    if not gc.get_freeze_count():
+        gc.freeze()  # the engine collects garbage at every turn, and a forked rank has all of pytest's heap
     trainer = make_trainer(case, build_mesh(case.layout, CPU.type), CPU, mark)
     assert isinstance(trainer, DeepSpeedTrainer)
     return trainer
