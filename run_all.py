@@ -187,6 +187,18 @@ def models(options: argparse.Namespace) -> int:
     return 0
 
 
+def strategies(options: argparse.Namespace) -> int:
+    """List the strategies: what each divides, sends, needs and combines with, and what is refused."""
+    from reports.layouts import print_strategies, strategies_mapping
+
+    answer = strategies_mapping()
+    if options.json:
+        print(json.dumps(answer, allow_nan=False))
+    else:
+        print_strategies(answer, output())
+    return 0
+
+
 def _parser() -> argparse.ArgumentParser:
     about = "Training layouts: measured, predicted, compared."
     parser = flags.OneLineParser(prog=PROGRAM, description=about, epilog=STATUSES, allow_abbrev=False)
@@ -201,7 +213,9 @@ def _parser() -> argparse.ArgumentParser:
         return added
 
     run = verb(bench)
-    run.add_argument("--suite", metavar="NAME", help="default, quick or speed; other flags change its cases [default]")
+    run.add_argument(
+        "--suite", metavar="NAME", help="default, quick, strategies, speed; flags change its cases [default]"
+    )
     run.add_argument("--resume", metavar="RUN", help="go on with the run in this folder")
     run.add_argument("--runs", metavar="FOLDER", help="where runs are kept [runs]")
     seconds = flags.above_zero(float)
@@ -212,6 +226,7 @@ def _parser() -> argparse.ArgumentParser:
     said.add_argument("--explain", action="store_true", help="every term of the largest moment, with its source")
     flags.add_case_flags(said)
     verb(report).add_argument("run", metavar="RUN", help="a run's folder, or the records.jsonl in it")
+    verb(strategies)
     verb(models).add_argument("--devices", action="store_true", help="list devices instead")
     return parser
 

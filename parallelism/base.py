@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
 
 from suite.collectives import Message
 from suite.layout import Layout
@@ -35,6 +35,8 @@ class Strategy:
     overheads what it costs on top, in words
     sends     what it sends in a step, in words
     messages  the same in bytes: what a rank sends in one steady step, by formula
+    needs     what it asks of the model, the workload or the machine, in words
+    example   the settings of the smallest layout that uses it
     """
 
     name: str
@@ -45,3 +47,5 @@ class Strategy:
     is_used: Callable[[Layout], bool]
     apply: Apply
     messages: Messages = sends_nothing
+    needs: str = "nothing"
+    example: Mapping[str, Any] = field(default_factory=dict)

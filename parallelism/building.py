@@ -7,8 +7,10 @@ from collections.abc import Callable
 import torch
 from torch.distributed.device_mesh import DeviceMesh
 
+from parallelism.mesh import replica_mesh
 from parallelism.strategies import parallelize
 from parallelism.training import Trainer, build_model, build_optimizer
+from parallelism.zero_redundancy import is_zero_redundancy, shard_optimizer
 from suite.case import Case
 
 
@@ -21,4 +23,8 @@ def make_trainer(
         from parallelism.deepspeed_trainer import make_deepspeed_trainer
 
         return make_deepspeed_trainer(model, case, device, mark)
-    return Trainer(case, model, build_optimizer(model, case), device, mark)
+    if mesh is not None and is_zero_redundancy(case.layout):
+        optimizer: torch.optim.Optimizer = shard_optimizer(model, replica_mesh(mesh, case.layout).get_group(), case)
+    else:
+        optimizer = build_optimizer(model, case)
+    return Trainer(case, model, optimizer, device, mark)

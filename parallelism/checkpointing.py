@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, cast
 
 from parallelism.base import Strategy
-from suite.layout import Layout, RecomputeKind
+from suite.layout import Layout, Recompute, RecomputeKind
 from suite.record import Component
 
 if TYPE_CHECKING:
@@ -46,4 +46,5 @@ CHECKPOINTING = Strategy(
     sends="nothing of its own; under FSDP nothing more, the block is gathered for its backward anyway",
     is_used=_is_used,
     apply=apply,
+    example={"recompute": Recompute(RecomputeKind.FULL)},
 )

@@ -48,4 +48,5 @@ DDP = Strategy(
     sends="all-reduce of the gradients, once a step",
     is_used=_is_used,
     apply=apply,
+    example={"dp": 2},
 )

@@ -67,4 +67,5 @@ FSDP = Strategy(
     sends="all-gather of the parameters in forward and again in backward, reduce-scatter of the gradients",
     is_used=_is_used,
     apply=apply,
+    example={"fsdp": 2},
 )

@@ -9,6 +9,7 @@ from parallelism.checkpointing import CHECKPOINTING
 from parallelism.ddp import DDP
 from parallelism.fsdp import FSDP
 from parallelism.zero import ZERO
+from parallelism.zero_redundancy import ZERO_REDUNDANCY
 from suite.layout import Layout
 
 if TYPE_CHECKING:
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
 
     from suite.case import Case
 
-STRATEGIES: dict[str, Strategy] = {strategy.name: strategy for strategy in (CHECKPOINTING, FSDP, ZERO, DDP)}
+STRATEGIES: dict[str, Strategy] = {strategy.name: strategy for strategy in (CHECKPOINTING, FSDP, ZERO, ZERO_REDUNDANCY, DDP)}
 
 
 def strategies_of(layout: Layout) -> tuple[Strategy, ...]:

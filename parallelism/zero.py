@@ -154,4 +154,6 @@ ZERO = Strategy(
     "in every micro-batch",
     is_used=_is_used,
     apply=apply,
+    needs="pp = 1, no cp or tp: the engine shards over all ranks",
+    example={"dp": 2, "zero": 2},
 )

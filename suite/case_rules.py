@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from suite.layout import ContextMethod, Layout, Schedule
+from suite.layout_rules import Rule
 from suite.parse import require
 
 if TYPE_CHECKING:
@@ -16,19 +16,9 @@ if TYPE_CHECKING:
 INTERLEAVED = (Schedule.INTERLEAVED, Schedule.INTERLEAVED_ZERO_BUBBLE)
 
 
-@dataclass(frozen=True)
-class CaseRule:
-    """A layout that does not fit the model or the workload."""
-
-    what: str
-    why: str
-    is_broken: Callable[[Case], bool]
-    values: Callable[[Case], str]
-
-
-def _divides(name: str, size: Callable[[Case], int], axis: str, why: str) -> CaseRule:
+def _divides(name: str, size: Callable[[Case], int], axis: str, why: str) -> Rule[Case]:
     """`size` must be a multiple of the axis's degree."""
-    return CaseRule(
+    return Rule(
         f"{name} that {axis} does not divide",
         why,
         lambda case: size(case) % getattr(case.layout, axis) != 0,
@@ -36,50 +26,50 @@ def _divides(name: str, size: Callable[[Case], int], axis: str, why: str) -> Cas
     )
 
 
-CASE_RULES: tuple[CaseRule, ...] = (
+CASE_RULES: tuple[Rule[Case], ...] = (
     _divides("model.heads", lambda case: case.model.heads, "tp", "each rank takes whole heads"),
     _divides("model.kv_heads", lambda case: case.model.kv_heads, "tp", "each rank takes whole key-value heads"),
     _divides("model.ffn", lambda case: case.model.ffn, "tp", "each rank takes as many columns of the MLP"),
-    CaseRule(
+    Rule(
         "a vocabulary smaller than tp",
         "each rank takes rows of the embedding",
         lambda case: case.model.vocab < case.layout.tp,
         lambda case: f"model.vocab({case.model.vocab}) < layout.tp({case.layout.tp})",
     ),
-    CaseRule(
+    Rule(
         "workload.seq_len that cp and tp do not divide",
         "each rank takes equal parts: cp of them (2 cp where balanced), and tp of each under sequence parallelism",
         lambda case: case.workload.seq_len % sequence_parts(case.layout) != 0,
         lambda case: f"workload.seq_len({case.workload.seq_len}) % {sequence_parts(case.layout)} parts != 0",
     ),
-    CaseRule(
+    Rule(
         "fewer key-value heads than Ulysses has ranks",
         "its all-to-all gives each rank whole heads; use ring",
         lambda case: case.layout.cp > 1 and case.layout.context is ContextMethod.ULYSSES
         and case.model.kv_heads % (case.layout.cp * case.layout.tp) != 0,
         lambda case: f"model.kv_heads({case.model.kv_heads}) % (cp({case.layout.cp}) * tp({case.layout.tp})) != 0",
     ),
-    CaseRule(
+    Rule(
         "more pipeline stages than blocks",
         "every stage holds at least one block",
         lambda case: case.layout.pp > 1 and case.model.layers < case.layout.stages,
         lambda case: f"model.layers({case.model.layers}) < stages({case.layout.stages})",
     ),
-    CaseRule(
+    Rule(
         "a split that is not all blocks",
         "its stages must sum to the model's layers, none of them empty",
         lambda case: bool(case.layout.stage_split.layers)
         and (sum(case.layout.stage_split.layers) != case.model.layers or 0 in case.layout.stage_split.layers),
         lambda case: f"layout.stage_split({case.layout.stage_split}) with model.layers({case.model.layers})",
     ),
-    CaseRule(
+    Rule(
         "fewer micro-batches than stages",
         "1f1b and dualpipev fill the pipeline first",
         lambda case: case.layout.pp > 1 and case.layout.schedule in (Schedule.ONE_F_ONE_B, Schedule.DUAL_PIPE_V)
         and case.workload.micro_batches < case.layout.stages,
         lambda case: f"workload.micro_batches({case.workload.micro_batches}) < stages({case.layout.stages})",
     ),
-    CaseRule(
+    Rule(
         "micro-batches that do not fill interleaved rounds",
         "the interleaved schedules run rounds of equal size, about pp micro-batches each",
         lambda case: case.layout.pp > 1 and case.layout.schedule in INTERLEAVED

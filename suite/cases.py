@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import fields
 from typing import Any
 
 from suite.case import Case, case_from
+from suite.layout import Layout
 from suite.parse import SpecError, nearest
+from suite.spec import Recipe
 
-_LAYOUT = ("dp", "fsdp", "recompute", "reshard_after_forward")
-_RECIPE = ("steps", "warmup_steps", "learning_rate", "validation_batches", "data", "tokenizer", "seed")
+_LAYOUT = frozenset(field.name for field in fields(Layout))
+_RECIPE = frozenset(field.name for field in fields(Recipe))
 
 
-def _case(model: str, **settings: Any) -> Case:
+def _case(model: str | dict[str, Any], **settings: Any) -> Case:
     """A case from flat settings; what is no layout or recipe setting is the workload's."""
     layout = {key: settings.pop(key) for key in _LAYOUT if key in settings}
     recipe = {key: settings.pop(key) for key in _RECIPE if key in settings}
@@ -58,7 +61,85 @@ def quick_suite() -> tuple[Case, ...]:
     )
 
 
-SUITES: dict[str, Callable[[], tuple[Case, ...]]] = {"default": default_suite, "quick": quick_suite}
+#: a decoder that every layout of up to 8 ranks divides
+DIVISIBLE: dict[str, Any] = {
+    "family": "decoder", "name": "divisible", "layers": 8, "hidden": 64, "heads": 8, "kv_heads": 4, "ffn": 176,
+    "vocab": 1024, "max_positions": 256,
+}  # fmt: skip
+#: the same with GPT-2's form: learned positions, biases, a head tied to the embedding
+DIVISIBLE_TIED: dict[str, Any] = DIVISIBLE | {
+    "name": "divisible-tied", "kv_heads": 8, "norm": "layernorm", "activation": "gelu", "position": "learned",
+    "bias": True, "tied": True,
+}  # fmt: skip
+
+#: layouts of the strategies suite: 2 to 8 ranks, every strategy, schedule and product
+_STRATEGIES: tuple[dict[str, Any], ...] = (
+    {},
+    {"dp": 2},
+    {"dp": 4, "bucket_mib": 1},
+    {"fsdp": 2},
+    {"fsdp": 4, "reshard_after_forward": False},
+    {"fsdp": 4, "reshard_after_forward": 2, "forward_prefetch": 1},
+    {"fsdp": 2, "reduction": "micro-batch", "recompute": "full"},
+    {"dp": 2, "fsdp": 2},
+    {"dp": 2, "zero": 0, "engine": "deepspeed"},
+    {"dp": 2, "zero": 1},
+    {"dp": 2, "zero": 1, "engine": "torch"},
+    {"dp": 4, "zero": 2, "recompute": "selective"},
+    {"dp": 4, "zero": 3},
+    {"dp": 2, "zero": 3, "recompute": "full"},
+    {"tp": 2},
+    {"tp": 4, "recompute": "full"},
+    {"tp": 2, "sequence_parallel": False},
+    {"tp": 2, "dp": 2},
+    {"tp": 2, "fsdp": 2},
+    {"tp": 2, "fsdp": 2, "dp": 2},
+    {"cp": 2},
+    {"cp": 4, "load_balance": False, "recompute": "selective"},
+    {"cp": 2, "context": "ulysses"},
+    {"cp": 2, "fsdp": 2},
+    {"cp": 2, "tp": 2},
+    {"pp": 2, "schedule": "gpipe"},
+    {"pp": 4, "schedule": "1f1b"},
+    {"pp": 2, "schedule": "1f1b", "stage_split": "5-3", "recompute": "full"},
+    {"pp": 2, "schedule": "interleaved-1f1b", "virtual_stages": 2},
+    {"pp": 2, "schedule": "interleaved-zero-bubble", "virtual_stages": 2},
+    {"pp": 2, "schedule": "zbv", "virtual_stages": 2},
+    {"pp": 2, "schedule": "dualpipev", "virtual_stages": 2},
+    {"pp": 2, "fsdp": 2},
+    {"pp": 2, "dp": 2, "zero": 1},
+    {"pp": 2, "tp": 2, "recompute": "every-2"},
+    {"pp": 2, "tp": 2, "fsdp": 2},
+)
+
+
+#: layouts of the tied decoder: where the shared weight is divided, or far from itself
+_TIED: tuple[dict[str, Any], ...] = (
+    {},
+    {"tp": 2},
+    {"dp": 2, "zero": 3},
+    {"pp": 2, "schedule": "1f1b"},
+    {"pp": 2, "schedule": "zbv", "virtual_stages": 2},
+)
+
+
+def strategies_suite() -> tuple[Case, ...]:
+    """Every strategy and product, for each decoder one global batch and one seed: their losses must coincide."""
+    pairs = [*((DIVISIBLE, layout) for layout in _STRATEGIES), *((DIVISIBLE_TIED, layout) for layout in _TIED)]
+    settings: dict[str, Any] = {
+        "micro_batches": 4, "seq_len": 64, "precision": "fp32", "steps": 8, "warmup_steps": 2,
+    }  # fmt: skip
+    return tuple(
+        _case(model, micro_batch=4 // (layout.get("dp", 1) * layout.get("fsdp", 1)), **settings, **layout)
+        for model, layout in pairs
+    )
+
+
+SUITES: dict[str, Callable[[], tuple[Case, ...]]] = {
+    "default": default_suite,
+    "quick": quick_suite,
+    "strategies": strategies_suite,
+}
 
 
 def suite_of(name: str) -> tuple[Case, ...]:

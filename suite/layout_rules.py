@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Generic, TypeVar
 
 from suite.parse import require
 
@@ -12,15 +12,18 @@ if TYPE_CHECKING:
     from suite.layout import Layout
 
 
+T = TypeVar("T")
+
+
 @dataclass(frozen=True)
-class LayoutRule:
-    """A combination that is refused. `what` names it in a table, `why` is the reason, `values` the numbers met and
-    what would do instead."""
+class Rule(Generic[T]):
+    """A combination that is refused. `what` names it in a table, `why` is the reason and what would do instead,
+    `values` the numbers met."""
 
     what: str
     why: str
-    is_broken: Callable[[Layout], bool]
-    values: Callable[[Layout], str]
+    is_broken: Callable[[T], bool]
+    values: Callable[[T], str]
 
 
 def _fields(*names: str) -> Callable[[Layout], str]:
@@ -41,68 +44,68 @@ def _has_stage_count(layout: Layout) -> bool:
     return low <= layout.virtual_stages and (high is None or layout.virtual_stages <= high)
 
 
-RULES: tuple[LayoutRule, ...] = (
-    LayoutRule(
+RULES: tuple[Rule[Layout], ...] = (
+    Rule(
         "ep > 1",
         "expert parallelism spreads experts, and no family here has them yet; use 1",
         lambda layout: layout.ep > 1,
         _fields("ep"),
     ),
-    LayoutRule(
+    Rule(
         "fsdp with zero",
         "both shard the same state; set one of them to its default",
         lambda layout: layout.fsdp > 1 and (layout.zero > 0 or layout.is_deepspeed),
         _fields("fsdp", "zero", "engine"),
     ),
-    LayoutRule(
+    Rule(
         "DeepSpeed's engine with pp, cp or tp",
         "the engine makes its own data-parallel group of all ranks and splits no model; use fsdp for sharded state",
         lambda layout: layout.is_deepspeed and layout.pp * layout.cp * layout.tp > 1,
         _fields("zero", "engine", "pp", "cp", "tp"),
     ),
-    LayoutRule(
+    Rule(
         "zero >= 2 on torch's engine",
         "ZeroRedundancyOptimizer shards optimizer state alone, which is stage 1; use deepspeed without pp, or fsdp",
         lambda layout: layout.zero >= 2 and not layout.is_deepspeed,
         _fields("zero", "engine", "pp"),
     ),
-    LayoutRule(
+    Rule(
         "zero 1 on torch's engine with one replica",
         "it shards over data-parallel replicas, and there is one; raise dp",
         lambda layout: layout.zero == 1 and not layout.is_deepspeed and layout.replica_ranks == 1,
         _fields("zero", "engine", "dp"),
     ),
-    LayoutRule(
+    Rule(
         "zero with tp",
         "ZeroRedundancyOptimizer flattens plain tensors and tensor parallelism's are DTensors; use fsdp with tp",
         lambda layout: layout.zero > 0 and layout.tp > 1,
         _fields("zero", "tp"),
     ),
-    LayoutRule(
+    Rule(
         "stages that a schedule does not take",
         "the schedule fixes how many stages a rank holds",
         lambda layout: layout.pp > 1 and not _has_stage_count(layout),
         _stage_count,
     ),
-    LayoutRule(
+    Rule(
         "virtual_stages without pp",
         "stages of one rank need no pipeline; use 1, or raise pp",
         lambda layout: layout.pp == 1 and layout.virtual_stages > 1,
         _fields("virtual_stages", "pp"),
     ),
-    LayoutRule(
+    Rule(
         "a split of another number of stages",
         "it lists the blocks of every stage, pp * virtual_stages of them",
         lambda layout: bool(layout.stage_split.layers) and len(layout.stage_split.layers) != layout.stages,
         lambda layout: f"stage_split({layout.stage_split}) with {_stages(layout)}",
     ),
-    LayoutRule(
+    Rule(
         "reshard_after_forward to a number that fsdp is no multiple of",
         "it goes back to groups of that many ranks; use true, false, or n with 1 < n < fsdp * cp that divides it",
         lambda layout: not _can_reshard(layout),
         _fields("reshard_after_forward", "fsdp", "cp"),
     ),
-    LayoutRule(
+    Rule(
         "offload of what is not sharded",
         "ZeRO 1 to 3 can offload the optimizer, ZeRO-3 and FSDP2 the parameters",
         lambda layout: not _can_offload(layout),

@@ -38,7 +38,7 @@ VERBS = ("bench", "estimate", "report", "models")
         ("estimate --model gpt2 --dp two", "--dp: expected a whole number, got 'two'"),
         (
             "estimate --model gpt2 --dp 3 --per-node 2",
-            "layout: dp(3) * fsdp(1) = 3 ranks != nodes(1) * per_node(2) = 2",
+            "layout: dp(3) = 3 ranks != nodes(1) * per_node(2) = 2",
         ),
         (
             "estimate --model gpt2 --fsdp 4 --global-batch 6",
@@ -49,9 +49,12 @@ VERBS = ("bench", "estimate", "report", "models")
         ("estimate --case /nowhere.json", "--case: '/nowhere.json' cannot be read (No such file or directory)"),
         ("report", "the following arguments are required: RUN"),
         ("report /nowhere", "/nowhere: no run is recorded there; expected a folder with records.jsonl"),
-        ("bench --suite nightly", "--suite: 'nightly' is not known; known: default, quick, speed"),
+        ("bench --suite nightly", "--suite: 'nightly' is not known; known: default, quick, strategies, speed"),
         ("bench --suite quick --model gpt2", "--suite: 'quick' given beside --model; give one"),
-        ("bench --suite quick --dp 2", "case 3: layout: dp(2) with fsdp(2) is not built yet"),
+        (
+            "bench --suite quick --zero 1",
+            "case 3: layout: fsdp(2) with zero(1) with engine(auto): both shard the same state",
+        ),
         ("bench --resume /nowhere", "/nowhere: no run is recorded there; expected a folder with records.jsonl"),
         ("bench --resume x --steps 3", "--resume: given beside --steps; a run goes on with its own cases"),
         (

@@ -7,9 +7,10 @@ from collections import defaultdict
 import pytest
 
 from memory.estimate import MemoryModel
+from parallelism.strategies import STRATEGIES
 from suite.case import Case, case_from
-from suite.cases import SUITES, default_suite, quick_suite, suite_of
-from suite.layout import RecomputeKind
+from suite.cases import SUITES, default_suite, quick_suite, strategies_suite, suite_of
+from suite.layout import ContextMethod, RecomputeKind, Schedule
 from suite.models.decoder import Norm, Position
 from suite.parse import SpecError
 from suite.spec import AttentionKernel, LossKernel, Precision
@@ -38,7 +39,7 @@ def test_a_suite_runs_on_any_machine_and_needs_no_file(name: str) -> None:
     for case in suite_of(name):
         assert case.cluster.device == "cpu"
         assert case.cluster.nodes == 1
-        assert case.layout.world_size <= 4
+        assert case.layout.world_size <= (8 if name == "strategies" else 4)
         assert case.recipe.data == ""
         assert MemoryModel(case).peak_bytes() < 2**30
 
@@ -81,7 +82,7 @@ def test_the_layouts_of_a_model_share_one_global_batch() -> None:
     def trained_on(case: Case) -> tuple[object, ...]:
         return case.global_batch, case.workload.seq_len, case.recipe
 
-    for cases in (DEFAULT, quick_suite()):
+    for cases in (DEFAULT, quick_suite(), strategies_suite()):
         for name in {case.model.name for case in cases}:
             assert len({trained_on(case) for case in cases if case.model.name == name}) == 1
 
@@ -95,7 +96,18 @@ def test_a_model_of_ten_million_trains_long_enough_to_learn() -> None:
 
 
 def test_an_unknown_suite_is_refused_with_the_known_ones() -> None:
-    with pytest.raises(SpecError, match=r"^--suite: 'nightly' is not known; known: default, quick, speed$"):
+    with pytest.raises(SpecError, match=r"^--suite: 'nightly' is not known; known: default, quick, strategies, speed$"):
         suite_of("nightly")
     with pytest.raises(SpecError, match=r"did you mean default\?$"):
         suite_of("defualt")
+
+
+def test_the_strategies_suite_has_every_strategy_schedule_and_recomputation() -> None:
+    cases = strategies_suite()
+    assert len({case.case_id for case in cases}) == len(cases) >= 30
+    for strategy in STRATEGIES.values():
+        assert any(strategy.is_used(case.layout) for case in cases), strategy.name
+    assert {case.layout.schedule for case in cases if case.layout.pp > 1} == set(Schedule)
+    assert {case.layout.recompute.kind for case in cases} == set(RecomputeKind)
+    assert {case.layout.context for case in cases if case.layout.cp > 1} == set(ContextMethod)
+    assert max(case.layout.world_size for case in cases) == 8

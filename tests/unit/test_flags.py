@@ -54,10 +54,25 @@ def tiny(tmp_path: Path) -> str:
 VALUES: dict[str, tuple[str, Any, list[str]]] = {
     "dp": ("2", 2, []),
     "fsdp": ("4", 4, []),
-    "schedule": ("1f1b", "1f1b", []),
-    "sequence_parallel": ("false", False, []),
     "recompute": ("every-2", "every-2", []),
-    "reshard_after_forward": ("False", False, ["--fsdp", "2"]),
+    "tp": ("2", 2, []),
+    "cp": ("2", 2, []),
+    "pp": ("2", 2, ["--micro-batches", "2"]),
+    "zero": ("3", 3, ["--dp", "2"]),
+    "engine": ("deepspeed", "deepspeed", ["--dp", "2"]),
+    "schedule": ("gpipe", "gpipe", ["--pp", "2"]),
+    "virtual_stages": ("2", 2, ["--pp", "2", "--schedule", "interleaved-1f1b", "--micro-batches", "4"]),
+    "stage_split": ("3-1", "3-1", ["--pp", "2", "--micro-batches", "2"]),
+    "sequence_parallel": ("false", False, ["--tp", "2"]),
+    "context": ("ulysses", "ulysses", ["--cp", "2"]),
+    "load_balance": ("false", False, ["--cp", "2"]),
+    "reshard_after_forward": ("2", 2, ["--fsdp", "4"]),
+    "forward_prefetch": ("1", 1, ["--fsdp", "2"]),
+    "backward_prefetch": ("2", 2, ["--fsdp", "2"]),
+    "reduce_type": ("bf16", "bf16", ["--fsdp", "2"]),
+    "reduction": ("micro-batch", "micro-batch", ["--micro-batches", "2"]),
+    "offload": ("parameters", "parameters", ["--dp", "2", "--zero", "3"]),
+    "bucket_mib": ("5", 5, ["--dp", "2"]),
     "seq_len": ("64", 64, []),
     "micro_batch": ("3", 3, []),
     "micro_batches": ("5", 5, []),
@@ -79,17 +94,14 @@ VALUES: dict[str, tuple[str, Any, list[str]]] = {
     "stride": ("16", 16, []),
     "validation_batches": ("2", 2, []),
 }
-#: fields of what is not built yet: one value alone is taken
-UNBUILT = {"tp": "1", "cp": "1", "pp": "1", "ep": "1", "zero": "0", "virtual_stages": "1"}
 FIELDS = [(part, field.name) for part, kind in PARTS.items() for field in dataclasses.fields(kind)]
 
 
 @pytest.mark.parametrize("part, name", FIELDS, ids=[name for _, name in FIELDS])
 def test_every_field_has_a_flag_that_sets_it(part: str, name: str) -> None:
     flag = "--" + name.replace("_", "-")
-    if name in UNBUILT:
-        assert case("--model", "gpt-1m", flag, UNBUILT[name]) == case("--model", "gpt-1m")
-        assert refusal("--model", "gpt-1m", flag, "2").startswith(f"layout.{name}: 2 is not built yet")
+    if name == "ep":
+        assert refusal("--model", "gpt-1m", flag, "2").startswith("layout: ep(2): ")
         return
     text, value, rest = VALUES[name]
     made = case("--model", "gpt-1m", flag, text, *rest)
@@ -122,8 +134,8 @@ def test_a_suite_is_the_base_of_a_verb_that_runs_one() -> None:
 
 
 def test_a_flag_that_does_not_fit_every_case_of_a_suite_names_the_case() -> None:
-    with pytest.raises(SpecError, match=r"^case 3: layout: dp\(2\) with fsdp\(2\) is not built yet"):
-        cases_of(parsed("--suite", "quick", "--dp", "2", suites=True))
+    with pytest.raises(SpecError, match=r"^case 3: layout: fsdp\(2\) with zero\(1\) with engine\(auto\): "):
+        cases_of(parsed("--suite", "quick", "--zero", "1", suites=True))
 
 
 def test_given_changes_are_told() -> None:
@@ -193,7 +205,7 @@ def test_the_global_batch_sets_the_micro_batches(layout: list[str], micro_batche
         ("--model gpt2 --hf-config config.json", "--hf-config: given beside --model; give one of them"),
         (
             "--model gpt2 --dp 3 --per-node 2",
-            "layout: dp(3) * fsdp(1) = 3 ranks != nodes(1) * per_node(2) = 2; per_node 0 takes what the layout needs",
+            "layout: dp(3) = 3 ranks != nodes(1) * per_node(2) = 2; per_node 0 takes what the layout needs",
         ),
         ("--model gpt2 --seq-len 1025", "workload.seq_len: 1025 is beyond the model's max_positions(1024) of gpt2"),
     ],

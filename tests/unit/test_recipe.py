@@ -224,9 +224,9 @@ def test_evaluation_is_the_loss_and_changes_nothing() -> None:
     model = build_model(CASE, CPU)
     trainer = Trainer(CASE, model, build_optimizer(model, CASE), CPU)
     before = [item.detach().clone() for item in model.parameters()]
-    batches = [(ids[0], labels[0]) for ids, labels in (batch(CASE, step) for step in range(3))]
+    batches = [batch(CASE, step) for step in range(3)]
     with torch.no_grad():
-        losses = [model(ids, labels).item() for ids, labels in batches]
+        losses = [model(each.ids[0], each.labels[0]).item() for each in batches]
     loss = trainer.evaluate(batches)
     assert loss.item() == pytest.approx(sum(losses) / 3, rel=1e-6)
     assert not loss.requires_grad
