@@ -18,7 +18,9 @@ if TYPE_CHECKING:
 
     from suite.case import Case
 
-STRATEGIES: dict[str, Strategy] = {strategy.name: strategy for strategy in (CHECKPOINTING, FSDP, ZERO, ZERO_REDUNDANCY, DDP)}
+STRATEGIES: dict[str, Strategy] = {
+    strategy.name: strategy for strategy in (CHECKPOINTING, FSDP, ZERO, ZERO_REDUNDANCY, DDP)
+}
 
 
 def strategies_of(layout: Layout) -> tuple[Strategy, ...]:

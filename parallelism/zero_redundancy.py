@@ -1,7 +1,8 @@
-"""ZeRO-1 by torch: ZeroRedundancyOptimizer under DDP. Each rank updates whole parameters of its own and broadcasts them."""
+"""ZeRO-1 by torch: ZeroRedundancyOptimizer under DDP. Each rank updates whole parameters and broadcasts them."""
 
 from __future__ import annotations
 
+import inspect
 from collections import Counter
 from typing import TYPE_CHECKING
 
@@ -71,7 +72,9 @@ def shard_optimizer(model: nn.Module, group: dist.ProcessGroup, case: Case) -> Z
 
     whole = build_optimizer(model, case)
     groups = [{"params": item["params"], "weight_decay": item["weight_decay"]} for item in whole.param_groups]
-    optimizer = ZeroRedundancyOptimizer(groups, type(whole), process_group=group, **whole.defaults)
+    taken = inspect.signature(type(whole)).parameters
+    settings = {name: value for name, value in whole.defaults.items() if name in taken}
+    optimizer = ZeroRedundancyOptimizer(groups, type(whole), process_group=group, **settings)
     optimizer.state = optimizer.optim.state
     return optimizer
 

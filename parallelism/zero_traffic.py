@@ -62,9 +62,7 @@ def _all_reduces(case: Case, buckets: Iterable[int], passes: int, source: str) -
     size = element_bytes(case.workload.precision)
     formula = f"elements of the bucket*{size}" + (", in each of m micro-batches" if case.layout.zero == 2 else "")
     return tuple(
-        _message(
-            case, Collective.ALL_REDUCE, elements * size, count * passes, "average the gradients", formula, source
-        )
+        _message(case, Collective.ALL_REDUCE, elements * size, count * passes, "average the gradients", formula, source)
         for elements, count in Counter(buckets).items()
     )
 

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from functools import cache, partial
+from itertools import count
+from unittest.mock import patch
 
 import pytest
 
+from parallelism.deepspeed_trainer import DeepSpeedTrainer
 from suite.case import Case
 from suite.layout import Engine, Layout, Offload, Recompute
 from suite.spec import OptimizerKind, Precision, Workload
@@ -14,7 +18,7 @@ from tests.distributed.judgement import differences
 from tests.distributed.plans import FORMS, case_of, single_process
 from tests.distributed.ranks import Ran, run_jobs, run_on_ranks
 from tests.distributed.traces import RankTrace, Trace, merged, record
-from tests.distributed.zero_runs import record_zero
+from tests.distributed.zero_runs import engine_of, record_zero
 
 pytestmark = pytest.mark.distributed
 
@@ -94,3 +98,93 @@ def reference(case: Case) -> Trace:
 def test_engine_computes_what_one_process_computes(run: Run) -> None:
     found = differences(merged(runs_on(run.ranks)[run].result()), reference(single_process(run.case)), run.case)
     assert not found, "\n".join(found[:20])
+
+
+def undivided(trainer: DeepSpeedTrainer) -> AbstractContextManager[object]:
+    """Micro-batches are summed: the loss is not divided by their number."""
+    return patch.object(trainer.engine, "backward", partial(trainer.engine.backward, scale_wrt_gas=False))
+
+
+def always_at_the_boundary(trainer: DeepSpeedTrainer) -> AbstractContextManager[object]:
+    """Every micro-batch is taken for the last."""
+    return patch.object(trainer.engine, "is_gradient_accumulation_boundary", lambda: True)
+
+
+def uncounted(trainer: DeepSpeedTrainer) -> AbstractContextManager[object]:
+    """The micro-batches before the last are not counted, so the boundary comes too late."""
+    step, calls = trainer.engine.step, count()
+    return patch.object(trainer.engine, "step", lambda: step() if next(calls) % 2 else None)
+
+
+def summed(trainer: DeepSpeedTrainer) -> AbstractContextManager[object]:
+    """Gradients are summed over the ranks, not averaged."""
+    return patch.object(trainer.engine.optimizer, "gradient_average", False)
+
+
+def unclipped(trainer: DeepSpeedTrainer) -> AbstractContextManager[object]:
+    """The norm is told, and nothing is scaled by it."""
+    return patch.object(trainer.engine.optimizer, "clip_grad", 0.0)
+
+
+MISTAKES = {
+    "micro-batches summed, stage 1": (Run(1, parts=2), undivided, "gradient of step 0"),
+    "micro-batches summed, stage 3": (Run(3, parts=2), undivided, "gradient of step 0"),
+    "boundary at every micro-batch, stage 2": (Run(2, parts=2), always_at_the_boundary, "gradient of step 0"),
+    "sum for mean, stage 1": (Run(1), summed, "gradient of step 0"),
+    "sum for mean, stage 2": (Run(2), summed, "gradient of step 0"),
+    "never clipped, stage 3": (Run(3), unclipped, "last parameter"),
+}
+
+
+@cache
+def broken() -> dict[str, Ran[RankTrace]]:
+    """Every mistake, in one fork."""
+    jobs = [partial(record_zero, run.case, planted=planted) for run, planted, _ in MISTAKES.values()]
+    return dict(zip(MISTAKES, run_jobs(2, jobs, DEADLINE_S), strict=True))
+
+
+@pytest.mark.parametrize("name", MISTAKES)
+def test_a_mistake_is_found(name: str) -> None:
+    run, _, wrong = MISTAKES[name]
+    found = differences(merged(broken()[name].result()), reference(single_process(run.case)), run.case)
+    assert any(line.startswith(wrong) for line in found), found[:20]
+
+
+def test_a_forgotten_boundary_is_found() -> None:
+    """The engine then has no gradient to show, or none that is right: either way the run is not the single process's."""
+    run = Run(2, parts=2)
+    ran = run_jobs(2, [partial(record_zero, run.case, planted=uncounted)], DEADLINE_S)[0]
+    assert ran.failure or differences(merged(ran.result()), reference(single_process(run.case)), run.case)
+
+
+def settings(case: Case, rank: int) -> dict[str, object]:
+    """What the engine, having read its configuration, takes the settings to be."""
+    engine = engine_of(case).engine
+    zero = engine._config.zero_config
+    return {
+        "stage": engine.zero_optimization_stage(),
+        "accumulation": engine.gradient_accumulation_steps(),
+        "batch": engine.train_batch_size(),
+        "clip": engine.gradient_clipping(),
+        "bf16": engine.bfloat16_enabled(),
+        "buckets": (engine.zero_reduce_bucket_size(), engine.zero_allgather_bucket_size()),
+        "offload": (str(zero.offload_optimizer and zero.offload_optimizer.device), bool(zero.offload_param)),
+        "stage 3": (zero.param_persistence_threshold, zero.max_reuse_distance, zero.prefetch_bucket_size),
+        "unread": sorted(zero.model_extra or {}),
+    }
+
+
+def test_engine_reads_the_configuration_as_it_is_meant() -> None:
+    case = Run(3, parts=2, precision=BF16, offload=Offload.PARAMETERS).case
+    for found in run_on_ranks(2, partial(settings, case)):
+        assert found == {
+            "stage": 3,
+            "accumulation": 2,
+            "batch": 24,
+            "clip": 0.25,
+            "bf16": True,
+            "buckets": (2**19, 2**19),  # 1 MiB of bf16
+            "offload": ("OffloadDeviceEnum.cpu", True),
+            "stage 3": (0, 0, 0),
+            "unread": [],
+        }

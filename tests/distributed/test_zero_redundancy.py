@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import replace
 from functools import cache, partial
 from typing import Any
@@ -14,11 +13,10 @@ from torch.distributed.optim import ZeroRedundancyOptimizer
 
 from memory.estimate import MemoryModel
 from parallelism.building import make_trainer
-from parallelism.ddp import DDP
 from parallelism.mesh import build_mesh
 from parallelism.training import Trainer
 from parallelism.traffic_probe import record_traffic
-from parallelism.zero_redundancy import messages, optimizer_bytes, shard_optimizer, shares
+from parallelism.zero_redundancy import messages, optimizer_bytes, shard_optimizer
 from suite.case import Case
 from suite.collectives import Call, Collective, tally
 from suite.layout import Engine
@@ -63,12 +61,15 @@ def traces(ranks: int) -> dict[Plan, Ran[RankTrace]]:
 
 @cache
 def reference(plan: Plan) -> Trace:
+    """What one process computes for the plan."""
     return merged(run_on_ranks(1, partial(record, plan.case, double=plan.is_double)))
 
 
 @pytest.mark.parametrize("plan", PLANS, ids=str)
 def test_shards_compute_what_one_process_computes(plan: Plan) -> None:
-    found = differences(merged(traces(plan.ranks)[plan].result()), reference(plan.single_process), plan.case, plan.is_double)
+    found = differences(
+        merged(traces(plan.ranks)[plan].result()), reference(plan.single_process), plan.case, plan.is_double
+    )
     assert not found, "\n".join(found[:20])
 
 
@@ -93,14 +94,6 @@ def test_state_and_broadcasts_are_as_said(numerics: str) -> None:
         made = tally(calls)
         assert {Collective.BROADCAST: made[Collective.BROADCAST]} == sent
         assert made.keys() == {Collective.BROADCAST, Collective.ALL_REDUCE}
-
-
-def test_the_largest_goes_to_the_rank_with_the_least() -> None:
-    """By hand, for `single` weights 28 28 20 20 20 16 16 8 8 and vectors 4 4 4 over two ranks."""
-    from tests.unit.test_state import case_of
-
-    mine = shares(MemoryModel(case_of({"dp": 2, "zero": 1, "engine": "torch"})).ledger, 2)
-    assert mine == [[28, 20, 20, 16, 4], [28, 20, 16, 8, 8, 4, 4]]
 
 
 def broadcasts_nothing(case: Case, model: nn.Module, optimizer: Any, *rest: Any, **named: Any) -> Trainer:
