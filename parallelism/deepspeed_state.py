@@ -1,4 +1,4 @@
-"""What DeepSpeed's engine holds on a rank, tensor by tensor, and whole parameters and gradients put together from it."""
+"""What DeepSpeed's engine holds on a rank, tensor by tensor, and whole parameters and gradients from it."""
 
 from __future__ import annotations
 

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from parallelism.batches import Batch
 from parallelism.clipping import clip_gradients
 from parallelism.training import Trainer, build_optimizer
-from parallelism.zero import deepspeed_config, is_clipped_by_engine
+from parallelism.zero_config import deepspeed_config, is_clipped_by_engine
 from suite import memory_probe as phases
 from suite.case import Case
 from suite.spec import Precision

@@ -151,7 +151,7 @@ def test_a_mistake_is_found(name: str) -> None:
 
 
 def test_a_forgotten_boundary_is_found() -> None:
-    """The engine then has no gradient to show, or none that is right: either way the run is not the single process's."""
+    """The engine then has no gradient to show, or a wrong one: either way it is not the single process's run."""
     run = Run(2, parts=2)
     ran = run_jobs(2, [partial(record_zero, run.case, planted=uncounted)], DEADLINE_S)[0]
     assert ran.failure or differences(merged(ran.result()), reference(single_process(run.case)), run.case)
@@ -184,7 +184,7 @@ def test_engine_reads_the_configuration_as_it_is_meant() -> None:
             "clip": 0.25,
             "bf16": True,
             "buckets": (2**19, 2**19),  # 1 MiB of bf16
-            "offload": ("OffloadDeviceEnum.cpu", True),
+            "offload": ("cpu", True),
             "stage 3": (0, 0, 0),
             "unread": [],
         }

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from memory.estimate import MemoryModel
-from parallelism.zero import deepspeed_config
+from parallelism.zero_config import deepspeed_config
 from parallelism.zero_redundancy import optimizer_bytes, shares
 from parallelism.zero_state import Place, backward_bucket_bytes, gradient_bytes, held
 from parallelism.zero_traffic import messages
