@@ -8,6 +8,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from parallelism.context import is_balanced
+from parallelism.sequence_shards import shard_sequence
 from suite.case import Case
 from suite.data import rank_slice
 
@@ -52,5 +54,7 @@ def sequence_keys(seed: int, step: int, count: int) -> np.ndarray:
 
 
 def _mine(case: Case, rank: int, array: np.ndarray, micro_batches: int, device: torch.device) -> Tensor:
-    rows = rank_slice(array, case.layout.data_rank(rank), case.layout.data_ranks, micro_batches)
+    layout = case.layout
+    rows = rank_slice(array, layout.data_rank(rank), layout.data_ranks, micro_batches)
+    rows = shard_sequence(rows, layout.cp, layout.place("cp", rank), is_balanced(layout))
     return torch.from_numpy(np.ascontiguousarray(rows)).to(device)

@@ -4,11 +4,14 @@ a block's parameters are gathered before they are used and freed after."""
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, cast
 
 from parallelism.base import Strategy
 from parallelism.mesh import shard_mesh
-from suite.layout import Layout
+from suite.collectives import Collective, Message
+from suite.layout import Layout, ReduceType, Reduction
 from suite.record import Component
 from suite.spec import Precision
 
@@ -17,6 +20,10 @@ if TYPE_CHECKING:
     from torch.distributed.device_mesh import DeviceMesh
 
     from suite.case import Case
+    from suite.operators import Ledger, Weight
+
+SOURCE = "FSDP2: torch/distributed/fsdp/_fully_shard/_fsdp_collectives.py"
+GATHER_BYTES = {Precision.FP32: 4, Precision.BF16_MIXED: 2}  # parameters travel in the compute type
 
 
 def shard_rows(rows: int, ranks: int, rank: int) -> int:
@@ -33,6 +40,86 @@ def shard_elements(shape: tuple[int, ...], ranks: int, rank: int) -> int:
 def padded_elements(shape: tuple[int, ...], ranks: int) -> int:
     """Elements of a shard's storage: every rank's is padded to the first rank's."""
     return math.ceil(shape[0] / ranks) * math.prod(shape[1:])
+
+
+@dataclass(frozen=True)
+class ShardedUnit:
+    """Parameters that travel together, as often as the model has such a unit: a block, or the root with the rest."""
+
+    name: str
+    count: int
+    elements: int  # on all ranks together, each rank's part padded to the first rank's
+    is_root: bool = False
+
+
+def sharded_units(ledger: Ledger, ranks: int) -> Iterator[ShardedUnit]:
+    """The units of a model over so many ranks: its distinct blocks, then the root."""
+    for segment in dict.fromkeys(placed.segment for placed in ledger.segments if placed.prefix):
+        elements = _padded(segment.weights, ranks)
+        yield ShardedUnit(segment.name, ledger.counts[segment], elements)
+    rest = [weight for placed in ledger.segments if not placed.prefix for weight in placed.segment.weights]
+    yield ShardedUnit("what is not in a block", 1, _padded(rest, ranks), is_root=True)
+
+
+def _padded(weights: Iterable[Weight], ranks: int) -> int:
+    shapes = (tuple(size.value for size in weight.shape) for weight in weights if not weight.tied_to)
+    return ranks * sum(padded_elements(shape, ranks) for shape in shapes)
+
+
+def reduce_bytes(case: Case) -> int:
+    """Bytes of a gradient element as it is reduced: 4, or 2 where the layout has bf16 gradients reduced as they are."""
+    is_mixed = case.workload.precision is Precision.BF16_MIXED
+    return 2 if is_mixed and case.layout.reduce_type is ReduceType.BF16 else 4
+
+
+def messages(case: Case, ledger: Ledger, rank: int) -> tuple[Message, ...]:
+    """A rank's all-gathers and reduce-scatters of one step.
+
+    Counted, padded rows included: a unit's parameters in the compute type, every micro-batch, once for its forward and,
+    where the forward freed them, once more for its backward (the root's are kept; kept in n parts, they come from n
+    ranks); its gradients, once a step or every micro-batch as the layout says; with replicas (HSDP) an all-reduce of
+    each reduced shard over them. Not counted: clipping's norm, which is the trainer's.
+    Source: torch/distributed/fsdp/_fully_shard/_fsdp_collectives.py, foreach_all_gather and foreach_reduce.
+    """
+    layout, micro_batches = case.layout, case.workload.micro_batches
+    reductions = micro_batches if layout.reduction is Reduction.MICRO_BATCH else 1
+    rows = []
+    for unit in sharded_units(ledger, layout.shard_ranks):
+        for use, ranks in _gathers(layout, unit):
+            rows.append(_gather(unit, ranks, GATHER_BYTES[case.workload.precision], use, unit.count * micro_batches))
+        rows += _reductions(layout, unit, reduce_bytes(case), unit.count * reductions)
+    return tuple(rows)
+
+
+def _gathers(layout: Layout, unit: ShardedUnit) -> list[tuple[str, int]]:
+    """What a unit is gathered for in a micro-batch, and from how many ranks."""
+    gathers = [("forward", layout.shard_ranks)]
+    if layout.reshard_after_forward and not unit.is_root:
+        parts = layout.reshard_after_forward
+        gathers.append(("backward", layout.shard_ranks if parts is True else parts))
+    return gathers
+
+
+def _gather(unit: ShardedUnit, ranks: int, nbytes: int, use: str, count: int) -> Message:
+    return Message(
+        Collective.ALL_GATHER, "fsdp", ranks, unit.elements * nbytes, count,
+        f"gather the parameters of {unit.name} for its {use}", f"parameters, rows padded*{nbytes}", SOURCE,
+    )  # fmt: skip
+
+
+def _reductions(layout: Layout, unit: ShardedUnit, nbytes: int, count: int) -> list[Message]:
+    shards, replicas = layout.shard_ranks, layout.replica_ranks
+    return [
+        Message(
+            Collective.REDUCE_SCATTER, "fsdp", shards, unit.elements * nbytes, count,
+            f"reduce the gradients of {unit.name}", f"parameters, rows padded*{nbytes}", SOURCE,
+        ),
+        Message(
+            Collective.ALL_REDUCE, "dp", replicas, unit.elements // shards * nbytes, count,
+            f"average the reduced gradients of {unit.name} over the replicas",
+            f"parameters, rows padded*{nbytes} / fsdp", SOURCE,
+        ),
+    ]  # fmt: skip
 
 
 def apply(model: nn.Module, mesh: DeviceMesh | None, case: Case) -> nn.Module:
@@ -67,5 +154,6 @@ FSDP = Strategy(
     sends="all-gather of the parameters in forward and again in backward, reduce-scatter of the gradients",
     is_used=_is_used,
     apply=apply,
+    messages=messages,
     example={"fsdp": 2},
 )

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from parallelism.base import Strategy
 from parallelism.checkpointing import CHECKPOINTING
+from parallelism.context import CONTEXT
 from parallelism.ddp import DDP
 from parallelism.fsdp import FSDP
 from parallelism.zero import ZERO
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
     from suite.case import Case
 
 STRATEGIES: dict[str, Strategy] = {
-    strategy.name: strategy for strategy in (CHECKPOINTING, FSDP, ZERO, ZERO_REDUNDANCY, DDP)
+    strategy.name: strategy for strategy in (CONTEXT, CHECKPOINTING, FSDP, ZERO, ZERO_REDUNDANCY, DDP)
 }
 
 

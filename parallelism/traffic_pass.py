@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from fractions import Fraction
 
 from parallelism.traffic_probe import record_traffic
 from suite.collectives import Call, tally
-from suite.record import Quantity, Sample
+from suite.record import Quantity, Sample, traffic_values
 
 #: DDP settles its buckets in the second step, and says so to the other ranks: the third is steady
 STEADY_STEP = 2
@@ -28,12 +27,8 @@ def measure_traffic(trainer_step: Callable[[int], object], rank: int) -> list[Sa
 def samples_of(calls: Iterable[Call], rank: int) -> list[Sample]:
     """Bytes sent, payload and calls of each collective, a sample each; a rank that sent nothing says so with a zero."""
     rows = [
-        Sample(quantity, float(value), rank, STEADY_STEP, collective=collective)
+        Sample(quantity, value, rank, STEADY_STEP, collective=collective)
         for collective, sums in tally(calls).items()
-        for quantity, value in (
-            (Quantity.BYTES_SENT, sums.sent),
-            (Quantity.PAYLOAD, Fraction(sums.payload)),
-            (Quantity.COLLECTIVE_CALLS, Fraction(sums.count)),
-        )
+        for quantity, value in traffic_values(sums).items()
     ]
     return rows or [Sample(Quantity.BYTES_SENT, 0.0, rank, STEADY_STEP)]

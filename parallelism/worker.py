@@ -1,8 +1,8 @@
 """What torchrun starts on every rank: `python -m parallelism.worker CASE.json --out FOLDER`.
 
-Builds the case's model, applies its strategies, trains, and writes what it measured to rank-<R>.jsonl. Two passes:
+Builds the case's model, applies its strategies, trains, and writes what it measured to rank-<R>.jsonl. Three passes:
 the training pass is timed and carries no probes; the memory pass runs a few steps of a fresh model under the
-allocator's recorder.
+allocator's recorder; the traffic pass counts a step's collectives.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ from parallelism.batches import Batch, batch_of, held_out
 from parallelism.building import make_trainer
 from parallelism.memory_pass import cpu_memory, cuda_memory
 from parallelism.mesh import build_mesh
+from parallelism.traffic_pass import measure_traffic
 from parallelism.training import StepResult, Trainer
 from suite.case import Case, case_from
 from suite.data import load_data, train_windows, validation_windows
@@ -117,6 +118,16 @@ class Worker:
         for sample in measure(self.trainer, self.batch, self.rank, self.writer.heartbeat):
             self.writer.sample(sample)
 
+    # --- the traffic pass -------------------------------------------------------------------------------
+
+    def count_traffic(self) -> None:
+        """One steady step of a fresh model with every collective counted; a rank alone sends nothing."""
+        if self.mesh is None:
+            return
+        trainer = self.trainer()
+        for sample in measure_traffic(lambda step: trainer.step(step, self.batch(step)), self.rank):
+            self.writer.sample(sample)
+
     # --- small things -----------------------------------------------------------------------------------
 
     def _barrier(self) -> None:
@@ -151,10 +162,11 @@ def _failure_kind(error: BaseException) -> FailureKind:
 
 
 def run(case: Case, rank: int, writer: RankWriter) -> None:
-    """Both passes of one case on one rank, in an initialised process group if it has several ranks."""
+    """The passes of one case on one rank, in an initialised process group if it has several ranks."""
     worker = Worker(case, rank, _device(case), writer)
     worker.train()
     worker.measure_memory()
+    worker.count_traffic()
     peak_kib = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     writer.sample(Sample(Quantity.RESIDENT, peak_kib * 1024, rank))
 

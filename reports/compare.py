@@ -10,9 +10,12 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, Literal
 
+from reports.comparison import Comparison
 from reports.losses import LossCurve, curve_of
 from reports.speed import Speed, speed_of
+from reports.traffic import fullest, traffic_rows
 from suite.case import Case
+from suite.collectives import TrafficEstimate
 from suite.record import STATE, Component, Measurement, MemoryEstimate, Moment, Outcome, Quantity, TimeEstimate
 from suite.stats import relative_error
 
@@ -32,6 +35,7 @@ class CaseResult:
     time: TimeEstimate | None = None
     measurement: Measurement | None = None
     unpredicted: str = ""  # why there is no estimate, where there is none
+    traffic: tuple[TrafficEstimate, ...] = ()  # one a rank
 
 
 @dataclass(frozen=True)
@@ -44,35 +48,6 @@ class Run:
     command: str
     environment: Mapping[str, Any] = field(default_factory=dict)
     results: tuple[CaseResult, ...] = ()
-
-
-@dataclass(frozen=True, slots=True)
-class Comparison:
-    """One number known in two ways. Rank None: of the whole job; component None: the total."""
-
-    quantity: Quantity
-    component: Component | None
-    rank: int | None
-    moment: Moment | None
-    predicted: float | None
-    measured: float | None
-
-    @property
-    def error(self) -> float | None:
-        """(predicted - measured) / measured; None where either is unknown."""
-        return relative_error(self.predicted, self.measured)
-
-    @property
-    def difference(self) -> float | None:
-        """predicted - measured, in the quantity's own unit."""
-        if self.predicted is None or self.measured is None:
-            return None
-        return self.predicted - self.measured
-
-    @property
-    def is_exact(self) -> bool:
-        """Are both known and equal?"""
-        return self.predicted is not None and self.predicted == self.measured
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,6 +97,7 @@ class CaseComparison:
     peak: Peak
     speed: Speed
     curve: LossCurve
+    traffic: tuple[Comparison, ...] = ()  # bytes sent, payload and calls, by rank and collective (None: the total)
 
     @property
     def case(self) -> Case:
@@ -186,6 +162,20 @@ class CaseComparison:
         )
 
     @property
+    def sent(self) -> Comparison | None:
+        """Bytes sent in a step by the rank that sends most; None where no rank is known to send anything."""
+        return fullest(self.traffic)
+
+    @property
+    def sent_rows(self) -> tuple[Comparison, ...]:
+        """Bytes sent by rank and collective, where both sides are known."""
+        return tuple(
+            row
+            for row in self.traffic
+            if row.quantity is Quantity.BYTES_SENT and row.collective and None not in (row.predicted, row.measured)
+        )
+
+    @property
     def _memory_rows(self) -> tuple[Comparison, ...]:
         return tuple(row for row in self.rows if row.quantity is Quantity.MEMORY and row.component is not None)
 
@@ -202,6 +192,7 @@ def compare_case(result: CaseResult) -> CaseComparison:
         peak=Peak(_peak(memory, "predicted"), _peak(memory, "measured")),
         speed=speed,
         curve=curve_of(finished),
+        traffic=traffic_rows(result.traffic, finished),
     )
 
 

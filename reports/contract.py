@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from fractions import Fraction
 from typing import Any
 
 from memory.estimate import MemoryModel
 from memory.verdict import available_bytes, reserved_upper_bytes, verdict_of
+from parallelism.traffic import estimate_traffic
 from reports.predict import RANKS_SHOWN, Predictor
 from suite.case import Case
+from suite.collectives import TrafficEstimate, tally
 from suite.hardware import device
 from suite.parse import to_mapping
 from suite.record import Component, MemoryEstimate, TimeEstimate
@@ -20,7 +23,7 @@ def worst_estimate(case: Case, model: MemoryModel) -> MemoryEstimate:
 
 
 def estimate_mapping(case: Case, predictor: Predictor) -> dict[str, Any]:
-    """`estimate --json`: memory of the worst rank, time of a step."""
+    """`estimate --json`: memory of the worst rank, traffic of the busiest, time of a step."""
     model = MemoryModel(case)
     memory = worst_estimate(case, model)
     peak = memory.peak_bytes
@@ -56,8 +59,50 @@ def estimate_mapping(case: Case, predictor: Predictor) -> dict[str, Any]:
                 for term in memory.terms
             ],
         },
+        "traffic": traffic_mapping(busiest_traffic(case, model)),
         "time": time_mapping(predictor.time(case, model.ledger)),
     }
+
+
+def busiest_traffic(case: Case, model: MemoryModel) -> TrafficEstimate:
+    """The traffic of the rank that sends most in a step, of those that are written out."""
+    ranks = range(min(case.layout.world_size, RANKS_SHOWN))
+    return max((estimate_traffic(case, model.ledger, rank) for rank in ranks), key=lambda traffic: traffic.sent)
+
+
+def traffic_mapping(traffic: TrafficEstimate) -> dict[str, Any]:
+    """The contract's `traffic`: sums by collective, and the messages they are sums of."""
+    return {
+        "rank": traffic.rank,
+        "total_sent_bytes": _number(traffic.sent),
+        "collectives": {
+            collective.value: {
+                "count": sums.count,
+                "payload_bytes": sums.payload,
+                "sent_bytes": _number(sums.sent),
+            }
+            for collective, sums in tally(traffic.messages).items()
+        },
+        "messages": [
+            {
+                "collective": row.collective.value,
+                "axis": row.axis,
+                "ranks": row.ranks,
+                "count": row.count,
+                "payload_bytes": row.payload,
+                "sent_bytes": _number(row.sent),
+                "purpose": row.purpose,
+                "formula": row.formula,
+                "source": row.source,
+            }
+            for row in traffic.messages
+        ],
+    }
+
+
+def _number(value: Fraction) -> int | float:
+    """A whole number where it is one: a ring's share of a payload need not be."""
+    return value.numerator if value.denominator == 1 else float(value)
 
 
 def time_mapping(time: TimeEstimate) -> dict[str, Any]:

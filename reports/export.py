@@ -39,6 +39,8 @@ def run_mapping(comparison: RunComparison) -> dict[str, Any]:
             "step_time_error": _errors(comparison.step_time),
             "state_rows": len(comparison.state_rows),
             "state_rows_exact": comparison.state_exact,
+            "bytes_sent_rows": len(comparison.sent_rows),
+            "bytes_sent_rows_exact": comparison.sent_exact,
             "largest_loss_difference": comparison.loss_spread.relative if comparison.loss_spread else None,
         },
         "cases": [case_mapping(case) for case in comparison.cases],
@@ -66,6 +68,7 @@ def case_mapping(case: CaseComparison) -> dict[str, Any]:
         },
         "state_rows": len(case.state_rows),
         "state_rows_exact": sum(row.is_exact for row in case.state_rows),
+        "bytes_sent": _sent(case),
     }
     whole_job = {row.quantity: row for row in case.rows if row.quantity is not Quantity.MEMORY}
     for quantity in (Quantity.STEP_TIME, Quantity.THROUGHPUT):
@@ -83,6 +86,16 @@ def case_mapping(case: CaseComparison) -> dict[str, Any]:
 
 def _instant(instant: Instant | None) -> dict[str, Any] | None:
     return {"rank": instant.rank, "moment": instant.moment.value} if instant else None
+
+
+def _sent(case: CaseComparison) -> dict[str, Any]:
+    """Of the rank that sends most in a step: bytes sent in all, and each collective's bytes sent, payload and calls."""
+    total = case.sent
+    mapping: dict[str, Any] = {**_pair(total), "rank": total.rank if total else None, "collectives": {}}
+    for row in case.traffic:
+        if total and row.rank == total.rank and row.collective:
+            mapping["collectives"].setdefault(row.collective.value, {})[row.quantity.value] = _pair(row)
+    return mapping
 
 
 def _pair(row: Comparison | None) -> dict[str, Any]:

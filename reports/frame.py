@@ -8,7 +8,8 @@ from typing import Any
 import pandas as pd
 
 from reports.compare import CaseResult, Run
-from suite.record import Quantity
+from suite.collectives import tally
+from suite.record import Quantity, traffic_values
 
 COLUMNS = (
     "case_id",
@@ -23,6 +24,7 @@ COLUMNS = (
     "quantity",
     "component",
     "moment",
+    "collective",
     "rank",
     "index",
     "value",
@@ -74,11 +76,29 @@ def _predicted(result: CaseResult) -> Iterator[dict[str, Any]]:
                 "formula": term.formula,
                 "source": term.source,
             }
+    yield from _messages(result)
     if result.time:
         times = ((Quantity.STEP_TIME, result.time.step_seconds), (Quantity.THROUGHPUT, result.time.tokens_per_second))
         for quantity, value in times:
             if value is not None:
                 yield {"tier": "formula", "quantity": quantity.value, "value": value, "source": result.time.basis}
+
+
+def _messages(result: CaseResult) -> Iterator[dict[str, Any]]:
+    """The predicted messages, three rows each: bytes sent, payload, calls."""
+    for estimate in result.traffic:
+        for message in estimate.messages:
+            values = [pair for sums in tally([message]).values() for pair in traffic_values(sums).items()]
+            for quantity, value in values:
+                yield {
+                    "tier": "formula",
+                    "quantity": quantity.value,
+                    "collective": message.collective.value,
+                    "rank": estimate.rank,
+                    "value": value,
+                    "formula": f"{message.purpose}: {message.formula}",
+                    "source": message.source,
+                }
 
 
 def _measured(result: CaseResult) -> Iterator[dict[str, Any]]:
@@ -88,6 +108,7 @@ def _measured(result: CaseResult) -> Iterator[dict[str, Any]]:
             "quantity": sample.quantity.value,
             "component": sample.component.value if sample.component else None,
             "moment": sample.moment.value if sample.moment else None,
+            "collective": sample.collective.value if sample.collective else None,
             "rank": sample.rank,
             "index": sample.index,
             "value": sample.value,

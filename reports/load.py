@@ -54,6 +54,7 @@ def _result(case: Case, estimate: EstimateRow | None, measured: MeasurementRow |
         time=estimate.time if estimate else None,
         measurement=measured.measurement if measured else None,
         unpredicted=estimate.reason if estimate else "",
+        traffic=estimate.traffic if estimate else (),
     )
 
 

@@ -8,7 +8,7 @@ from reports.compare import CaseComparison
 from reports.summary import RunComparison
 from reports.text import plain, shorten
 from reports.wording import instant_bytes, moments_text, sentences
-from suite.units import count_text, number_text, percent_text, seconds_text
+from suite.units import bytes_text, count_text, number_text, percent_text, seconds_text
 
 _HEADINGS = ("case", "peak predicted", "measured", "error", "moment", "step", "tokens/s", "loss", "outcome")
 _REASON_LIMIT = 300
@@ -22,6 +22,7 @@ def markdown_report(comparison: RunComparison) -> str:
     lines += [f"- {escape(sentence)}" for sentence in sentences(comparison)]
     lines += ["", _row(_HEADINGS), _row(["---", *["---:"] * 3, "---", *["---:"] * 3, "---"])]
     lines += [_row([escape(cell) for cell in _cells(case)]) for case in comparison.cases]
+    lines += _sent(comparison)
     if comparison.unfinished:
         lines += ["", "## Not measured", ""]
         lines += [_failure(case) for case in comparison.unfinished]
@@ -42,6 +43,21 @@ _FOOT = (
     " fullest rank; step time is the median after warm-up. Every term is in `report.html`, every sample in"
     " `records.jsonl`."
 )
+
+
+def _sent(comparison: RunComparison) -> list[str]:
+    """The table of bytes sent; nothing for a run that sends none."""
+    if not comparison.senders:
+        return []
+    lines = ["", "## Bytes sent in a step, rank that sends most", ""]
+    lines += [_row(("case", "predicted", "measured", "error")), _row(["---", *["---:"] * 3])]
+    for case in comparison.senders:
+        row = case.sent
+        if row:
+            error = "exact" if row.is_exact else percent_text(row.error, signed=True)
+            cells = (case.case.label, bytes_text(row.predicted), bytes_text(row.measured), error)
+            lines.append(_row([escape(cell) for cell in cells]))
+    return lines
 
 
 def _cells(case: CaseComparison) -> tuple[str, ...]:

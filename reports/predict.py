@@ -1,4 +1,4 @@
-"""Case -> what the formulas say of it: memory of every rank and time of a step, as the row a run records."""
+"""Case -> what the formulas say of it: memory and traffic of every rank and time of a step, as a run records it."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 
 from memory.estimate import MemoryModel
 from parallelism.simulator.roofline import estimate_time
+from parallelism.traffic import estimate_traffic
 from suite.case import Case
 from suite.hardware import MatmulDtype, device, matmul_dtype
 from suite.hardware.matrix_rate import MatrixRates
@@ -25,7 +26,7 @@ class Predictor:
     rates: MatrixRates | None = None
 
     def __call__(self, case: Case) -> EstimateRow:
-        """The row of a case: memory of its ranks, time of its step."""
+        """The row of a case: memory and traffic of its ranks, time of its step."""
         model = MemoryModel(case)
         ranks = range(min(case.layout.world_size, RANKS_SHOWN))
         return EstimateRow(
@@ -33,6 +34,7 @@ class Predictor:
             case=case.to_mapping(),
             memory=tuple(model.estimate(rank) for rank in ranks),
             time=self.time(case, model.ledger),
+            traffic=tuple(estimate_traffic(case, model.ledger, rank) for rank in ranks),
         )
 
     def time(self, case: Case, ledger: Ledger) -> TimeEstimate:

@@ -104,6 +104,21 @@ class RunComparison:
         return sum(row.is_exact for row in self.state_rows)
 
     @cached_property
+    def sent_rows(self) -> tuple[Comparison, ...]:
+        """The bytes that each rank sends in a step for each collective, where both sides are known."""
+        return tuple(row for case in self.cases for row in case.sent_rows)
+
+    @property
+    def sent_exact(self) -> int:
+        """How many of them are equal to the byte."""
+        return sum(row.is_exact for row in self.sent_rows)
+
+    @property
+    def senders(self) -> tuple[CaseComparison, ...]:
+        """The cases whose ranks are known to send anything."""
+        return tuple(case for case in self.cases if case.sent)
+
+    @cached_property
     def loss_groups(self) -> tuple[LossGroup, ...]:
         """The cases with a loss curve, those together which should learn alike."""
         return group_losses(self.cases)

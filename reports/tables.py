@@ -36,8 +36,10 @@ class _Column:
 
 
 def print_run(comparison: RunComparison, console: Console) -> None:
-    """The table of cases, the reasons of those that did not end well, and the summary."""
+    """The table of cases, what they send, the reasons of those that did not end well, and the summary."""
     console.print(case_table(comparison, console.width))
+    if comparison.senders:
+        console.print(traffic_table(comparison))
     for case in comparison.unfinished:
         console.print(_text(f"{case.status}: {case.case.label}: {case.reason or 'no measurement'}", "yellow"))
     for sentence in sentences(comparison):
@@ -52,6 +54,20 @@ def case_table(comparison: RunComparison, width: int) -> Table:
         _add(table, column.heading, column.justify_right)
     for case in comparison.cases:
         table.add_row(*(column.cell(case) for column in columns))
+    return table
+
+
+def traffic_table(comparison: RunComparison) -> Table:
+    """Bytes sent in a step by the rank that sends most: predicted, measured, error; a row a case that sends."""
+    table = _table("bytes sent in a step, rank that sends most")
+    _add(table, "case", right=False)
+    for heading in ("predicted", "measured", "error"):
+        _add(table, heading)
+    for case in comparison.senders:
+        row = case.sent
+        if row:
+            cells = (_text(bytes_text(row.predicted)), _text(bytes_text(row.measured)), _row_error(row))
+            table.add_row(_text(case.case.label), *cells)
     return table
 
 

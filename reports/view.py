@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from reports.compare import CaseComparison, Comparison, Peak
+from suite.collectives import Message
 from suite.record import Component, MemoryEstimate, Moment, Quantity, Term
 from suite.units import bytes_text
 
@@ -30,6 +31,7 @@ class CaseView:
     moments: tuple[Moment, ...]
     matrix: tuple[MatrixRow, ...]
     ranks: tuple[tuple[int, Peak], ...]  # empty where there is one rank only
+    messages: tuple[Message, ...]  # of the rank that sends most, the largest first
     facts: tuple[tuple[str, str], ...]
     stderr: tuple[tuple[int, str], ...]
 
@@ -49,6 +51,7 @@ def case_view(comparison: CaseComparison, place: int, run_environment: Mapping[s
         moments=moments,
         matrix=tuple(_matrix(comparison, rank, moments)) if rank is not None else (),
         ranks=ranks if len(ranks) > 1 else (),
+        messages=_messages(comparison),
         facts=tuple(_facts(comparison, run_environment)),
         stderr=tuple(sorted(measurement.stderr_tails.items())) if measurement else (),
     )
@@ -77,6 +80,12 @@ def _peak_terms(comparison: CaseComparison) -> tuple[Term, ...]:
         return ()
     terms = [term for term in estimate.terms if term.moment is peak.moment and term.value]
     return tuple(sorted(terms, key=lambda term: -term.value))
+
+
+def _messages(comparison: CaseComparison) -> tuple[Message, ...]:
+    sent = comparison.sent
+    rows = (row for found in comparison.result.traffic if sent and found.rank == sent.rank for row in found.messages)
+    return tuple(sorted(rows, key=lambda row: -row.sent))
 
 
 def _matrix(comparison: CaseComparison, rank: int, moments: tuple[Moment, ...]) -> Iterator[MatrixRow]:

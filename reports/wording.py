@@ -41,6 +41,17 @@ def state_sentence(comparison: RunComparison) -> str:
     )
 
 
+def traffic_sentence(comparison: RunComparison) -> str:
+    """How many of the rows of bytes sent are equal to the byte; empty where none has both sides."""
+    rows = len(comparison.sent_rows)
+    if not rows:
+        return ""
+    return (
+        f"Bytes sent in a step, by rank and collective: {count_text(comparison.sent_exact)} of"
+        f" {count_text(rows)} rows equal to the byte."
+    )
+
+
 def time_sentence(comparison: RunComparison) -> str:
     """How far the predicted step times are off, and how many rows are noisy; empty where none is known."""
     errors = comparison.step_time
@@ -67,13 +78,15 @@ def loss_sentence(comparison: RunComparison) -> str:
 
 def sentences(comparison: RunComparison) -> tuple[str, ...]:
     """The whole summary, a sentence an entry."""
-    return (
+    said = (
         outcome_sentence(comparison),
         memory_sentence(comparison),
         state_sentence(comparison),
+        traffic_sentence(comparison),
         time_sentence(comparison),
         loss_sentence(comparison),
     )
+    return tuple(sentence for sentence in said if sentence)
 
 
 def instant_text(instant: Instant | None) -> str:

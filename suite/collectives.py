@@ -140,3 +140,8 @@ class TrafficEstimate:
 
     messages: tuple[Message, ...]
     rank: int = 0
+
+    @property
+    def sent(self) -> Fraction:
+        """Bytes sent in all."""
+        return sum((message.sent for message in self.messages), Fraction(0))

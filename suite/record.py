@@ -14,7 +14,7 @@ from enum import StrEnum
 from functools import cached_property
 from typing import Any
 
-from suite.collectives import Collective
+from suite.collectives import Collective, Tally
 
 SCHEMA_VERSION = 1
 
@@ -201,6 +201,15 @@ class Measurement:
     def ranks(self) -> tuple[int, ...]:
         """The ranks that left samples, ascending."""
         return tuple(sorted({sample.rank for sample in self.samples}))
+
+
+def traffic_values(sums: Tally) -> dict[Quantity, float]:
+    """A tally in the quantities that samples and reports speak of."""
+    return {
+        Quantity.BYTES_SENT: float(sums.sent),
+        Quantity.PAYLOAD: float(sums.payload),
+        Quantity.COLLECTIVE_CALLS: float(sums.count),
+    }
 
 
 def total(samples: Iterable[Sample]) -> float:

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from suite.case import Case, case_from
+from suite.collectives import TrafficEstimate
 from suite.parse import SpecError, from_mapping, require, to_mapping
 from suite.record import SCHEMA_VERSION, Measurement, MemoryEstimate, TimeEstimate
 
@@ -43,6 +44,7 @@ class EstimateRow:
     memory: tuple[MemoryEstimate, ...] = ()  # one a rank
     time: TimeEstimate | None = None
     reason: str = ""  # why there is no estimate, where there is none
+    traffic: tuple[TrafficEstimate, ...] = ()  # one a rank
 
 
 @dataclass(frozen=True)

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 from torch.distributed.distributed_c10d import _coalescing_manager
 from torch.distributed.fsdp import fully_shard
+from torch.distributed.pipelining import PipelineStage, ScheduleGPipe
 from torch.distributed.tensor import DTensor, Partial, Replicate, Shard
 
 from parallelism.traffic_probe import NAMESPACES, RULES, SILENT, UncountedCollective, calls_of, record_traffic
@@ -150,6 +151,25 @@ def hear(rank: int) -> dict[str, list[Call]]:
     return heard
 
 
+def hear_a_pipeline(rank: int) -> list[Call]:
+    """Two micro-batches of [1, 10], a stage a rank; the first step, in which stages tell their shapes, unheard."""
+    stage = PipelineStage(nn.Linear(10, 10), rank, RANKS, torch.device("cpu"))
+    schedule = ScheduleGPipe(stage, n_microbatches=2, loss_fn=lambda output, target: (output - target).sum())
+    inputs = (torch.ones(2, 10),) if rank == 0 else ()
+    goals = {"target": torch.ones(2, 10)} if rank == RANKS - 1 else {}
+    schedule.step(*inputs, **goals)
+    with record_traffic() as calls:
+        schedule.step(*inputs, **goals)
+    return list(calls)
+
+
+def test_a_pipeline_sends_activations_on_and_gradients_back() -> None:
+    """40 bytes each: the first stage two activations, the last two gradients, the middle one both."""
+    sends = [(SEND, 40)] * 2
+    for calls, expected in zip(run_on_ranks(RANKS, hear_a_pipeline), (sends, 2 * sends, sends), strict=True):
+        assert [(call.collective, call.payload) for call in calls] == expected
+
+
 @pytest.fixture(scope="module")
 def heard() -> tuple[dict[str, list[Call]], ...]:
     return run_on_ranks(RANKS, hear)
@@ -188,5 +208,5 @@ def test_every_operator_of_torch_has_a_rule() -> None:
 
 def test_an_operator_without_a_rule_is_refused_by_name(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delitem(RULES, "all_reduce")
-    with pytest.raises(UncountedCollective, match="_c10d_functional.all_reduce.default is not counted"):
+    with pytest.raises(UncountedCollective, match=r"_c10d_functional\.all_reduce\.default is not counted"):
         calls_of(torch.ops._c10d_functional.all_reduce.default, (torch.ones(2), "sum", "0"), {})

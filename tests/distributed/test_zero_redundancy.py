@@ -14,8 +14,8 @@ from torch.distributed.optim import ZeroRedundancyOptimizer
 from memory.estimate import MemoryModel
 from parallelism.building import make_trainer
 from parallelism.mesh import build_mesh
-from parallelism.training import Trainer
 from parallelism.traffic_probe import record_traffic
+from parallelism.training import Trainer
 from parallelism.zero_redundancy import messages, optimizer_bytes, shard_optimizer
 from suite.case import Case
 from suite.collectives import Call, Collective, tally
