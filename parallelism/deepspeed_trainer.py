@@ -76,13 +76,15 @@ class DeepSpeedTrainer(Trainer):
         return clip_gradients(self.model.parameters(), self.case.recipe.clip_norm)
 
     def close(self) -> None:
-        """Let go of the engine. Stage 3 notes every model for good in a list of the module parameter_offload, and a
-        second engine of the process would live beside the first."""
-        from deepspeed.runtime.zero.parameter_offload import FWD_MODULE_STACK
+        """Let go of the engine. DeepSpeed keeps a stage 3 model and its state reachable for good (a list of modules in
+        parameter_offload, a cache of the class that gathers parameters), so their memory is given back by hand."""
+        from parallelism.deepspeed_state import held_tensors
 
-        model = self.engine.module
+        held = held_tensors(self)
         self.engine.destroy()
-        FWD_MODULE_STACK[:] = [item for item in FWD_MODULE_STACK if item is not model]
+        for tensors in held.values():
+            for tensor in tensors:
+                tensor.untyped_storage().resize_(0)
 
     def autocast(self) -> Any:
         """Never: DeepSpeed's bf16 has bf16 parameters."""

@@ -69,7 +69,9 @@ def measure(case: Case, rank: int) -> tuple[Bytes, int, list[Call]]:
     with record_traffic() as calls:
         trainer.step(STEADY, rank_batch(case, rank, STEADY))
     kept = {component: storage_bytes(tensors) for component, tensors in held_tensors(trainer).items()}
+    left = [tensor for tensors in held_tensors(trainer).values() for tensor in tensors]
     trainer.close()
+    assert storage_bytes(left) == 0
     return {component: nbytes for component, nbytes in kept.items() if nbytes}, gradients[-1], calls
 
 
