@@ -100,6 +100,15 @@ def test_engine_computes_what_one_process_computes(run: Run) -> None:
     assert not found, "\n".join(found[:20])
 
 
+def test_dropout_draws_what_one_process_draws() -> None:
+    """Masks come from keys, one a sequence, which the engine passes through; full checkpointing draws them again."""
+    cases = [Run(stage, parts=2, recompute="full").case for stage in (1, 3)]
+    cases = [replace(case, model=replace(case.model, dropout=0.2)) for case in cases]
+    for case, ran in zip(cases, run_jobs(2, [partial(record_zero, case) for case in cases], DEADLINE_S), strict=True):
+        found = differences(merged(ran.result()), reference(single_process(case)), case)
+        assert not found, "\n".join(found[:20])
+
+
 def undivided(trainer: DeepSpeedTrainer) -> AbstractContextManager[object]:
     """Micro-batches are summed: the loss is not divided by their number."""
     return patch.object(trainer.engine, "backward", partial(trainer.engine.backward, scale_wrt_gas=False))

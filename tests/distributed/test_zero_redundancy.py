@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from dataclasses import replace
 from functools import cache, partial
-from typing import Any
+from unittest.mock import patch
 
 import pytest
-import torch
-from torch import nn
+from torch import Tensor
 from torch.distributed.optim import ZeroRedundancyOptimizer
 
 from memory.estimate import MemoryModel
@@ -16,7 +15,7 @@ from parallelism.building import make_trainer
 from parallelism.mesh import build_mesh
 from parallelism.traffic_probe import record_traffic
 from parallelism.training import Trainer
-from parallelism.zero_redundancy import messages, optimizer_bytes, shard_optimizer
+from parallelism.zero_redundancy import messages, optimizer_bytes
 from suite.case import Case
 from suite.collectives import Call, Collective, tally
 from suite.layout import Engine
@@ -34,14 +33,6 @@ def sharded(plan: Plan) -> Case:
     return replace(plan.case, layout=replace(plan.case.layout, zero=1, engine=Engine.TORCH))
 
 
-def trainer_with_shards(
-    case: Case, model: nn.Module, optimizer: torch.optim.Optimizer, *rest: Any, **named: Any
-) -> Trainer:
-    """A trainer whose optimizer is sharded over all ranks."""
-    assert torch.distributed.group.WORLD is not None
-    return Trainer(case, model, shard_optimizer(model, torch.distributed.group.WORLD, case), *rest, **named)
-
-
 PLANS = [
     Plan("ddp2", "full", "gpt", micro_batches=2, numerics="fp64-adamw"),
     Plan("ddp2", "none", "llama-gqa", numerics="fp32-sgd"),
@@ -55,7 +46,7 @@ PLANS = [
 def traces(ranks: int) -> dict[Plan, Ran[RankTrace]]:
     """All plans on so many ranks, in one fork."""
     mine = [plan for plan in PLANS if plan.ranks == ranks]
-    jobs = [partial(record, sharded(plan), trainer_type=trainer_with_shards, double=plan.is_double) for plan in mine]
+    jobs = [partial(record, sharded(plan), double=plan.is_double) for plan in mine]
     return dict(zip(mine, run_jobs(ranks, jobs), strict=True))
 
 
@@ -96,15 +87,16 @@ def test_state_and_broadcasts_are_as_said(numerics: str) -> None:
         assert made.keys() == {Collective.BROADCAST, Collective.ALL_REDUCE}
 
 
-def broadcasts_nothing(case: Case, model: nn.Module, optimizer: Any, *rest: Any, **named: Any) -> Trainer:
+class Keeps(Trainer):
     """The update stays where it was made."""
-    trainer = trainer_with_shards(case, model, optimizer, *rest, **named)
-    trainer.optimizer._sync_params = lambda: None  # type: ignore[attr-defined]
-    return trainer
+
+    def clip_and_update(self) -> Tensor:
+        with patch.object(self.optimizer, "_sync_params", lambda: None):
+            return super().clip_and_update()
 
 
 def test_a_forgotten_broadcast_is_found() -> None:
     plan = PLANS[1]
-    broken = run_on_ranks(2, partial(record, sharded(plan), trainer_type=broadcasts_nothing))
+    broken = run_on_ranks(2, partial(record, sharded(plan), trainer_type=Keeps))
     found = differences(merged(broken), reference(plan.single_process), plan.case)
     assert any(line.startswith("gradient of step 1") for line in found)

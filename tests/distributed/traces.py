@@ -1,8 +1,8 @@
 """What a training run computed, whole: every step's loss, norm and gradients, and the parameters before and after.
 
-It is recorded through the very code that the worker runs (build_model, parallelize, Trainer), on a global batch of
-random tokens that the layout cannot change. Each rank records what it holds; putting the ranks' pieces together is
-done afterwards and by other means than the strategy's own, so that a collective at fault cannot hide itself.
+It is recorded through the very code that the worker runs (make_trainer), on a global batch of random tokens that the
+layout cannot change. Each rank records what it holds; putting the ranks' pieces together is done afterwards and by
+other means than the strategy's own, so that a collective at fault cannot hide itself.
 """
 
 from __future__ import annotations
@@ -19,28 +19,36 @@ import torch.distributed.fsdp  # likewise
 from torch import Tensor, nn
 from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.tensor import DTensor, Replicate, Shard
+from torch.distributed.tensor.placement_types import _StridedShard
 
+from parallelism import building
 from parallelism.batches import Batch, batch_of
 from parallelism.mesh import build_mesh
 from parallelism.strategies import parallelize
-from parallelism.training import Trainer, build_model, build_optimizer
+from parallelism.training import Trainer
 from suite.case import Case
 from suite.memory_probe import OPTIMIZER
 
 STEPS = 3
 CPU = torch.device("cpu")
 
-RANKS_DIFFER = "is not rank 0's"
+RANKS_DIFFER = "is not what another rank holds there"
 
 Spread = Callable[[nn.Module, DeviceMesh | None, Case], nn.Module]
 
 
 @dataclass(frozen=True)
 class Piece:
-    """What one rank holds of a tensor: all of it, or its part along a dimension."""
+    """What one rank holds of a tensor: the values, the whole tensor's shape, and where in it they start."""
 
     tensor: Tensor
-    dim: int | None
+    shape: tuple[int, ...]
+    start: tuple[int, ...]
+
+    @property
+    def box(self) -> tuple[slice, ...]:
+        """The part of the whole tensor that this is."""
+        return tuple(slice(first, first + size) for first, size in zip(self.start, self.tensor.shape, strict=True))
 
 
 @dataclass(frozen=True)
@@ -48,7 +56,8 @@ class RankTrace:
     """One rank's record of a run."""
 
     losses: tuple[float, ...]
-    """of each step on this rank's rows; then of the last step's rows once more, with the final parameters"""
+    """of each step on this rank's rows; then of the last step's rows once more, with the final parameters. 0 on a
+    pipeline rank without the loss"""
     norms: tuple[float, ...]
     """gradient norm of each step, as the trainer reports it"""
     gradients: tuple[Mapping[str, Piece], ...]
@@ -63,7 +72,7 @@ class RankTrace:
 class Trace:
     """A run's record, whatever its layout: RankTrace's fields, with losses averaged and tensors whole.
 
-    What every rank holds is rank 0's; where another rank holds something else, `strayed` says so.
+    What several ranks hold is the first one's; where another holds something else, `strayed` says so.
     """
 
     losses: tuple[float, ...]
@@ -88,18 +97,20 @@ def record(
 
 
 def _record(case: Case, rank: int, spread: Spread, trainer_type: Callable[..., Trainer], double: bool) -> RankTrace:
-    bare = build_model(case, CPU)
-    model = spread(bare.double() if double else bare, build_mesh(case.layout, CPU.type), case)
-    start = pieces(model.named_parameters())
     gradients: list[dict[str, Piece]] = []
 
     def watch(phase: str) -> None:
         if phase == OPTIMIZER:  # told just before the gradients are clipped
-            gradients.append(pieces((name, item.grad) for name, item in model.named_parameters()))
+            gradients.append(pieces((name, item.grad) for name, item in trainer.model.named_parameters()))
 
-    trainer = trainer_type(case, model, build_optimizer(model, case), CPU, watch)
+    def spread_in_format(model: nn.Module, mesh: DeviceMesh | None, case: Case) -> nn.Module:
+        return spread(model.double() if double else model, mesh, case)
+
+    with patch.object(building, "parallelize", spread_in_format), patch.object(building, "Trainer", trainer_type):
+        trainer = building.make_trainer(case, build_mesh(case.layout, CPU.type), CPU, watch)
+    start = pieces(trainer.model.named_parameters())
     results = [trainer.step(step, rank_batch(case, rank, step)) for step in range(STEPS)]
-    end = pieces(model.named_parameters())
+    end = pieces(trainer.model.named_parameters())
     whole = rank_batch(case, rank, STEPS - 1)
     last = trainer.evaluate(Batch(ids[None], labels[None]) for ids, labels in zip(whole.ids, whole.labels, strict=True))
     losses = tuple(loss.item() for loss in (*(result.loss for result in results), last))
@@ -125,10 +136,33 @@ def plain_name(name: str) -> str:
 
 def _piece(tensor: Tensor) -> Piece:
     if not isinstance(tensor, DTensor):
-        return Piece(tensor.detach().clone(), None)
-    (placement,) = tensor.placements
-    assert isinstance(placement, Shard | Replicate), f"a gradient that is still {placement}"
-    return Piece(tensor.to_local().detach().clone(), placement.dim if isinstance(placement, Shard) else None)
+        return Piece(tensor.detach().clone(), tuple(tensor.shape), (0,) * tensor.dim())
+    local = tensor.to_local().detach().clone()
+    start = _first_element(tensor)
+    return Piece(local, tuple(tensor.shape), start if local.numel() else (0,) * tensor.dim())
+
+
+def _first_element(tensor: DTensor) -> tuple[int, ...]:
+    """Where in the whole tensor this rank's part starts, counted here and not by DTensor.
+
+    Each mesh dimension that shards cuts what is left into parts of ceil(size / ranks), the last ones smaller. Two that
+    shard one dimension cut in the mesh's order, except for FSDP's, which comes outside of tensor parallelism's in the
+    mesh and cuts after it: a _StridedShard.
+    """
+    mesh = tensor.device_mesh
+    placed = list(zip(tensor.placements, mesh.get_coordinate() or (), mesh.shape, strict=True))
+    strange = [each for each, _, _ in placed if not isinstance(each, Shard | Replicate | _StridedShard)]
+    assert not strange, f"a gradient that is still {strange}"
+    cuts = [cut for cut in placed if not isinstance(cut[0], Replicate)]
+    begin, length = [0] * tensor.dim(), list(tensor.shape)
+    for placement, place, ranks in sorted(cuts, key=lambda cut: isinstance(cut[0], _StridedShard)):
+        dim = placement.dim
+        step = -(-length[dim] // ranks)
+        first = min(place * step, length[dim])
+        begin[dim] += first
+        length[dim] = min(step, length[dim] - first)
+    assert tuple(length) == tuple(tensor.to_local().shape), f"{length} is not what rank {place} holds"
+    return tuple(begin)
 
 
 def merged(ranks: Sequence[RankTrace]) -> Trace:
@@ -141,30 +175,44 @@ def merged(ranks: Sequence[RankTrace]) -> Trace:
         for place, rank in enumerate(ranks)
         if rank.norms != first.norms
     ]
-    for what, held in (*((f"gradient of step {step}", held) for step, held in enumerate(steps)), ("parameter", ends)):
-        strayed += _strayed(what, held)
+    gradients = []
+    for step, held in enumerate(steps):
+        whole, apart = _joined(f"gradient of step {step}", held)
+        gradients.append(whole)
+        strayed += apart
+    start, apart_at_start = _joined("first parameter", starts)
+    end, apart_at_end = _joined("parameter", ends)
     return Trace(
-        losses=tuple(float(np.mean(losses)) for losses in zip(*(rank.losses for rank in ranks), strict=True)),
+        losses=tuple(_mean_loss(losses) for losses in zip(*(rank.losses for rank in ranks), strict=True)),
         norms=first.norms,
-        gradients=tuple(_whole(held) for held in steps),
-        start=_whole(starts),
-        end=_whole(ends),
-        strayed=(*_strayed("first parameter", starts), *strayed),
+        gradients=tuple(gradients),
+        start=start,
+        end=end,
+        strayed=(*apart_at_start, *strayed, *apart_at_end),
     )
 
 
-def _whole(ranks: Sequence[Mapping[str, Piece]]) -> dict[str, Tensor]:
-    return {
-        name: piece.tensor if piece.dim is None else torch.cat([mine[name].tensor for mine in ranks], piece.dim)
-        for name, piece in ranks[0].items()
-    }
+def _mean_loss(losses: Sequence[float]) -> float:
+    """Of the ranks that have one: a pipeline's others say 0."""
+    return float(np.mean([loss for loss in losses if loss] or [0.0]))
 
 
-def _strayed(what: str, ranks: Sequence[Mapping[str, Piece]]) -> list[str]:
-    """What every rank should hold alike, bit for bit, and some rank does not."""
-    return [
-        f"{what}, {name}: rank {rank} {RANKS_DIFFER}"
-        for name, piece in ranks[0].items()
-        for rank, mine in enumerate(ranks)
-        if piece.dim is None and not torch.equal(piece.tensor, mine[name].tensor)
-    ]
+def _joined(what: str, ranks: Sequence[Mapping[str, Piece]]) -> tuple[dict[str, Tensor], list[str]]:
+    """Whole tensors, each rank's part copied to its place; and what two ranks hold both, but not bit for bit alike.
+
+    What no rank holds stays NaN, which is close to nothing.
+    """
+    whole: dict[str, Tensor] = {}
+    seen: dict[str, Tensor] = {}
+    strayed = []
+    for rank, held in enumerate(ranks):
+        for name, piece in held.items():
+            if name not in whole:
+                whole[name] = torch.full(piece.shape, torch.nan, dtype=piece.tensor.dtype)
+                seen[name] = torch.zeros(piece.shape, dtype=torch.bool)
+            values, is_seen = whole[name][piece.box], seen[name][piece.box]
+            if (is_seen & (values != piece.tensor)).any():
+                strayed.append(f"{what}, {name}: rank {rank} {RANKS_DIFFER}")
+            values[~is_seen] = piece.tensor[~is_seen]
+            is_seen[:] = True
+    return whole, strayed

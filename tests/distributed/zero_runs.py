@@ -58,4 +58,4 @@ def record_zero(case: Case, rank: int, planted: Planted = lambda trainer: nullco
 
 
 def _whole(tensors: dict[str, Tensor]) -> dict[str, Piece]:
-    return {name: Piece(tensor, None) for name, tensor in tensors.items()}
+    return {name: Piece(tensor, tuple(tensor.shape), (0,) * tensor.dim()) for name, tensor in tensors.items()}

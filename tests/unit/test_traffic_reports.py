@@ -24,6 +24,7 @@ from suite.collectives import Collective, Message, TrafficEstimate
 from suite.layout import Layout
 from suite.record import Outcome, Quantity, Sample
 from tests.unit import report_samples as made
+from tests.unit.test_page import Outline
 
 pytestmark = pytest.mark.unit
 
@@ -126,6 +127,7 @@ def test_every_report_shows_what_is_sent_and_how_far_off() -> None:
         assert f"4.01 KiB {sent} {error}" in text
         assert f"4.01 KiB | {sent} | {error}" in markdown_report(compare_run(run))
         page = render_page(compare_run(run))
+        assert Outline(page).tags["table"] == len(re.findall(r'<div class="scroll"[^>]*>\s*<table', page))
         table = re.search(r'<table id="traffic-table">.*?</table>', page, re.DOTALL)
         assert table
         assert re.findall(r'<td class="n ?(?:outside)?">([^<]*)</td>', table[0]) == ["4.01 KiB", sent, error]
