@@ -1,25 +1,29 @@
-"""What DeepSpeed's engine holds on a rank, tensor by tensor, and whole parameters and gradients from it."""
+"""What DeepSpeed's engine holds on a rank, tensor by tensor, and whole parameters and gradients from it.
+
+Every function takes a trainer whose model is DeepSpeed's engine.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from itertools import chain
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 
-from parallelism.deepspeed_trainer import DeepSpeedTrainer
+from parallelism.training import Trainer
 from suite.memory_probe import optimizer_tensors
 from suite.record import Component
 
 
-def held_tensors(trainer: DeepSpeedTrainer) -> dict[Component, list[Tensor]]:
+def held_tensors(trainer: Trainer) -> dict[Component, list[Tensor]]:
     """The engine's own tensors on this rank as they are now, by component; several may share a storage.
 
     Found through the engine's attributes, which are not a public interface: DeepSpeed 0.19, runtime/zero/stage3.py,
     runtime/zero/stage_1_and_2.py and runtime/fp16/unfused_optimizer.py.
     """
-    sharded = trainer.engine.optimizer
+    sharded = cast(Any, trainer.model).optimizer
     parameters = list(trainer.model.parameters())
     held: dict[Component, list[Tensor]] = {
         Component.PARAMETERS: list(parameters),
@@ -43,7 +47,7 @@ def storage_bytes(tensors: list[Tensor]) -> int:
     return sum(storages.values())
 
 
-def full_gradients(trainer: DeepSpeedTrainer) -> dict[str, Tensor]:
+def full_gradients(trainer: Trainer) -> dict[str, Tensor]:
     """Every gradient whole, in fp32, after the last micro-batch and before the update. All ranks must call it."""
     from deepspeed.utils import safe_get_full_grad
 
@@ -51,7 +55,7 @@ def full_gradients(trainer: DeepSpeedTrainer) -> dict[str, Tensor]:
     return {name: take(item).detach().float().clone() for name, item in _named_parameters(trainer)}
 
 
-def full_parameters(trainer: DeepSpeedTrainer) -> dict[str, Tensor]:
+def full_parameters(trainer: Trainer) -> dict[str, Tensor]:
     """Every parameter whole, in fp32, as the next forward pass will use it. All ranks must call it."""
     import deepspeed
 
@@ -62,7 +66,7 @@ def full_parameters(trainer: DeepSpeedTrainer) -> dict[str, Tensor]:
         return {name: item.detach().float().clone() for name, item in named.items()}
 
 
-def _named_parameters(trainer: DeepSpeedTrainer) -> Iterator[tuple[str, nn.Parameter]]:
+def _named_parameters(trainer: Trainer) -> Iterator[tuple[str, nn.Parameter]]:
     """Parameters by their names in the bare model."""
     for name, item in trainer.model.named_parameters():
         yield name.removeprefix("module.").replace("_checkpoint_wrapped_module.", ""), item

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from parallelism.batches import Batch
 from parallelism.clipping import clip_gradients
+from parallelism.deepspeed_state import held_tensors
 from parallelism.training import Trainer, build_optimizer
 from parallelism.zero_config import deepspeed_config, is_clipped_by_engine
 from suite import memory_probe as phases
@@ -78,8 +79,6 @@ class DeepSpeedTrainer(Trainer):
     def close(self) -> None:
         """Let go of the engine. DeepSpeed keeps a stage 3 model and its state reachable for good (a list of modules in
         parameter_offload, a cache of the class that gathers parameters), so their memory is given back by hand."""
-        from parallelism.deepspeed_state import held_tensors
-
         held = held_tensors(self)
         self.engine.destroy()
         for tensors in held.values():
