@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import torch
+from torch import nn
 from torch.distributed.device_mesh import DeviceMesh
 
 from parallelism.mesh import replica_mesh
@@ -23,8 +24,16 @@ def make_trainer(
         from parallelism.deepspeed_trainer import make_deepspeed_trainer
 
         return make_deepspeed_trainer(model, case, device, mark)
+    optimizer = _optimizer(model, mesh, case)
+    if case.layout.pp > 1:
+        from parallelism.pipeline_trainer import PipelineTrainer
+
+        return PipelineTrainer(case, model, optimizer, device, mark, mesh)
+    return Trainer(case, model, optimizer, device, mark, mesh)
+
+
+def _optimizer(model: nn.Module, mesh: DeviceMesh | None, case: Case) -> torch.optim.Optimizer:
+    """The case's optimizer, its state divided over the replicas where the layout says so."""
     if mesh is not None and is_zero_redundancy(case.layout):
-        optimizer: torch.optim.Optimizer = shard_optimizer(model, replica_mesh(mesh, case.layout).get_group(), case)
-    else:
-        optimizer = build_optimizer(model, case)
-    return Trainer(case, model, optimizer, device, mark)
+        return shard_optimizer(model, replica_mesh(mesh, case.layout).get_group(), case)
+    return build_optimizer(model, case)

@@ -10,13 +10,16 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.tensor import DTensor
 
 from parallelism.accumulation import reduction_left_out
 from parallelism.batches import Batch
 from parallelism.clipping import clip_gradients
+from parallelism.leftovers import average_replicas, sum_sequence_parts
 from suite import memory_probe as phases
 from suite.case import Case
+from suite.layout import Reduction
 from suite.models.decoder_module import Decoder
 from suite.spec import OptimizerKind, Precision, Recipe
 
@@ -84,12 +87,14 @@ class Trainer:
     optimizer: torch.optim.Optimizer
     device: torch.device
     mark: Callable[[str], None] = lambda name: None
+    mesh: DeviceMesh | None = None
 
     def step(self, index: int, batch: Batch) -> StepResult:
         """One optimizer step on this rank's part of the global batch."""
         for group in self.optimizer.param_groups:
             group["lr"] = learning_rate(self.case.recipe, index)
         loss = self.forward_backward(batch)
+        self.finish_gradients()
         self.mark(phases.OPTIMIZER)
         norm = self.clip_and_update()
         self.mark(phases.IDLE)
@@ -102,6 +107,11 @@ class Trainer:
             keys = None if batch.keys is None else batch.keys[index]
             losses.append(self._micro_step(batch.ids[index], batch.labels[index], keys, index == len(batch) - 1))
         return torch.stack(losses).mean()
+
+    def finish_gradients(self) -> None:
+        """What is left to reduce once the last micro-batch's backward pass is over."""
+        average_replicas(self.model, self.mesh, self.case.layout)
+        sum_sequence_parts(self.model, self.mesh, self.case.layout)
 
     def clip_and_update(self) -> Tensor:
         """Clip the gradients, update the parameters, drop the gradients; the norm before clipping."""
@@ -129,6 +139,8 @@ class Trainer:
                 loss = self.model(ids, labels, keys)
             self.mark(phases.BACKWARD)
             (loss / self.case.workload.micro_batches).backward()
+        if not is_last and self.case.layout.reduction is Reduction.MICRO_BATCH:
+            average_replicas(self.model, self.mesh, self.case.layout)
         return loss.detach()
 
     def autocast(self) -> Any:

@@ -32,10 +32,10 @@ CASE_RULES: tuple[Rule[Case], ...] = (
     _divides("model.kv_heads", lambda case: case.model.kv_heads, "tp", "each rank takes whole key-value heads"),
     _divides("model.ffn", lambda case: case.model.ffn, "tp", "each rank takes as many columns of the MLP"),
     Rule(
-        "a vocabulary smaller than tp",
-        "each rank takes rows of the embedding",
-        lambda case: case.model.vocab < case.layout.tp,
-        lambda case: f"model.vocab({case.model.vocab}) < layout.tp({case.layout.tp})",
+        "a vocabulary that leaves a tp rank none of it",
+        "each rank takes ceil(vocab / tp) rows of embedding and head, the last one what is left",
+        lambda case: case.model.vocab <= (case.layout.tp - 1) * -(-case.model.vocab // case.layout.tp),
+        lambda case: f"model.vocab({case.model.vocab}) over layout.tp({case.layout.tp})",
     ),
     Rule(
         "workload.seq_len that cp and tp do not divide",

@@ -24,6 +24,8 @@ class SequenceDropout(nn.Module):
         #: tokens of the whole sequence, and this rank's among them (None: it holds them all)
         self.seq_len = 0
         self.own_positions: Tensor | None = None
+        #: which of how many equal parts of the rank's tokens x holds (sequence parallelism sets it)
+        self.part = (0, 1)
 
     def forward(self, x: Tensor, keys: Tensor | None) -> Tensor:
         """x [b, s, h]; keys [b], one a sequence. Without keys, or at rate 0, x as it is."""
@@ -34,9 +36,11 @@ class SequenceDropout(nn.Module):
     def _dropped(self, x: Tensor, keys: Tensor) -> Tensor:
         """Which elements go, [b, s, h]."""
         dropped = torch.empty(x.shape, dtype=torch.bool, device=x.device)
-        length = x.shape[1] if self.own_positions is None else self.seq_len
+        part, parts = self.part
+        length = parts * x.shape[1] if self.own_positions is None else self.seq_len
         for row, key in zip(dropped, keys.tolist(), strict=True):
             draw = torch.Generator(x.device).manual_seed(key * SITES + self.site)
             values = torch.rand(length, x.shape[2], generator=draw, device=x.device)
-            torch.lt(values if self.own_positions is None else values[self.own_positions], self.rate, out=row)
+            mine = values if self.own_positions is None else values[self.own_positions]
+            torch.lt(mine.chunk(parts)[part], self.rate, out=row)
         return dropped

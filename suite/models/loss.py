@@ -12,26 +12,33 @@ from torch.utils.checkpoint import checkpoint
 from suite.spec import LOSS_CHUNKS, LossKernel
 
 Head = Callable[[Tensor], Tensor]
+#: of logits [n, V] and labels [n], with the reduction as a keyword: torch's, or one over divided logits
+CrossEntropy = Callable[..., Tensor]
 
 
-def plain_cross_entropy(head: Head, hidden: Tensor, labels: Tensor) -> Tensor:
+def plain_cross_entropy(
+    head: Head, hidden: Tensor, labels: Tensor, cross_entropy: CrossEntropy = F.cross_entropy
+) -> Tensor:
     """Mean cross-entropy in nats a token; hidden [b, s, h], labels [b, s]. Logits in fp32, all at once."""
-    return F.cross_entropy(head(hidden).float().flatten(0, 1), labels.flatten())
+    return cross_entropy(head(hidden).float().flatten(0, 1), labels.flatten())
 
 
-def chunked_cross_entropy(head: Head, hidden: Tensor, labels: Tensor) -> Tensor:
+def chunked_cross_entropy(
+    head: Head, hidden: Tensor, labels: Tensor, cross_entropy: CrossEntropy = F.cross_entropy
+) -> Tensor:
     """The same figure a slice of the sequence at a time: each slice's logits are recomputed in the backward pass."""
     total = hidden.new_zeros((), dtype=torch.float32)
     for part, goal in zip(hidden.chunk(LOSS_CHUNKS, dim=1), labels.chunk(LOSS_CHUNKS, dim=1), strict=True):
-        total = total + checkpoint(_summed, head, part, goal, use_reentrant=False, preserve_rng_state=False)
+        slice_loss = checkpoint(_summed, head, part, goal, cross_entropy, use_reentrant=False, preserve_rng_state=False)
+        total = total + slice_loss
     return total / labels.numel()
 
 
-def _summed(head: Head, hidden: Tensor, labels: Tensor) -> Tensor:
-    return F.cross_entropy(head(hidden).float().flatten(0, 1), labels.flatten(), reduction="sum")
+def _summed(head: Head, hidden: Tensor, labels: Tensor, cross_entropy: CrossEntropy) -> Tensor:
+    return cross_entropy(head(hidden).float().flatten(0, 1), labels.flatten(), reduction="sum")
 
 
-LOSSES: dict[LossKernel, Callable[[Head, Tensor, Tensor], Tensor]] = {
+LOSSES: dict[LossKernel, Callable[..., Tensor]] = {
     LossKernel.PLAIN: plain_cross_entropy,
     LossKernel.CHUNKED: chunked_cross_entropy,
 }

@@ -58,9 +58,9 @@ def test_a_tied_weight_travels_once() -> None:
 def test_fsdp_gathers_twice_and_reduces_once() -> None:
     """Even shards of two: 4-, 6- and 10-row weights divide by 2, so nothing is padded. Blocks of 128 * 4 = 512 bytes
     twice each, the root's 84 * 4 = 336 once: 4 * 512 + 336 = 2384 gathered. Reduced: 2 * 512 + 336 = 1360. Half of
-    each is sent. Clipping: 21 norms of 4 bytes are 84, of which 2 * 1/2 is sent."""
+    each is sent. Clipping: a sum of squares of 4 bytes, of which 2 * 1/2 is sent."""
     assert sums(case_of({"fsdp": 2})) == {
-        AR: Tally(1, 84, Fraction(84)),
+        AR: Tally(1, 4, Fraction(4)),
         AG: Tally(5, 2384, Fraction(1192)),
         RS: Tally(3, 1360, Fraction(680)),
     }

@@ -1,0 +1,82 @@
+"""Data parallel where DDP cannot be: gradients averaged over the replicas in flat buckets. Each rank averages its own
+parts with the ranks that hold the same.
+
+DDP takes no DTensors, and it reduces when a whole backward pass ends: a schedule that computes gradients of weights
+apart does so by calls that DDP does not hear."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from parallelism.base import Strategy
+from suite.collectives import Collective, Message
+from suite.layout import Layout, Reduction
+
+if TYPE_CHECKING:
+    from torch import nn
+    from torch.distributed.device_mesh import DeviceMesh
+
+    from suite.case import Case
+    from suite.operators import Ledger
+
+DEFAULT_BUCKET_MIB = 25  # DDP's
+GRADIENT_BYTES = 4
+
+
+def bucket_cap_bytes(layout: Layout) -> int:
+    """Most bytes of one all-reduce, unless a single gradient has more."""
+    return (layout.bucket_mib or DEFAULT_BUCKET_MIB) * 2**20
+
+
+def buckets(sizes: Sequence[int], cap: int) -> list[range]:
+    """Which gradients travel together: in their order as many as fit the cap; a larger one goes alone."""
+    found: list[range] = []
+    start = filled = 0
+    for index, size in enumerate(sizes):
+        if index > start and filled + size > cap:
+            found.append(range(start, index))
+            start, filled = index, 0
+        filled += size
+    return [*found, range(start, len(sizes))] if sizes else []
+
+
+def messages(case: Case, ledger: Ledger, rank: int) -> tuple[Message, ...]:
+    """A rank's all-reduces of one step: its parts of all gradients in fp32, in buckets, from the last parameter to the
+    first, once a step or every micro-batch as the layout says."""
+    layout = case.layout
+    weights = [weight for placed in ledger.segments for weight in placed.segment.weights if not weight.tied_to]
+    sizes = [weight.elements * GRADIENT_BYTES for weight in reversed(weights)]
+    count = case.workload.micro_batches if layout.reduction is Reduction.MICRO_BATCH else 1
+    return tuple(
+        Message(
+            Collective.ALL_REDUCE, "dp", layout.replica_ranks, sum(sizes[index] for index in bucket), count,
+            "average the gradients of a bucket over the replicas", "elements*4", "parallelism/leftovers.py",
+        )
+        for bucket in buckets(sizes, bucket_cap_bytes(layout))
+    )  # fmt: skip
+
+
+def apply(model: nn.Module, mesh: DeviceMesh | None, case: Case) -> nn.Module:
+    """Nothing to wrap: weights come from one seed, and the trainer averages the gradients (`leftovers`)."""
+    return model
+
+
+def is_used(layout: Layout) -> bool:
+    """Are there replicas whose gradients neither FSDP2 nor DDP reduces?"""
+    is_split = layout.pp > 1 and layout.schedule.splits_backward
+    return layout.replica_ranks > 1 and layout.fsdp == 1 and (layout.tp > 1 or is_split)
+
+
+REPLICATE = Strategy(
+    name="replicate",
+    axis="dp",
+    divides=frozenset(),
+    overheads="one flat bucket of gradients at a time",
+    sends="all-reduce of the gradients' parts, once a step, after the last micro-batch",
+    is_used=is_used,
+    apply=apply,
+    messages=messages,
+    needs="tp > 1",
+    example={"dp": 2, "tp": 2},
+)
