@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
+from parallelism import replicate
 from parallelism.base import Strategy
 from parallelism.mesh import replica_mesh
 from suite.collectives import Collective, Message
@@ -92,7 +93,8 @@ def apply(model: nn.Module, mesh: DeviceMesh | None, case: Case) -> nn.Module:
 
 
 def _is_used(layout: Layout) -> bool:
-    return layout.replica_ranks > 1 and layout.fsdp == 1 and layout.tp == 1
+    is_own = not replicate.is_used(layout) and not layout.is_deepspeed
+    return layout.replica_ranks > 1 and layout.fsdp == 1 and is_own
 
 
 DDP = Strategy(

@@ -4,12 +4,15 @@ state are split along dimension 0; a block's parameters are gathered before they
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, cast
 
 from parallelism.base import Strategy
 from parallelism.mesh import hsdp_mesh, shard_mesh
+from parallelism.pipeline_gathers import Held, gathers
+from parallelism.stage_ledgers import stage_of_ledger
 from suite.collectives import Collective, Message
 from suite.layout import Layout, Offload, ReduceType, Reduction
 from suite.record import Component
@@ -67,7 +70,8 @@ def sharded_units(ledger: Ledger, ranks: int) -> Iterator[ShardedUnit]:
         elements = _padded(segment.weights, ranks)
         yield ShardedUnit(segment.name, ledger.counts[segment], elements)
     rest = [weight for placed in ledger.segments if not placed.prefix for weight in placed.segment.weights]
-    yield ShardedUnit("what is not in a block", 1, _padded(rest, ranks), is_root=True)
+    if rest:  # a pipeline's middle stage has blocks alone
+        yield ShardedUnit("what is not in a block", 1, _padded(rest, ranks), is_root=True)
 
 
 def _padded(weights: Iterable[Weight], ranks: int) -> int:
@@ -94,19 +98,24 @@ def messages(case: Case, ledger: Ledger, rank: int) -> tuple[Message, ...]:
     reductions = micro_batches if layout.reduction is Reduction.MICRO_BATCH else 1
     rows = []
     for unit in sharded_units(ledger, layout.shard_ranks):
-        for use, ranks in _gathers(layout, unit):
-            rows.append(_gather(unit, ranks, GATHER_BYTES[case.workload.precision], use, unit.count * micro_batches))
+        for use, ranks, count in _gathers(case, ledger, unit):
+            rows.append(_gather(unit, ranks, GATHER_BYTES[case.workload.precision], use, unit.count * count))
         rows += _reductions(layout, unit, reduce_bytes(case), reductions)
     return tuple(rows)
 
 
-def _gathers(layout: Layout, unit: ShardedUnit) -> list[tuple[str, int]]:
-    """What a unit is gathered for in a micro-batch, and from how many ranks."""
-    gathers = [("forward", layout.shard_ranks)]
-    if layout.reshard_after_forward and not unit.is_root:
-        parts = layout.reshard_after_forward
-        gathers.append(("backward", layout.shard_ranks if parts is True else parts))
-    return gathers
+def _gathers(case: Case, ledger: Ledger, unit: ShardedUnit) -> list[tuple[str, int, int]]:
+    """What a unit is gathered for in a step, from how many ranks, and how often."""
+    layout, ranks = case.layout, case.layout.shard_ranks
+    freed = False if unit.is_root else layout.reshard_after_forward
+    after_forward = Held.SHARD if freed is True else Held.PART if freed else Held.WHOLE
+    if layout.pp > 1:
+        often = gathers(case, stage_of_ledger(case, ledger), after_forward)
+    else:
+        often = Counter({("forward", Held.SHARD): case.workload.micro_batches})
+        if after_forward is not Held.WHOLE:
+            often["backward", after_forward] = case.workload.micro_batches
+    return [(use, ranks if held is Held.SHARD else int(freed), count) for (use, held), count in often.items()]
 
 
 def _gather(unit: ShardedUnit, ranks: int, nbytes: int, use: str, count: int) -> Message:

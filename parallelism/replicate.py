@@ -1,7 +1,8 @@
-"""Data parallel beside tensor parallel: gradients averaged in flat buckets, since DDP takes no DTensors.
+"""Data parallel where DDP cannot be: gradients averaged over the replicas in flat buckets. Each rank averages its own
+parts with the ranks that hold the same.
 
-Each rank averages its own parts with the ranks that hold the same.
-"""
+DDP takes no DTensors, and it reduces when a whole backward pass ends: a schedule that computes gradients of weights
+apart does so by calls that DDP does not hear."""
 
 from __future__ import annotations
 
@@ -62,8 +63,9 @@ def apply(model: nn.Module, mesh: DeviceMesh | None, case: Case) -> nn.Module:
 
 
 def is_used(layout: Layout) -> bool:
-    """Does tensor parallelism leave replicas whose gradients FSDP2 does not reduce?"""
-    return layout.tp > 1 and layout.replica_ranks > 1 and layout.fsdp == 1
+    """Are there replicas whose gradients neither FSDP2 nor DDP reduces?"""
+    is_split = layout.pp > 1 and layout.schedule.splits_backward
+    return layout.replica_ranks > 1 and layout.fsdp == 1 and (layout.tp > 1 or is_split)
 
 
 REPLICATE = Strategy(

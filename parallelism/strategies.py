@@ -2,25 +2,30 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 from parallelism.base import Strategy
 from parallelism.checkpointing import CHECKPOINTING
 from parallelism.context import CONTEXT
 from parallelism.ddp import DDP
 from parallelism.fsdp import FSDP
+from parallelism.pipeline import PIPELINE
 from parallelism.replicate import REPLICATE
 from parallelism.tensor import TENSOR
+from parallelism.zero import ZERO
+from parallelism.zero_redundancy import ZERO_REDUNDANCY
 from suite.layout import Layout
 
 if TYPE_CHECKING:
     from torch import nn
     from torch.distributed.device_mesh import DeviceMesh
 
+    from parallelism.pipeline_stage import StageParts
     from suite.case import Case
 
 STRATEGIES: dict[str, Strategy] = {
-    strategy.name: strategy for strategy in (TENSOR, CONTEXT, CHECKPOINTING, FSDP, DDP, REPLICATE)
+    strategy.name: strategy
+    for strategy in (PIPELINE, TENSOR, CONTEXT, CHECKPOINTING, FSDP, ZERO, ZERO_REDUNDANCY, DDP, REPLICATE)
 }
 
 
@@ -30,7 +35,16 @@ def strategies_of(layout: Layout) -> tuple[Strategy, ...]:
 
 
 def parallelize(model: nn.Module, mesh: DeviceMesh | None, case: Case) -> nn.Module:
-    """Apply every strategy of the case's layout."""
-    for strategy in strategies_of(case.layout):
+    """Apply every strategy of the case's layout: to the model, or to each stage that the pipeline leaves this rank."""
+    strategies = strategies_of(case.layout)
+    if PIPELINE not in strategies:
+        return _spread(model, mesh, case, strategies)
+    stages = cast("StageParts", PIPELINE.apply(model, mesh, case))
+    stages.replace(lambda part: _spread(part, mesh, case, strategies[1:]))
+    return stages
+
+
+def _spread(model: nn.Module, mesh: DeviceMesh | None, case: Case, strategies: tuple[Strategy, ...]) -> nn.Module:
+    for strategy in strategies:
         model = strategy.apply(model, mesh, case)
     return model

@@ -42,6 +42,7 @@ def apply(model: nn.Module, mesh: DeviceMesh | None, case: Case) -> nn.Module:
     if is_tied:
         cast("nn.Linear", model.head).weight = cast("nn.Embedding", model.embedding).weight
     model.loss = partial(model.loss, cross_entropy=VocabularyCrossEntropy(regions, case.model.vocab))
+    model.stream_shards = regions.ranks if case.layout.sequence_parallel else 1
     for module in model.modules():
         if isinstance(module, SequenceDropout) and case.layout.sequence_parallel:
             module.part = (regions.rank, regions.ranks)

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from parallelism.base import Strategy
+from parallelism.ddp import DDP
+from parallelism.fsdp import FSDP
+from parallelism.stage_ledgers import ledger_of_stages, rank_stages
 from parallelism.strategies import strategies_of
 from parallelism.tensor_shares import own_weights
 from suite.case import Case
@@ -18,9 +22,22 @@ def messages_of(case: Case, ledger: Ledger, rank: int = 0) -> tuple[Message, ...
     Not counted: reporting losses, validation, barriers, and the first two steps, in which DDP settles its buckets.
     """
     ledger = own_weights(ledger, case.layout, rank)
-    rows = [row for strategy in strategies_of(case.layout) for row in strategy.messages(case, ledger, rank)]
+    rows: list[Message] = []
+    for strategy in strategies_of(case.layout):
+        for part in _parts(case, ledger, rank, strategy):
+            rows += strategy.messages(case, part, rank)
     rows += clipping_messages(case.layout)
     return tuple(row for row in rows if row.ranks > 1 and row.count)
+
+
+def _parts(case: Case, ledger: Ledger, rank: int, strategy: Strategy) -> list[Ledger]:
+    """What a strategy works on: the model, or in a pipeline what the rank holds of it, which wrappers take a stage at a
+    time."""
+    if case.layout.pp == 1:
+        return [ledger]
+    stages = rank_stages(case, rank)
+    parts = [(stage,) for stage in stages] if strategy in (DDP, FSDP) else [stages]
+    return [ledger_of_stages(case, ledger, part) for part in parts]
 
 
 def estimate_traffic(case: Case, ledger: Ledger, rank: int = 0) -> TrafficEstimate:
@@ -31,10 +48,10 @@ def estimate_traffic(case: Case, ledger: Ledger, rank: int = 0) -> TrafficEstima
 def clipping_messages(layout: Layout) -> tuple[Message, ...]:
     """The gradient norm, at every setting of the clip (parallelism/clipping.py).
 
-    The sum of the squares of what a rank holds, an fp32 scalar, added up over each axis that divides gradients. Whole
-    gradients (DDP) need none.
+    The sum of the squares of what a rank holds, an fp32 scalar, added up over each axis that divides gradients, the
+    pipeline's stages too. Whole gradients (DDP) need none.
     """
-    groups = {"tp": layout.tp, "fsdp": layout.shard_ranks}
+    groups = {"tp": layout.tp, "fsdp": layout.shard_ranks, "pp": layout.pp}
     return tuple(
         Message(
             Collective.ALL_REDUCE, axis, ranks, NORM_BYTES, 1,

@@ -100,6 +100,18 @@ RULES: tuple[Rule[Layout], ...] = (
         lambda layout: f"stage_split({layout.stage_split}) with {_stages(layout)}",
     ),
     Rule(
+        "a split backward with parameters that are freed after forward",
+        "the weights' part of backward looks for the parameters that forward used; set reshard_after_forward to false",
+        lambda layout: _splits_backward(layout) and layout.fsdp > 1 and layout.reshard_after_forward is not False,
+        _fields("schedule", "pp", "fsdp", "reshard_after_forward"),
+    ),
+    Rule(
+        "reduction each micro-batch with pp",
+        "torch's stages reduce gradients once, after their last micro-batch; use step",
+        lambda layout: layout.pp > 1 and layout.reduction.value == "micro-batch",
+        _fields("reduction", "pp"),
+    ),
+    Rule(
         "reshard_after_forward to a number that fsdp is no multiple of",
         "it goes back to groups of that many ranks; use true, false, or n with 1 < n < fsdp * cp that divides it",
         lambda layout: not _can_reshard(layout),
@@ -134,6 +146,10 @@ RULES: tuple[Rule[Layout], ...] = (
 
 def _stages(layout: Layout) -> str:
     return f"pp({layout.pp}) * virtual_stages({layout.virtual_stages})"
+
+
+def _splits_backward(layout: Layout) -> bool:
+    return layout.pp > 1 and layout.schedule.splits_backward
 
 
 def _can_reshard(layout: Layout) -> bool:

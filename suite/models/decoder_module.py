@@ -72,6 +72,8 @@ class Decoder(nn.Module):
             self.head.weight = self.embedding.weight
         #: places of this rank's tokens in the whole sequence, [s]; None: 0, 1, ... (context parallelism sets it)
         self.own_positions: Tensor | None = None
+        #: of so many equal parts of this rank's tokens the residual stream holds one (sequence parallelism sets it)
+        self.stream_shards = 1
 
     def forward(self, ids: Tensor, labels: Tensor | None = None, keys: Tensor | None = None) -> Tensor:
         """ids [b, s] (or the stream [b, s, h], see above) -> logits [b, s, V]; with labels [b, s], the mean
@@ -86,7 +88,8 @@ class Decoder(nn.Module):
         """The residual stream after the last block, [b, s, h]."""
         x = ids if self.embedding is None else self._embed(ids, keys)
         places = self.own_positions
-        length = ids.shape[1] if places is None else len(places)
+        tokens = ids.shape[1] * (self.stream_shards if self.embedding is None else 1)
+        length = tokens if places is None else len(places)
         rope = self.rope(length, compute_dtype(x), places) if self.rope is not None else None
         for block in self.blocks.values():
             x = block(x, rope, keys)

@@ -7,6 +7,7 @@ other means than the strategy's own, so that a collective at fault cannot hide i
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
@@ -98,19 +99,21 @@ def record(
 
 def _record(case: Case, rank: int, spread: Spread, trainer_type: Callable[..., Trainer], double: bool) -> RankTrace:
     gradients: list[dict[str, Piece]] = []
+    is_tied = case.model.tied
 
     def watch(phase: str) -> None:
         if phase == OPTIMIZER:  # told just before the gradients are clipped
-            gradients.append(pieces((name, item.grad) for name, item in trainer.model.named_parameters()))
+            grads = ((name, item.grad) for name, item in trainer.model.named_parameters())
+            gradients.append(pieces(grads, is_tied))
 
     def spread_in_format(model: nn.Module, mesh: DeviceMesh | None, case: Case) -> nn.Module:
         return spread(model.double() if double else model, mesh, case)
 
     with patch.object(building, "parallelize", spread_in_format), patch.object(building, "Trainer", trainer_type):
         trainer = building.make_trainer(case, build_mesh(case.layout, CPU.type), CPU, watch)
-    start = pieces(trainer.model.named_parameters())
+    start = pieces(trainer.model.named_parameters(), is_tied)
     results = [trainer.step(step, rank_batch(case, rank, step)) for step in range(STEPS)]
-    end = pieces(trainer.model.named_parameters())
+    end = pieces(trainer.model.named_parameters(), is_tied)
     whole = rank_batch(case, rank, STEPS - 1)
     last = trainer.evaluate(Batch(ids[None], labels[None]) for ids, labels in zip(whole.ids, whole.labels, strict=True))
     losses = tuple(loss.item() for loss in (*(result.loss for result in results), last))
@@ -124,14 +127,23 @@ def rank_batch(case: Case, rank: int, step: int) -> Batch:
     return batch_of(case, rank, step, rows[:, :-1], rows[:, 1:], CPU)
 
 
-def pieces(tensors: Iterable[tuple[str, Tensor | None]]) -> dict[str, Piece]:
-    """Copies of what this rank holds, by the parameter's name in the bare model."""
-    return {plain_name(name): _piece(tensor) for name, tensor in tensors if tensor is not None}
+def pieces(tensors: Iterable[tuple[str, Tensor | None]], is_tied: bool = False) -> dict[str, Piece]:
+    """Copies of what this rank holds, by the parameter's name in the bare model. A pipeline's tied head may be a
+    parameter of its own: the embedding by another name, or a tensor too many if the two are not the same bits."""
+    held: dict[str, Piece] = {}
+    for name, tensor in tensors:
+        if tensor is not None:
+            plain, piece = plain_name(name), _piece(tensor)
+            plain = "embedding.weight" if is_tied and plain == "head.weight" else plain
+            is_copy = plain in held and torch.equal(held[plain].tensor, piece.tensor)
+            held[plain if plain not in held or is_copy else f"{plain}, another"] = piece
+    return held
 
 
 def plain_name(name: str) -> str:
-    """A parameter's name without the wrappers that strategies put around modules."""
-    return name.removeprefix("module.").replace("_checkpoint_wrapped_module.", "")
+    """A parameter's name without the wrappers that strategies put around modules, and without a stage's number."""
+    bare = re.sub(r"^\d+\.", "", name).removeprefix("module.")
+    return bare.replace("_checkpoint_wrapped_module.", "")
 
 
 def _piece(tensor: Tensor) -> Piece:

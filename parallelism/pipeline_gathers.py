@@ -1,0 +1,63 @@
+"""How often FSDP2 gathers a pipeline stage's parameters in a step."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from enum import Enum, auto
+
+from parallelism.pipeline_orders import Action, Pass, schedule_order
+from parallelism.stages import rank_of_stage
+from suite.case import Case
+from suite.layout import Schedule
+
+#: stages that torch's schedules of several a rank gather ahead (torch/distributed/pipelining: _add_unshard_reshard)
+STAGES_AHEAD = 3
+
+
+class Held(Enum):
+    """What a rank has of a unit's parameters."""
+
+    SHARD = auto()
+    PART = auto()  # gathered among fewer ranks, where reshard_after_forward is a number
+    WHOLE = auto()
+
+
+def gathers(case: Case, stage: int, after_forward: Held) -> Counter[tuple[str, Held]]:
+    """(What for, what it is gathered from) -> how often, in one step, for a unit of the stage.
+
+    A forward pass leaves a unit as `after_forward` says. A backward pass leaves it whole until the stage's gradients
+    are reduced, once, after its last: a forward in between finds it there. With several stages a rank, torch gathers
+    the next three ahead and lets go of others. Source: torch/distributed/pipelining/stage.py,
+    backward_maybe_with_nosync and perform_reduce_grad.
+    """
+    order = schedule_order(case, rank_of_stage(case.layout, stage))
+    gathers_ahead = case.layout.schedule not in (Schedule.GPIPE, Schedule.ONE_F_ONE_B)
+    found: Counter[tuple[str, Held]] = Counter()
+    held, is_ahead = Held.SHARD, False
+    for place, action in enumerate(order):
+        if gathers_ahead:
+            is_near = stage in _next_stages(order[place:])
+            if is_near and not is_ahead and held is not Held.WHOLE:
+                found["forward", held] += 1
+                held = Held.WHOLE
+            elif is_ahead and not is_near:
+                held = Held.SHARD
+            is_ahead = is_near
+        if action.stage != stage:
+            continue
+        is_forward = action.kind is Pass.FORWARD
+        if held is not Held.WHOLE:
+            found["forward" if is_forward else "backward", held] += 1
+        held = after_forward if is_forward else Held.WHOLE
+    return found
+
+
+def _next_stages(order: Sequence[Action]) -> list[int]:
+    near: list[int] = []
+    for action in order:
+        if action.stage not in near:
+            near.append(action.stage)
+            if len(near) == STAGES_AHEAD:
+                break
+    return near
