@@ -1,141 +1,187 @@
 """FSDP2's gathers and reductions on the walk: what is alive around each unit's forward and backward.
 
 A unit is what fully_shard was called on: a block, or the root with what is left. Read off torch's
-_fsdp_param_group.py and _fsdp_collectives.py and held to allocator traces:
-- a gather needs its flat output beside the parameters it is copied out into; the flat output is freed only
-  when the next unit has been gathered, the last one's when the root's forward ends;
-- in backward the next unit's flat output is fetched ahead while this one computes;
+_fsdp_param_group.py, _fsdp_param.py and _fsdp_collectives.py and held to allocator traces:
+- a gather needs its flat output beside the parameters it is copied out into; in forward the flat output is freed only
+  when the next unit has been copied out, the last one's when the root's forward ends;
+- units gathered ahead hold their flat outputs until their turn;
+- resharded to n, a unit keeps n-th parts in the compute type until it is gathered for backward;
 - a unit's gradients are copied into a flat reduce-scatter input, which is freed when the next unit reduces;
+- the CPU pads gradients whose rows the ranks do not divide before it copies them together;
 - gloo copies each collective's input in passing; NCCL does not.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cache
 
 from memory.events import Event, Label, Phase, phase_of
-from memory.state import shape_of
-from parallelism.fsdp import padded_elements
-from suite.operators import Weight
+from memory.units import Exchange, Micro, Unit
 from suite.record import Component
 from suite.tape import Backend
 
 SOURCE = "FSDP2: torch/distributed/fsdp/_fully_shard/_fsdp_collectives.py"
-REDUCE_BYTES = 4  # gradients are reduced in fp32
-
-
-@dataclass(frozen=True)
-class Unit:
-    """A group of parameters that are gathered together, in bytes on each rank."""
-
-    flat: int  # gathered, in the compute type: every rank's padded shard
-    shard: int  # this rank's part of it
-    gradients: int  # whole gradients, in the compute type
-    last_gradient: int  # the last parameter's, freed last
-    largest_gradient: int
-    reduce_input: int
-    reduced: int  # this rank's part of the reduced gradients
-
-
-def unit_of(weights: Sequence[Weight], ranks: int, compute_bytes: int) -> Unit:
-    """The unit of these parameters over so many ranks."""
-    owned = [weight for weight in weights if not weight.tied_to]
-    padded = sum(padded_elements(shape_of(weight), ranks) for weight in owned)
-    gradients = [weight.elements * compute_bytes for weight in owned]
-    return Unit(
-        flat=ranks * padded * compute_bytes,
-        shard=padded * compute_bytes,
-        gradients=sum(gradients),
-        last_gradient=gradients[-1],
-        largest_gradient=max(gradients),
-        reduce_input=ranks * padded * REDUCE_BYTES,
-        reduced=padded * REDUCE_BYTES,
-    )
 
 
 @dataclass
 class Gathers:
     """Writes the events of one micro-batch's gathers and reductions, in the order of the calls."""
 
-    backend: Backend
-    is_mixed: bool
-    accumulate: bool
+    exchange: Exchange
+    micro: Micro
     gradient: Label
+    """what autograd makes: whole gradients in the compute type"""
     events: list[Event] = field(default_factory=list)
     forward_flat: int = 0
-    fetched: Unit | None = None
+    fetched: list[Unit] = field(default_factory=list)
     reduce_input: int = 0
+    all_reduced: int = 0
 
     def take(self) -> Phase:
         """The events since the last call."""
         phase, self.events = phase_of(self.events), []
         return phase
 
-    def gather(self, unit: Unit) -> None:
-        """Before a unit's forward: gather, copy out, free the flat output of the unit before."""
-        self._fetch(unit)
-        self._add(unit.flat, "gathered parameters")
-        self._add(-self.forward_flat, "gather output")
-        self.forward_flat = unit.flat
+    # --- gathers ----------------------------------------------------------------------------------------
 
-    def reshard(self, unit: Unit) -> None:
-        """Free a unit's gathered parameters."""
-        self._add(-unit.flat, "gathered parameters")
+    def fetch(self, unit: Unit, in_backward: bool = False) -> None:
+        """Gather a unit into a flat output, from its shards or from what it was resharded to after forward."""
+        exchange = self.exchange
+        source = 0
+        if in_backward and exchange.reshard_to:
+            source = unit.part(exchange) if exchange.casts else 0
+        elif exchange.casts or exchange.is_offloaded:
+            source = unit.shard(exchange.compute_bytes)
+        self._add(source, "shard to be gathered")
+        flat = unit.flat(exchange.compute_bytes)
+        self._add(flat, "gather output")
+        self._gloo(flat, "gathered parameters")
+        self._add(-source, "shard to be gathered")
+        self.fetched.append(unit)
+
+    def use_in_forward(self, unit: Unit) -> None:
+        """Before a unit's forward: copy out what was gathered, free the flat output of the unit before."""
+        if not self.fetched:
+            self.fetch(unit)
+        flat = self.fetched.pop(0).flat(self.exchange.compute_bytes)
+        self._add(flat, "gathered parameters")
+        self._add(-self.forward_flat, "gather output")
+        self.forward_flat = flat
+
+    def use_in_backward(self, unit: Unit) -> None:
+        """Before a unit's backward: copy out what was gathered, and free the flat output."""
+        if not self.fetched:
+            self.fetch(unit, in_backward=True)
+        flat = self.fetched.pop(0).flat(self.exchange.compute_bytes)
+        self._add(flat, "gathered parameters")
+        if self.exchange.reshard_to:
+            self._add(-unit.part(self.exchange), "parameters resharded to n")
+        self._add(-flat, "gather output")
+
+    def reshard_after_forward(self, unit: Unit) -> None:
+        """Free a unit's gathered parameters; resharded to n, one by one, each after its part is copied."""
+        exchange = self.exchange
+        if not exchange.reshard_to:
+            self._reshard(unit)
+            return
+        for parameter in unit.parameters:
+            flat = exchange.compute_bytes * parameter.padded * unit.ranks
+            self._add(flat // exchange.reshard_to, "parameters resharded to n")
+            self._add(-flat, "gathered parameters")
 
     def end_forward(self) -> None:
         """The root's forward is over: the last flat output goes."""
         self._add(-self.forward_flat, "gather output")
         self.forward_flat = 0
 
-    def fetch_ahead(self, unit: Unit) -> None:
-        """In backward, fetch the flat output of the unit that comes next."""
-        self._fetch(unit)
-        self.fetched = unit
-
-    def use_fetched(self) -> None:
-        """Before a unit's backward: copy what was fetched out, and free it."""
-        if self.fetched is not None:
-            self._add(self.fetched.flat, "gathered parameters")
-            self._add(-self.fetched.flat, "gather output")
-            self.fetched = None
+    # --- reductions -------------------------------------------------------------------------------------
 
     def reduce(self, unit: Unit) -> None:
-        """After a unit's backward: reshard, copy the gradients together, reduce-scatter them, free them."""
-        self.reshard(unit)
+        """After a unit's backward: reshard; keep the whole gradients, or reduce them and free them."""
+        converts, has_kept = self.exchange.converts, self.micro.has_whole
+        if converts and has_kept:
+            self._add_to_whole(unit)
+        self._reshard(unit)
+        if not self.micro.reduces:
+            if converts and not has_kept:
+                self._convert_to_whole(unit)
+            return
         self._add(-self.reduce_input, "reduce-scatter input")
-        self._add(unit.reduce_input, "reduce-scatter input")
-        if self.is_mixed and self.backend is Backend.CPU:
-            self._pass(unit.largest_gradient, "gradient laid out in passing")
-        self._gradients(unit.last_gradient - unit.gradients)
-        reduced = Component.GATHERED if self.accumulate else Component.GRADIENTS
-        name = "reduced gradients, added to the old" if self.accumulate else "gradients"
-        label = Label(reduced, name, "parameters*4 / ranks, rows padded", unit.reduced, SOURCE)
-        self.events.append(Event(unit.reduced, label))
-        if self.backend is Backend.CPU:
-            self._pass(unit.reduce_input, "gloo's copy of the reduce-scatter input")
-        self._gradients(-unit.last_gradient)
-        if self.accumulate:
-            self.events.append(Event(-unit.reduced, label))
-        self.reduce_input = unit.reduce_input
+        self.reduce_input = unit.flat(self.exchange.reduce_bytes)
+        self._add(self.reduce_input, "reduce-scatter input")
+        gradient = _label("whole gradients") if converts and has_kept else self.gradient
+        element = self.exchange.reduce_bytes if converts and has_kept else self.exchange.compute_bytes
+        if self.exchange.backend is Backend.CPU:
+            self._lay_out(unit, element)
+        last = unit.parameters[-1].elements * element
+        self.events.append(Event(last - unit.gradients(element), gradient))
+        self._scatter(unit, Event(-last, gradient))
+
+    def _lay_out(self, unit: Unit, element: int) -> None:
+        """Copy the gradients into the reduce-scatter's input as the CPU does it (at::_chunk_cat): those whose rows the
+        ranks do not divide are padded first, all of them; each is laid out before it is cast."""
+        padding = unit.padded_copies(element)
+        self._add(padding, "gradients with padded rows")
+        if element != self.exchange.reduce_bytes:
+            self._pass(unit.largest_padded(element), "gradient laid out in passing")
+        self._add(-padding, "gradients with padded rows")
+
+    def _scatter(self, unit: Unit, last_gradient: Event) -> None:
+        """Reduce-scatter; over replicas, all-reduce; cast to the parameters' type; add to what is there."""
+        exchange, micro = self.exchange, self.micro
+        reduced = unit.shard(exchange.reduce_bytes)
+        casts = exchange.reduce_bytes != exchange.master_bytes
+        is_new = micro.all_reduces and not micro.has_shards and not casts and not exchange.is_offloaded
+        is_partial = not micro.all_reduces and not micro.has_partial
+        name = "partly reduced gradients" if is_partial else "reduced gradients, before they are cast or added"
+        label = _shards(unit.shard(exchange.master_bytes)) if is_new else _label(name)
+        self.events.append(Event(reduced, label))
+        self._gloo(self.reduce_input, "reduce-scatter input")
+        if micro.all_reduces and casts:
+            self._cast(unit)
+        self.events.append(last_gradient)
+        if micro.all_reduces and micro.has_partial:
+            self._add(-reduced, "partly reduced gradients")
+        if casts and micro.all_reduces and exchange.replicas > 1:
+            self.all_reduced += reduced  # held until the backward pass ends, so that no later unit takes its place
+        elif not is_new and not is_partial:
+            self.events.append(Event(-reduced, label))
+
+    def _cast(self, unit: Unit) -> None:
+        nbytes = unit.shard(self.exchange.master_bytes)
+        is_new = not self.micro.has_shards and not self.exchange.is_offloaded
+        label = _shards(nbytes) if is_new else _label("reduced gradients, added to the old")
+        self.events.append(Event(nbytes, label))
+        if not is_new:
+            self.events.append(Event(-nbytes, label))
+
+    def _add_to_whole(self, unit: Unit) -> None:
+        """Add each new gradient to the one that is kept; the CPU casts it first."""
+        for parameter in unit.parameters:
+            if self.exchange.backend is Backend.CPU:
+                self._pass(parameter.elements * self.exchange.reduce_bytes, "gradient cast in passing")
+            self.events.append(Event(-parameter.elements * self.exchange.compute_bytes, self.gradient))
+
+    def _convert_to_whole(self, unit: Unit) -> None:
+        for parameter in unit.parameters:
+            self._add(parameter.elements * self.exchange.reduce_bytes, "whole gradients")
+            self.events.append(Event(-parameter.elements * self.exchange.compute_bytes, self.gradient))
 
     def end_backward(self) -> None:
-        """The root has reduced: the last input goes."""
+        """The root has reduced: the last input goes, and what was all-reduced before it was cast."""
         self._add(-self.reduce_input, "reduce-scatter input")
-        self.reduce_input = 0
+        self._add(-self.all_reduced, "reduced gradients, before they are cast or added")
+        self.reduce_input = self.all_reduced = 0
 
-    def _fetch(self, unit: Unit) -> None:
-        if self.is_mixed:
-            self._add(unit.shard, "shard in the compute type")
-        self._add(unit.flat, "gather output")
-        if self.backend is Backend.CPU:
-            self._pass(unit.flat, "gloo's copy of the gathered parameters")
-        if self.is_mixed:
-            self._add(-unit.shard, "shard in the compute type")
+    # --- events -----------------------------------------------------------------------------------------
 
-    def _gradients(self, nbytes: int) -> None:
-        self.events.append(Event(nbytes, self.gradient))
+    def _reshard(self, unit: Unit) -> None:
+        self._add(-unit.flat(self.exchange.compute_bytes), "gathered parameters")
+
+    def _gloo(self, nbytes: int, what: str) -> None:
+        if self.exchange.backend is Backend.CPU:
+            self._pass(nbytes, f"gloo's copy of the {what}")
 
     def _pass(self, nbytes: int, name: str) -> None:
         self._add(nbytes, name)
@@ -149,3 +195,7 @@ class Gathers:
 @cache
 def _label(name: str) -> Label:
     return Label(Component.GATHERED, name, "the unit's parameters", 0, SOURCE)
+
+
+def _shards(nbytes: int) -> Label:
+    return Label(Component.GRADIENTS, "gradients", "parameters*4 / ranks, rows padded", nbytes, SOURCE)

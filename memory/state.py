@@ -6,8 +6,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from parallelism.ddp import bucket_bytes
-from parallelism.fsdp import padded_elements, shard_elements
+from parallelism.fsdp import padded_elements, shard_elements, shard_place
 from suite.case import Case
+from suite.layout import Offload
 from suite.operators import Ledger, Weight
 from suite.record import Component
 from suite.spec import OptimizerKind
@@ -43,8 +44,11 @@ def shape_of(weight: Weight) -> tuple[int, ...]:
 
 
 def parameter_bytes(case: Case, ledger: Ledger) -> int:
-    """Bytes of a rank's parameters: 4 each; under FSDP the padded shard, the same on every rank."""
-    ranks = case.layout.fsdp
+    """Bytes of a rank's parameters: 4 each; under FSDP the padded shard, the same on every rank; none where they are
+    kept in host memory."""
+    if _is_on_host(case):
+        return 0
+    ranks = case.layout.shard_ranks
     return MASTER_BYTES * sum(count * padded_elements(shape, ranks) for count, shape in parameter_shapes(ledger))
 
 
@@ -52,27 +56,35 @@ def optimizer_bytes(case: Case, ledger: Ledger, rank: int) -> int:
     """Bytes of a rank's optimizer state.
 
     Counted: AdamW's two moments and one 4-byte step a tensor, SGD's momentum; on the unpadded shard. Not
-    counted: Python's own objects.
+    counted: Python's own objects, and what is in host memory.
     """
-    ranks, kind = case.layout.fsdp, case.workload.optimizer
-    place = rank % ranks
+    if _is_on_host(case):
+        return 0
+    ranks, kind = case.layout.shard_ranks, case.workload.optimizer
+    place = shard_place(case.layout, rank)
     shapes = list(parameter_shapes(ledger))
     elements = sum(count * shard_elements(shape, ranks, place) for count, shape in shapes)
     steps = STEP_BYTES * sum(count for count, _ in shapes) if kind in HAS_STEP else 0
     return MASTER_BYTES * MOMENTS[kind] * elements + steps
 
 
+def _is_on_host(case: Case) -> bool:
+    """Does FSDP2 keep shards, their gradients and the optimizer's state in host memory?"""
+    return case.layout.fsdp > 1 and case.layout.offload is Offload.PARAMETERS
+
+
 def holdings(case: Case, ledger: Ledger, rank: int) -> tuple[Holding, ...]:
     """What lives between two steps, gradients left out."""
     parameters = parameter_bytes(case, ledger)
-    sharded = f" / {case.layout.fsdp}, rows padded" if case.layout.fsdp > 1 else ""
+    shards = case.layout.shard_ranks
+    sharded = f" / {shards}, rows padded" if shards > 1 else ""
     moments = MOMENTS[case.workload.optimizer]
     step = " + 4*tensors" if case.workload.optimizer in HAS_STEP else ""
     rows = [
         Holding(Component.PARAMETERS, parameters, "parameters", f"parameters*4{sharded}", "fp32 weights"),
         Holding(
             Component.OPTIMIZER, optimizer_bytes(case, ledger, rank), f"{case.workload.optimizer.value} state",
-            f"parameters*4*{moments}{sharded and f' / {case.layout.fsdp}'}{step}", "torch.optim, one state a parameter",
+            f"parameters*4*{moments}{sharded and f' / {shards}'}{step}", "torch.optim, one state a parameter",
         ),
         Holding(
             Component.INPUTS, case.workload.micro_batches * sum(array.nbytes for array in ledger.batch),
@@ -82,7 +94,7 @@ def holdings(case: Case, ledger: Ledger, rank: int) -> tuple[Holding, ...]:
     rows += [
         Holding(Component.BUFFERS, array.nbytes, array.name, array.formula, "module buffer") for array in ledger.buffers
     ]
-    if case.layout.dp > 1:
+    if case.layout.replica_ranks > 1 and shards == 1:
         rows.append(
             Holding(
                 Component.COMMUNICATION, bucket_bytes(parameters), "DDP buckets", "parameters*4",
@@ -98,10 +110,13 @@ def optimizer_transient(case: Case, ledger: Ledger, rank: int) -> Holding | None
     torch has no fused SGD for DTensors, so under FSDP its loop runs: a decayed gradient is a new tensor, one
     parameter at a time, and the largest counts (torch/optim/sgd.py, _single_tensor_sgd).
     """
-    if case.workload.optimizer is not OptimizerKind.SGD or case.layout.fsdp == 1 or not case.recipe.weight_decay:
+    ranks = case.layout.shard_ranks
+    if case.workload.optimizer is not OptimizerKind.SGD or ranks == 1 or not case.recipe.weight_decay:
+        return None
+    if _is_on_host(case):
         return None
     decayed = (shape for _, shape in parameter_shapes(ledger) if len(shape) >= 2)
-    ranks = case.layout.fsdp
-    largest = max(shard_elements(shape, ranks, rank % ranks) for shape in decayed)
+    place = shard_place(case.layout, rank)
+    largest = max(shard_elements(shape, ranks, place) for shape in decayed)
     formula = "largest decayed shard*4"
     return Holding(Component.TRANSIENTS, largest * MASTER_BYTES, "decayed gradient", formula, "torch/optim/sgd.py")

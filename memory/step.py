@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from functools import cached_property, partial
 
 from memory.events import Event, Label, Phase, gradient_label, phase_of
-from memory.gathers import Gathers, Unit, unit_of
+from memory.gathers import Gathers
+from memory.units import Unit, exchange_of, micro_of, unit_of
 from memory.walk import SegmentWalk, WalkRules, walk_segment
 from suite.case import Case
 from suite.operators import Ledger, Segment
@@ -25,6 +26,10 @@ class Stretch:
     phase: Phase
     window: Moment
     level: Moment | None = None
+
+
+#: each distinct segment's walk, by whether gradients are there already to be added to
+Walks = dict[bool, dict[Segment, SegmentWalk]]
 
 
 @dataclass(frozen=True)
@@ -78,26 +83,36 @@ def _add(sums: dict[Label, int], change: Mapping[Label, int]) -> None:
 
 
 def walk_step(case: Case, ledger: Ledger, numerics: Numerics, backend: Backend) -> StepWalk:
-    """One optimizer step. Micro-batches after the second are like the second, so two are walked at most."""
+    """One optimizer step. Micro-batches between the second and the last are like the second, so three are walked at
+    most."""
+    last = case.workload.micro_batches - 1
     stretches: list[Stretch] = []
-    for index in range(min(2, case.workload.micro_batches)):
-        stretches += _MicroBatch(case, ledger, numerics, backend, accumulate=index > 0).walk()
+    walks: Walks = {}
+    for index in sorted({0, min(1, last), last}):
+        stretches += _MicroBatch(case, ledger, numerics, backend, index, walks).walk()
     return StepWalk(tuple(stretches))
 
 
 class _MicroBatch:
-    def __init__(self, case: Case, ledger: Ledger, numerics: Numerics, backend: Backend, accumulate: bool) -> None:
+    def __init__(
+        self, case: Case, ledger: Ledger, numerics: Numerics, backend: Backend, index: int, walks: Walks
+    ) -> None:
         self.case = case
         self.ledger = ledger
-        self.numerics = numerics
-        self.accumulate = accumulate
+        self.layout = case.layout
         self.is_sharded = case.layout.fsdp > 1
         self.gradient = gradient_label(
             Component.TRANSIENTS, "gradients before they are reduced", numerics.weights.nbytes
         )
-        is_mixed = numerics.weights.nbytes < 4
-        self.gathers = Gathers(backend, is_mixed, accumulate, self.gradient)
-        self.walks = self._segment_walks()
+        self.exchange = exchange_of(case, numerics, backend)
+        self.micro = micro_of(case.layout, index, case.workload.micro_batches)
+        self.gathers = Gathers(self.exchange, self.micro, self.gradient)
+        # autograd adds to the whole gradients that it finds; those that were converted FSDP2 adds to itself
+        finds_whole = self.micro.has_whole and not self.exchange.converts
+        self.accumulate = finds_whole if self.is_sharded else index > 0
+        if self.accumulate not in walks:
+            walks[self.accumulate] = self._segment_walks()
+        self.walks = walks[self.accumulate]
         self.stretches: list[Stretch] = []
 
     def _segment_walks(self) -> dict[Segment, SegmentWalk]:
@@ -114,7 +129,7 @@ class _MicroBatch:
     def _rules(self, segment: Segment, awaiting: Mapping[str, bool]) -> WalkRules:
         kept = Component.LOSS if segment.name in self.ledger.loss else Component.ACTIVATIONS
         if self.is_sharded:
-            return WalkRules(kept, self.gradient.component, self.gradient.name, awaiting=awaiting)
+            return WalkRules(kept, self.gradient.component, self.gradient.name, self.accumulate, awaiting)
         return WalkRules(kept, accumulate=self.accumulate, awaiting=awaiting)
 
     def walk(self) -> list[Stretch]:
@@ -129,30 +144,31 @@ class _MicroBatch:
     def _forward(self) -> None:
         segments = [placed.segment for placed in self.ledger.segments]
         first_loss = next(index for index, segment in enumerate(segments) if segment.name in self.ledger.loss)
-        self._strategy(partial(self.gathers.gather, self.root), FORWARD)
+        ahead = [unit for unit in map(self.units.get, segments) if unit is not None]
+        self._strategy(partial(self.gathers.use_in_forward, self.root), FORWARD)
+        self._fetch(ahead, self.layout.forward_prefetch, FORWARD)
         for index, segment in enumerate(segments):
             unit = self.units.get(segment)
             if unit is not None:
-                self._strategy(partial(self.gathers.gather, unit), FORWARD)
+                self._strategy(partial(self.gathers.use_in_forward, unit), FORWARD)
+                self._fetch(ahead, self.layout.forward_prefetch, FORWARD)
             window = LOSS if index >= first_loss else FORWARD
             level = Moment.AFTER_FORWARD if index == first_loss - 1 else None
             self._put(self.walks[segment].forward, window, level)
-            if unit is not None and self.case.layout.reshard_after_forward:
-                self._strategy(partial(self.gathers.reshard, unit), FORWARD)
+            if unit is not None and self.layout.reshard_after_forward:
+                self._strategy(partial(self.gathers.reshard_after_forward, unit), FORWARD)
         self._strategy(self.gathers.end_forward, LOSS)
 
     def _backward(self) -> None:
         segments = [placed.segment for placed in reversed(self.ledger.segments)]
         blocks = [place for place, segment in enumerate(segments) if segment in self.units]
         ahead = [unit for unit in map(self.units.get, segments) if unit is not None]
-        if not self.case.layout.reshard_after_forward:
-            ahead = []
-        self._fetch_next(ahead)
+        self._fetch(ahead, self.layout.backward_prefetch, BACKWARD)
         for place, segment in enumerate(segments):
             unit = self.units.get(segment)
-            if unit is not None:
-                self._strategy(self.gathers.use_fetched, BACKWARD)
-                self._fetch_next(ahead)
+            if unit is not None and self.layout.reshard_after_forward:
+                self._strategy(partial(self.gathers.use_in_backward, unit), BACKWARD)
+                self._fetch(ahead, self.layout.backward_prefetch, BACKWARD)
             self._put(self.walks[segment].backward, BACKWARD)
             if place == max(blocks, default=len(segments) - 1):  # the last to read what all blocks share
                 self._put(_shared(self.ledger, -1), BACKWARD)
@@ -161,10 +177,13 @@ class _MicroBatch:
         self._strategy(partial(self.gathers.reduce, self.root), BACKWARD)
         self._strategy(self.gathers.end_backward, BACKWARD)
 
-    def _fetch_next(self, ahead: list[Unit]) -> None:
-        if ahead:
-            unit = ahead.pop(0)
-            self._strategy(partial(self.gathers.fetch_ahead, unit), BACKWARD)
+    def _fetch(self, ahead: list[Unit], depth: int, window: Moment) -> None:
+        """Gather units ahead until so many wait for their turn; in backward only what is no longer there."""
+        is_backward = window is BACKWARD
+        if is_backward and not self.layout.reshard_after_forward:
+            return
+        while ahead and len(self.gathers.fetched) < depth:
+            self._strategy(partial(self.gathers.fetch, ahead.pop(0), is_backward), window)
 
     def _put(self, phase: Phase, window: Moment, level: Moment | None = None) -> None:
         if phase.events or level is not None:
@@ -178,15 +197,14 @@ class _MicroBatch:
     @cached_property
     def units(self) -> dict[Segment, Unit]:
         """The units that are gathered one at a time: the segments that are placed under a name of their own."""
-        ranks, nbytes = self.case.layout.fsdp, self.numerics.weights.nbytes
         named = {placed.segment for placed in self.ledger.segments if placed.prefix}
-        return {segment: unit_of(segment.weights, ranks, nbytes) for segment in named}
+        return {segment: unit_of(segment.weights, self.layout.shard_ranks) for segment in named}
 
     @cached_property
     def root(self) -> Unit:
         """The unit of everything else."""
         rest = [weight for placed in self.ledger.segments if not placed.prefix for weight in placed.segment.weights]
-        return unit_of(rest, self.case.layout.fsdp, self.numerics.weights.nbytes)
+        return unit_of(rest, self.layout.shard_ranks)
 
 
 def _shared(ledger: Ledger, sign: int) -> Phase:

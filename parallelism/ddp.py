@@ -82,7 +82,12 @@ def apply(model: nn.Module, mesh: DeviceMesh | None, case: Case) -> nn.Module:
     from torch.nn.parallel import DistributedDataParallel
 
     assert mesh is not None
-    wrapped = DistributedDataParallel(model, device_mesh=replica_mesh(mesh, case.layout), init_sync=False)
+    wrapped = DistributedDataParallel(
+        model,
+        device_mesh=replica_mesh(mesh, case.layout),
+        bucket_cap_mb=case.layout.bucket_mib or None,  # None: 25 MiB, the first 1 MiB
+        init_sync=False,
+    )
     wrapped.broadcast_buffers = False  # torch 2.11 to 2.13 differ in the argument's name
     return wrapped
 

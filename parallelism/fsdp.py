@@ -1,5 +1,5 @@
-"""Fully sharded data parallel: torch's FSDP2. Parameters, gradients and optimizer state are split along dimension 0;
-a block's parameters are gathered before they are used and freed after."""
+"""Fully sharded data parallel: torch's FSDP2, and with replicas of the shards HSDP. Parameters, gradients and optimizer
+state are split along dimension 0; a block's parameters are gathered before they are used and freed after."""
 
 from __future__ import annotations
 
@@ -7,26 +7,30 @@ import math
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, Any, cast
 
 from parallelism.base import Strategy
-from parallelism.mesh import shard_mesh
+from parallelism.mesh import hsdp_mesh, shard_mesh
 from parallelism.pipeline_gathers import Held, gathers
 from parallelism.stage_ledgers import stage_of_ledger
 from suite.collectives import Collective, Message
-from suite.layout import Layout, ReduceType, Reduction
+from suite.layout import Layout, Offload, ReduceType, Reduction
 from suite.record import Component
 from suite.spec import Precision
 
 if TYPE_CHECKING:
     from torch import nn
     from torch.distributed.device_mesh import DeviceMesh
+    from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy
 
     from suite.case import Case
     from suite.operators import Ledger, Weight
 
 SOURCE = "FSDP2: torch/distributed/fsdp/_fully_shard/_fsdp_collectives.py"
 GATHER_BYTES = {Precision.FP32: 4, Precision.BF16_MIXED: 2}  # parameters travel in the compute type
+
+#: backward blocks that FSDP2 gathers ahead without being told: by the order in which forward ended
+IMPLICIT_BACKWARD_PREFETCH = 1
 
 
 def shard_rows(rows: int, ranks: int, rank: int) -> int:
@@ -43,6 +47,11 @@ def shard_elements(shape: tuple[int, ...], ranks: int, rank: int) -> int:
 def padded_elements(shape: tuple[int, ...], ranks: int) -> int:
     """Elements of a shard's storage: every rank's is padded to the first rank's."""
     return math.ceil(shape[0] / ranks) * math.prod(shape[1:])
+
+
+def shard_place(layout: Layout, rank: int) -> int:
+    """A rank's place among the shard_ranks that it shares parameters with; 0 where nothing is sharded."""
+    return layout.place("fsdp", rank) * layout.cp + layout.place("cp", rank) if layout.fsdp > 1 else 0
 
 
 @dataclass(frozen=True)
@@ -82,7 +91,7 @@ def messages(case: Case, ledger: Ledger, rank: int) -> tuple[Message, ...]:
     Counted, padded rows included: a unit's parameters in the compute type, every micro-batch, once for its forward and,
     where the forward freed them, once more for its backward (the root's are kept; kept in n parts, they come from n
     ranks); its gradients, once a step or every micro-batch as the layout says; with replicas (HSDP) an all-reduce of
-    each reduced shard over them. Not counted: clipping's norm, which is the trainer's.
+    each reduced shard over them, once a step in either case. Not counted: clipping's norm, which is the trainer's.
     Source: torch/distributed/fsdp/_fully_shard/_fsdp_collectives.py, foreach_all_gather and foreach_reduce.
     """
     layout, micro_batches = case.layout, case.workload.micro_batches
@@ -91,7 +100,7 @@ def messages(case: Case, ledger: Ledger, rank: int) -> tuple[Message, ...]:
     for unit in sharded_units(ledger, layout.shard_ranks):
         for use, ranks, count in _gathers(case, ledger, unit):
             rows.append(_gather(unit, ranks, GATHER_BYTES[case.workload.precision], use, unit.count * count))
-        rows += _reductions(layout, unit, reduce_bytes(case), unit.count * reductions)
+        rows += _reductions(layout, unit, reduce_bytes(case), reductions)
     return tuple(rows)
 
 
@@ -116,15 +125,15 @@ def _gather(unit: ShardedUnit, ranks: int, nbytes: int, use: str, count: int) ->
     )  # fmt: skip
 
 
-def _reductions(layout: Layout, unit: ShardedUnit, nbytes: int, count: int) -> list[Message]:
+def _reductions(layout: Layout, unit: ShardedUnit, nbytes: int, reductions: int) -> list[Message]:
     shards, replicas = layout.shard_ranks, layout.replica_ranks
     return [
         Message(
-            Collective.REDUCE_SCATTER, "fsdp", shards, unit.elements * nbytes, count,
+            Collective.REDUCE_SCATTER, "fsdp", shards, unit.elements * nbytes, unit.count * reductions,
             f"reduce the gradients of {unit.name}", f"parameters, rows padded*{nbytes}", SOURCE,
         ),
         Message(
-            Collective.ALL_REDUCE, "dp", replicas, unit.elements // shards * nbytes, count,
+            Collective.ALL_REDUCE, "dp", replicas, unit.elements // shards * nbytes, unit.count,
             f"average the reduced gradients of {unit.name} over the replicas",
             f"parameters, rows padded*{nbytes} / fsdp", SOURCE,
         ),
@@ -133,22 +142,47 @@ def _reductions(layout: Layout, unit: ShardedUnit, nbytes: int, count: int) -> l
 
 def apply(model: nn.Module, mesh: DeviceMesh | None, case: Case) -> nn.Module:
     """Shard every block, then what is left (embedding, final norm, head) as the root. In bf16-mixed, parameters are
-    gathered in bf16 and gradients reduced in fp32."""
-    import torch
-    from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
+    gathered in bf16 and gradients reduced in the layout's reduce_type. With dp > 1 the shards are replicated over dp
+    (HSDP, arXiv:2304.11277, section 3.2.2)."""
+    from torch.distributed.fsdp import CPUOffloadPolicy, OffloadPolicy, fully_shard
 
     assert mesh is not None
-    mixed = case.workload.precision is Precision.BF16_MIXED
-    policy = (
-        MixedPrecisionPolicy(param_dtype=torch.bfloat16, reduce_dtype=torch.float32)
-        if mixed
-        else MixedPrecisionPolicy()
-    )
-    sub_mesh = shard_mesh(mesh, case.layout)
-    for block in cast("nn.ModuleDict", model.blocks).values():
-        fully_shard(block, mesh=sub_mesh, mp_policy=policy, reshard_after_forward=case.layout.reshard_after_forward)
-    fully_shard(model, mesh=sub_mesh, mp_policy=policy, reshard_after_forward=False)
+    layout = case.layout
+    shared: dict[str, Any] = {
+        "mesh": hsdp_mesh(mesh, layout) if layout.dp > 1 else shard_mesh(mesh, layout),
+        "mp_policy": _policy(case),
+        "offload_policy": CPUOffloadPolicy() if layout.offload is Offload.PARAMETERS else OffloadPolicy(),
+    }
+    blocks = [cast("FSDPModule", block) for block in cast("nn.ModuleDict", model.blocks).values()]
+    for block in blocks:
+        fully_shard(cast("nn.Module", block), reshard_after_forward=layout.reshard_after_forward, **shared)
+    fully_shard(model, reshard_after_forward=False, **shared)
+    _set_prefetches(cast("FSDPModule", model), blocks, layout)
     return model
+
+
+def _policy(case: Case) -> MixedPrecisionPolicy:
+    import torch
+    from torch.distributed.fsdp import MixedPrecisionPolicy
+
+    if case.workload.precision is not Precision.BF16_MIXED:
+        return MixedPrecisionPolicy()
+    reduce_dtype = {ReduceType.FP32: torch.float32, ReduceType.BF16: torch.bfloat16}[case.layout.reduce_type]
+    return MixedPrecisionPolicy(param_dtype=torch.bfloat16, reduce_dtype=reduce_dtype)
+
+
+def _set_prefetches(root: FSDPModule, blocks: list[FSDPModule], layout: Layout) -> None:
+    """Tell each unit, the root first, which blocks to gather once it has its own parameters. FSDP2's own backward
+    prefetch, of one block, is left alone; a unit that lists itself prefetches nothing, and an empty list would not do,
+    for it leaves FSDP2 its own."""
+    ahead, behind = layout.forward_prefetch, layout.backward_prefetch
+    if ahead:
+        for place, unit in enumerate([root, *blocks]):
+            unit.set_modules_to_forward_prefetch(blocks[place : place + ahead])
+    if behind != IMPLICIT_BACKWARD_PREFETCH:
+        last_first = blocks[::-1]
+        for place, unit in enumerate([root, *last_first]):
+            unit.set_modules_to_backward_prefetch(last_first[place : place + behind] or [unit])
 
 
 def _is_used(layout: Layout) -> bool:
@@ -159,8 +193,10 @@ FSDP = Strategy(
     name="fsdp",
     axis="fsdp",
     divides=frozenset({Component.PARAMETERS, Component.GRADIENTS, Component.OPTIMIZER}),
-    overheads="gathered blocks (the one in use, the next one in backward), the reduce-scatter's input",
-    sends="all-gather of the parameters in forward and again in backward, reduce-scatter of the gradients",
+    overheads="gathered blocks (the one in use and those gathered ahead), the reduce-scatter's input; with several"
+    " micro-batches reduced once a step: whole gradients",
+    sends="all-gather of the parameters in forward and again in backward, reduce-scatter of the gradients; with dp > 1"
+    " (HSDP) an all-reduce of the shards' gradients",
     is_used=_is_used,
     apply=apply,
     messages=messages,

@@ -1,5 +1,4 @@
-"""What of the gradients' reduction no wrapper does: the mean over replicas beside tensor parallelism, and the sum over
-tensor-parallel ranks of gradients that each of them has for its own part of the sequence."""
+"""What no wrapper reduces of gradients: beside tensor parallelism over replicas, and over parts of the sequence."""
 
 from __future__ import annotations
 

@@ -30,6 +30,13 @@ def shard_mesh(mesh: DeviceMesh, layout: Layout) -> DeviceMesh:
     return _joined(mesh, layout, ("fsdp", "cp"))
 
 
+def hsdp_mesh(mesh: DeviceMesh, layout: Layout) -> DeviceMesh:
+    """The two dimensions of hybrid sharding: replicas (dp) by shards (fsdp, with cp)."""
+    from torch.distributed.device_mesh import DeviceMesh
+
+    return DeviceMesh._concatenate([mesh["dp"], shard_mesh(mesh, layout)])
+
+
 def _joined(mesh: DeviceMesh, layout: Layout, axes: tuple[str, ...]) -> DeviceMesh:
     """One dimension of the axes above 1."""
     names = tuple(axis for axis in axes if getattr(layout, axis) > 1)

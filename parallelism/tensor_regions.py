@@ -1,5 +1,7 @@
-"""Where the residual stream meets tensor parallelism: what a rank's columns read is gathered, what its rows add is
-summed. One collective forward, its mirror image backward."""
+"""Where the residual stream enters and leaves what tensor parallelism divides: one collective, mirrored in backward.
+
+What a rank's columns read is gathered, what its rows give is summed.
+"""
 
 from __future__ import annotations
 

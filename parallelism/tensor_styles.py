@@ -17,7 +17,7 @@ from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.tensor import DTensor, Shard, distribute_tensor
 from torch.distributed.tensor.parallel import ParallelStyle
 
-from parallelism.tensor import Style
+from parallelism.tensor_plan import Style
 from parallelism.tensor_regions import Regions
 from parallelism.tensor_shares import own_rows
 

@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from parallelism.fsdp import shard_elements
+from parallelism.fsdp import shard_elements, shard_place
 from suite.collectives import Collective, Message
 from suite.operators import Ledger, OperatorKind, Split, Weight
 from suite.spec import LOSS_CHUNKS, LossKernel, Precision
@@ -131,7 +131,7 @@ def _whole_gradients(case: Case, ledger: Ledger, rank: int) -> list[Message]:
     one flat all-reduce, under FSDP2 of this rank's shards."""
     if not case.layout.sequence_parallel:
         return []
-    ranks, place = case.layout.shard_ranks, shard_place(case, rank)
+    ranks, place = case.layout.shard_ranks, shard_place(case.layout, rank)
     elements = sum(
         count * shard_elements(tuple(size.value for size in weight.shape), ranks, place)
         for segment, count in ledger.counts.items()
@@ -144,12 +144,6 @@ def _whole_gradients(case: Case, ledger: Ledger, rank: int) -> list[Message]:
             "gradients of norms, row biases and positions", "elements*4", SEQUENCE,
         )
     ]  # fmt: skip
-
-
-def shard_place(case: Case, rank: int) -> int:
-    """A rank's place among the ranks that FSDP2 shards over: fsdp, then cp."""
-    layout = case.layout
-    return layout.place("fsdp", rank) * layout.cp + layout.place("cp", rank) if layout.fsdp > 1 else 0
 
 
 def _tables(ledger: Ledger) -> list[Weight]:

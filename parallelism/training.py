@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.tensor import DTensor
 
-from parallelism.accumulation import no_reduction
+from parallelism.accumulation import reduction_left_out
 from parallelism.batches import Batch
 from parallelism.clipping import clip_gradients
 from parallelism.leftovers import average_replicas, sum_sequence_parts
@@ -147,6 +147,4 @@ class Trainer:
 
     def _synchronize_only_if(self, is_last: bool) -> Any:
         """Reduce gradients after the last micro-batch alone, unless the layout asks for each."""
-        if is_last or self.case.layout.reduction is Reduction.MICRO_BATCH:
-            return nullcontext()
-        return no_reduction(self.model)
+        return nullcontext() if is_last else reduction_left_out(self.model, self.case.layout)

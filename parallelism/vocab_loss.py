@@ -1,5 +1,7 @@
-"""Cross-entropy over logits that are divided along the vocabulary: each rank keeps its columns, scalars a token travel
-(arXiv:1909.08053, section 3)."""
+"""Cross-entropy over logits that are divided along the vocabulary.
+
+Each rank keeps its columns; three figures a token travel (arXiv:1909.08053, section 3).
+"""
 
 from __future__ import annotations
 

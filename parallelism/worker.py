@@ -29,6 +29,7 @@ from parallelism.training import StepResult, Trainer
 from suite.case import Case, case_from
 from suite.data import load_data, train_windows, validation_windows
 from suite.environment import environment
+from suite.layout import Offload
 from suite.parse import SpecError
 from suite.ranklog import FailureKind, RankWriter
 from suite.record import Quantity, Sample
@@ -138,6 +139,13 @@ class Worker:
             torch.cuda.synchronize(self.device)
 
 
+def _backend(case: Case) -> str:
+    """gloo on the CPU, NCCL on CUDA; both where FSDP2's gradients are in host memory, whose norm is reduced there."""
+    if case.cluster.device == "cpu":
+        return "gloo"
+    return "cpu:gloo,cuda:nccl" if case.layout.offload is Offload.PARAMETERS else "nccl"
+
+
 def _device(case: Case) -> torch.device:
     """This machine's device for the case: its CPU for `cpu`, else the CUDA device of this rank."""
     if case.cluster.device == "cpu":
@@ -185,7 +193,7 @@ def main(arguments: list[str]) -> int:
         if rank == 0:
             writer.environment(environment() | _threads())
         if world > 1:
-            dist.init_process_group("gloo" if case.cluster.device == "cpu" else "nccl")
+            dist.init_process_group(_backend(case))
         run(case, rank, writer)
         if world > 1:
             dist.barrier()

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from suite.layout import ContextMethod, Layout, Schedule
+from suite.layout import ContextMethod, Layout, Offload, ReduceType, Schedule
 from suite.layout_rules import Rule
 from suite.parse import require
+from suite.spec import Precision
 
 if TYPE_CHECKING:
     from suite.case import Case
@@ -61,6 +62,20 @@ CASE_RULES: tuple[Rule[Case], ...] = (
         lambda case: bool(case.layout.stage_split.layers)
         and (sum(case.layout.stage_split.layers) != case.model.layers or 0 in case.layout.stage_split.layers),
         lambda case: f"layout.stage_split({case.layout.stage_split}) with model.layers({case.model.layers})",
+    ),
+    Rule(
+        "reduce_type bf16 in fp32",
+        "it is the type of gradients that are computed in bf16; use bf16-mixed",
+        lambda case: case.layout.reduce_type is ReduceType.BF16 and case.workload.precision is Precision.FP32,
+        lambda case: f"layout.reduce_type({case.layout.reduce_type})"
+        f" with workload.precision({case.workload.precision})",
+    ),
+    Rule(
+        "FSDP2's offload on the CPU",
+        "a CPU rank's own memory is the host's, so that nothing would move; use none, or a GPU",
+        lambda case: case.layout.fsdp > 1 and case.layout.offload is Offload.PARAMETERS
+        and case.cluster.device == "cpu",
+        lambda case: f"layout.offload({case.layout.offload}) with cluster.device({case.cluster.device})",
     ),
     Rule(
         "fewer micro-batches than stages",

@@ -118,6 +118,24 @@ RULES: tuple[Rule[Layout], ...] = (
         _fields("reshard_after_forward", "fsdp", "cp"),
     ),
     Rule(
+        "reshard_after_forward to a number with tp",
+        "FSDP2 does not reshard tensor parallelism's DTensors to fewer ranks (torch 2.13); use true or false",
+        lambda layout: not isinstance(layout.reshard_after_forward, bool) and layout.tp > 1,
+        _fields("reshard_after_forward", "tp"),
+    ),
+    Rule(
+        "FSDP2's settings without fsdp",
+        "nothing is gathered and no shard reduced; raise fsdp, or leave them at their defaults",
+        lambda layout: layout.fsdp == 1 and _fsdp_settings(layout) != (True, 0, 1, "fp32"),
+        _fields("reshard_after_forward", "forward_prefetch", "backward_prefetch", "reduce_type", "fsdp"),
+    ),
+    Rule(
+        "bucket_mib without DDP or ZeRO",
+        "only they reduce gradients in buckets; FSDP2 reduces a block at a time, and one replica reduces nothing",
+        lambda layout: layout.bucket_mib > 0 and not _has_buckets(layout),
+        _fields("bucket_mib", "dp", "fsdp", "zero"),
+    ),
+    Rule(
         "offload of what is not sharded",
         "ZeRO 1 to 3 can offload the optimizer, ZeRO-3 and FSDP2 the parameters",
         lambda layout: not _can_offload(layout),
@@ -137,6 +155,15 @@ def _splits_backward(layout: Layout) -> bool:
 def _can_reshard(layout: Layout) -> bool:
     to, ranks = layout.reshard_after_forward, layout.shard_ranks
     return isinstance(to, bool) or (1 < to < ranks and ranks % to == 0)
+
+
+def _fsdp_settings(layout: Layout) -> tuple[bool | int, int, int, str]:
+    settings = layout.reshard_after_forward, layout.forward_prefetch, layout.backward_prefetch
+    return (*settings, layout.reduce_type.value)
+
+
+def _has_buckets(layout: Layout) -> bool:
+    return layout.is_deepspeed or (layout.fsdp == 1 and layout.replica_ranks > 1)
 
 
 def _can_offload(layout: Layout) -> bool:

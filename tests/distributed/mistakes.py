@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import replace
 from typing import Any
+from unittest.mock import patch
 
 import numpy as np
 import torch
@@ -17,6 +18,7 @@ from torch.distributed.tensor import DTensor
 from torch.nn.parallel import DistributedDataParallel
 from torch.utils.checkpoint import checkpoint
 
+from parallelism.mesh import shard_mesh
 from parallelism.strategies import parallelize
 from parallelism.training import Trainer
 from suite.case import Case
@@ -78,6 +80,12 @@ def gathered_for_good(model: nn.Module, mesh: DeviceMesh | None, case: Case) -> 
     assert isinstance(model, FSDPModule)
     model.set_reshard_after_backward(False)
     return model
+
+
+def without_replicas(model: nn.Module, mesh: DeviceMesh | None, case: Case) -> nn.Module:
+    """HSDP whose replicas never meet: gradients are reduced over the shards' ranks alone."""
+    with patch("parallelism.fsdp.hsdp_mesh", shard_mesh):
+        return parallelize(model, mesh, case)
 
 
 def rerun_with_other_weights(model: nn.Module, mesh: DeviceMesh | None, case: Case) -> nn.Module:

@@ -51,6 +51,7 @@ LAYOUTS: dict[str, Layout] = {
     "fsdp2-keep": Layout(fsdp=2, reshard_after_forward=False),
     "fsdp3": Layout(fsdp=3),
     "fsdp4": Layout(fsdp=4),
+    "hsdp2x2": Layout(dp=2, fsdp=2),
     "fsdp4-keep": Layout(fsdp=4, reshard_after_forward=False),
 }
 

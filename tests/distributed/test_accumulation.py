@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from dataclasses import replace
 from functools import partial
 
 import pytest
@@ -12,7 +13,7 @@ from parallelism.mesh import build_mesh
 from parallelism.strategies import parallelize
 from parallelism.training import Trainer, build_model, build_optimizer
 from suite.case import Case
-from suite.layout import Layout
+from suite.layout import Layout, Reduction
 from suite.spec import OptimizerKind, Precision, Workload
 from tests.distributed.judgement import differences
 from tests.distributed.plans import FORMS, case_of
@@ -21,12 +22,18 @@ from tests.distributed.traces import CPU, merged, rank_batch, record
 
 pytestmark = pytest.mark.distributed
 
-SEQUENCES = 12
+SEQUENCES = 24
 DDP, FSDP, KEEP = Layout(dp=2), Layout(fsdp=2), Layout(fsdp=2, reshard_after_forward=False)
+HSDP = Layout(dp=2, fsdp=2)
+
+
+def in_each(layout: Layout) -> Layout:
+    """The layout, reducing every micro-batch."""
+    return replace(layout, reduction=Reduction.MICRO_BATCH)
 
 
 def case_in_parts(layout: Layout, parts: int) -> Case:
-    """Twelve sequences a step, each rank's share in so many micro-batches."""
+    """Twenty-four sequences a step, each rank's share in so many micro-batches."""
     workload = Workload(
         seq_len=8,
         micro_batch=SEQUENCES // (layout.data_ranks * parts),
@@ -49,7 +56,7 @@ def collectives(case: Case, rank: int) -> Counter[str]:
     return Counter(name.removeprefix("gloo:") for name in names if name.startswith("gloo:"))
 
 
-@pytest.mark.parametrize("layout", [Layout(), DDP, FSDP, KEEP], ids=str)
+@pytest.mark.parametrize("layout", [Layout(), DDP, FSDP, KEEP, HSDP, in_each(FSDP), in_each(HSDP)], ids=str)
 def test_parts_make_the_whole(layout: Layout) -> None:
     """1, 2, 3 and 6 micro-batches a rank: the same losses, gradients and parameters."""
     cases = [case_in_parts(layout, parts) for parts in (1, 2, 3, 6)]
@@ -66,16 +73,31 @@ def test_ddp_reduces_once_a_step(parts: int) -> None:
         assert sent == {"all_reduce": 1}
 
 
-@pytest.mark.parametrize("parts", [1, 3])
-@pytest.mark.parametrize("layout", [FSDP, KEEP], ids=str)
-def test_fsdp_reduces_every_micro_batch(layout: Layout, parts: int) -> None:
-    """On purpose: reducing once would keep whole gradients, which FSDP is there to avoid.
+def test_ddp_reduces_every_micro_batch_where_it_is_told() -> None:
+    for sent in run_on_ranks(2, partial(collectives, case_in_parts(in_each(DDP), 3))):
+        assert sent == {"all_reduce": 3}
 
-    Each block and the root is a unit. Gathered once for forward, and blocks that were freed once more for
-    backward; reduced once (gloo's reduce-scatter is an all-reduce). Clipping adds one all-reduce, of the norm.
+
+@pytest.mark.parametrize("parts", [1, 3])
+@pytest.mark.parametrize("layout", [FSDP, KEEP, in_each(FSDP), in_each(KEEP)], ids=str)
+def test_fsdp_reduces_as_often_as_it_is_told(layout: Layout, parts: int) -> None:
+    """Each block and the root is a unit. Gathered once for forward, and blocks that were freed once more for
+    backward; reduced once (gloo's reduce-scatter is an all-reduce), or once a micro-batch. Clipping adds one
+    all-reduce, of the norm.
     """
     blocks = FORMS["llama-tied"].layers
     gathers = 2 * blocks + 1 if layout.reshard_after_forward else blocks + 1
+    reductions = parts if layout.reduction is Reduction.MICRO_BATCH else 1
     for sent in run_on_ranks(2, partial(collectives, case_in_parts(layout, parts))):
         assert sent["all_gather"] == gathers * parts
-        assert sent["all_reduce"] + sent["reduce_scatter"] == (blocks + 1) * parts + 1
+        assert sent["all_reduce"] + sent["reduce_scatter"] == (blocks + 1) * reductions + 1
+
+
+@pytest.mark.parametrize("layout", [HSDP, in_each(HSDP)], ids=str)
+def test_hybrid_shards_meet_once_a_step(layout: Layout) -> None:
+    """Beside the shards' reductions, one all-reduce a unit over the replicas however often shards are reduced: they
+    are summed first."""
+    units = FORMS["llama-tied"].layers + 1
+    reductions = 3 if layout.reduction is Reduction.MICRO_BATCH else 1
+    for sent in run_on_ranks(4, partial(collectives, case_in_parts(layout, 3))):
+        assert sent["all_reduce"] + sent["reduce_scatter"] == units * reductions + units + 1

@@ -22,7 +22,8 @@ from tests.distributed.traces import RANKS_DIFFER, RankTrace, Spread, Trace, mer
 pytestmark = pytest.mark.distributed
 
 DDP, FSDP, SINGLE = Plan("ddp2"), Plan("fsdp2", form="llama-gqa"), Plan("single")
-DDP_TWICE = Plan("ddp2", micro_batches=2)
+DDP_TWICE, FSDP_TWICE = Plan("ddp2", micro_batches=2), Plan("fsdp2", micro_batches=2)
+HSDP = Plan("hsdp2x2", form="llama-tied")
 DDP_BF16, FSDP_BF16 = Plan("ddp2", numerics="bf16-adamw"), Plan("fsdp2", numerics="bf16-adamw")
 FSDP_ADAMW, DDP_FP64 = Plan("fsdp2", numerics="fp32-adamw"), Plan("ddp2", numerics="fp64-adamw")
 
@@ -51,11 +52,13 @@ MISTAKES = {
     "sum for mean": Mistake(FSDP, "gradient of step 0", mistakes.sum_instead_of_mean),
     "sum for mean, bf16": Mistake(FSDP_BF16, "gradient of step 0", mistakes.sum_instead_of_mean),
     "sum for mean in a block": Mistake(FSDP, "gradient of step 0, blocks.2", mistakes.sum_in_one_block),
+    "replicas never meet": Mistake(HSDP, "gradient of step 0", mistakes.without_replicas),
     "gathered for good": Mistake(FSDP, "gradient of step 1", mistakes.gathered_for_good),
     "rerun with other weights": Mistake(SINGLE, "gradient of step 0, blocks.0", mistakes.rerun_with_other_weights),
     "head on a copy": Mistake(DDP, "gradient of step 0, embedding.weight", mistakes.copied_head),
     "micro-batches summed": Mistake(DDP_TWICE, "gradient of step 0", trainer=mistakes.forgets_to_divide),
     "first micro-batch reduced": Mistake(DDP_TWICE, "gradient of step 0", trainer=mistakes.ReducesTheFirst),
+    "first micro-batch reduced, sharded": Mistake(FSDP_TWICE, "gradient of step 0", trainer=mistakes.ReducesTheFirst),
     "first micro-batch forgotten": Mistake(DDP_TWICE, "gradient of step 0", trainer=mistakes.ForgetsTheFirst),
     "clipped by a shard": Mistake(FSDP, "norm of step 0", trainer=mistakes.ClipsByItsShard),
     "never clipped": Mistake(FSDP, "last parameter", trainer=mistakes.NeverClips),
@@ -84,7 +87,9 @@ def test_a_mistake_is_found(name: str) -> None:
     assert any(line.startswith(mistake.found) for line in found), found[:20]
 
 
-@pytest.mark.parametrize("name", ["all-reduce left out", "each rank its own seed", "first micro-batch reduced"])
+@pytest.mark.parametrize(
+    "name", ["all-reduce left out", "replicas never meet", "each rank its own seed", "first micro-batch reduced"]
+)
 def test_ranks_that_drift_apart_are_found(name: str) -> None:
     found = [line for line in findings(MISTAKES[name]) if line.endswith(RANKS_DIFFER)]
     assert any(line.startswith("parameter, ") for line in found)

@@ -13,7 +13,7 @@ from hypothesis import HealthCheck, Phase, given, note, settings
 from hypothesis import strategies as st
 
 from suite.case import Case
-from suite.layout import Layout, Recompute
+from suite.layout import Layout, Recompute, Reduction
 from suite.models.decoder import Activation, DecoderSpec, Norm, Position
 from suite.spec import AttentionKernel, LossKernel, OptimizerKind, Precision, Workload
 from tests.distributed.differences import are_same_bits
@@ -51,13 +51,25 @@ def models(draw: st.DrawFn) -> DecoderSpec:
 
 
 @st.composite
+def sharded_layouts(draw: st.DrawFn) -> Layout:
+    """FSDP2 and HSDP with any of its settings."""
+    dp, fsdp = draw(st.sampled_from([(1, 2), (1, 3), (1, 4), (2, 2)]))
+    ways: list[bool | int] = [True, False, *([2] if fsdp == 4 else [])]
+    return Layout(
+        dp=dp,
+        fsdp=fsdp,
+        reshard_after_forward=draw(st.sampled_from(ways)),
+        forward_prefetch=draw(st.integers(0, 2)),
+        backward_prefetch=draw(st.integers(0, 3)),
+    )
+
+
+@st.composite
 def cases(draw: st.DrawFn) -> Case:
     """Models under data-parallel or sharded layouts of up to 4 ranks, with every workload's choices."""
-    ranks, is_sharded = draw(st.integers(1, 4)), draw(st.booleans())
-    layout = Layout(
-        dp=1 if is_sharded else ranks,
-        fsdp=ranks if is_sharded else 1,
-        reshard_after_forward=draw(st.booleans()),
+    layout = replace(
+        draw(st.builds(Layout, dp=st.integers(1, 4)) | sharded_layouts()),
+        reduction=draw(st.sampled_from(Reduction)),
         recompute=Recompute.parse(draw(st.sampled_from(("none", "selective", "full", "every-2", "every-3")))),
     )
     workload = Workload(

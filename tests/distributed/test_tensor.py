@@ -10,26 +10,26 @@ from typing import Any
 from unittest.mock import patch
 
 import pytest
-import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.tensor import DTensor
 
 from parallelism import clipping, tensor_regions, training, vocab_loss
+from parallelism.mesh import build_mesh
 from parallelism.strategies import parallelize
 from parallelism.tensor_regions import Regions
 from parallelism.tensor_styles import local
 from suite.case import Case
-from suite.layout import Layout, Recompute, Reduction
+from suite.layout import ContextMethod, Layout, Recompute, Reduction
 from suite.models.decoder import Activation, DecoderSpec, Norm, Position
 from suite.models.dropout import SequenceDropout
 from suite.spec import AttentionKernel, LossKernel, Workload
-from tests.distributed.differences import are_same_bits
+from tests.distributed.differences import are_same_bits, same_tensors
 from tests.distributed.judgement import differences
 from tests.distributed.plans import NUMERICS, case_of, single_process
 from tests.distributed.ranks import Ran, run_jobs, run_on_ranks
-from tests.distributed.traces import RANKS_DIFFER, RankTrace, Trace, merged, record
+from tests.distributed.traces import CPU, RANKS_DIFFER, RankTrace, Trace, merged, rank_batch, record
 
 pytestmark = pytest.mark.distributed
 
@@ -123,6 +123,9 @@ TRIALS = [
     Trial(LLAMA, tp(2, dp=2, **EACH), micro_batches=2, loss="chunked", recompute="every-2"),
     Trial(GPT, tp(2, dp=2, **WHOLE), "fp32-sgd", dropout=0.1, micro_batches=2),
     Trial(TIED, tp(2, dp=2, bucket_mib=1), "bf16-adamw"),
+    Trial(GPT, tp(2, cp=2), dropout=0.1, micro_batches=2, recompute="full"),
+    Trial(LLAMA, tp(2, cp=2, context=ContextMethod.ULYSSES, **WHOLE), "fp32-sgd", dropout=0.1, loss="chunked"),
+    Trial(GPT, tp(2, fsdp=2, dp=2), dropout=0.1),
 ]
 
 
@@ -170,9 +173,7 @@ def test_a_rank_holds_its_part_and_no_more() -> None:
 
     def held(rank: int) -> dict[str, tuple[tuple[int, ...], bool]]:
         case = Trial(GPT, tp(4)).case
-        from parallelism.mesh import build_mesh
-
-        model = parallelize(training.build_model(case, torch.device("cpu")), build_mesh(case.layout, "cpu"), case)
+        model = parallelize(training.build_model(case, CPU), build_mesh(case.layout, CPU.type), case)
         locals_ = {
             name: item.to_local() if isinstance(item, DTensor) else item for name, item in model.named_parameters()
         }
@@ -194,6 +195,37 @@ def test_a_rank_holds_its_part_and_no_more() -> None:
         assert shapes["mlp.down.weight"] == (20, 7)
         assert shapes["positions.weight"] == (17, 20)
         assert shapes["norm.weight"] == (20,)
+
+
+@pytest.mark.parametrize("settings", [{}, WHOLE], ids=["sequence", "whole"])
+def test_a_pipelines_stages_are_divided_like_the_whole(settings: dict[str, Any]) -> None:
+    """Decoders without some of their parts, one after the other: the same loss and gradients, bit for bit."""
+    case = Trial(replace(GPT, tied=False), tp(2, **settings), dropout=0.1).case
+
+    def gradients(rank: int, is_cut: bool) -> tuple[float, dict[str, Tensor]]:
+        mesh, batch = build_mesh(case.layout, CPU.type), rank_batch(case, rank, 0)
+        stages = [training.build_model(case, CPU) for _ in range(2 if is_cut else 1)]
+        if is_cut:
+            first, last = stages
+            first.norm = first.head = last.embedding = last.positions = None
+            del first.blocks["1"], last.blocks["0"]
+        for stage in stages:
+            parallelize(stage, mesh, case)
+        assert batch.keys is not None
+        stream = stages[0](batch.ids[0], None, batch.keys[0]) if is_cut else batch.ids[0]
+        loss = stages[-1](stream, batch.labels[0], batch.keys[0])
+        loss.backward()
+        return loss.item(), {
+            name: item.grad.to_local() if isinstance(item.grad, DTensor) else item.grad
+            for stage in stages
+            for name, item in stage.named_parameters()
+            if item.grad is not None
+        }
+
+    whole, cut = (ran.result() for ran in run_jobs(2, [partial(gradients, is_cut=cut) for cut in (False, True)]))
+    for (loss, mine), (its_loss, its) in zip(whole, cut, strict=True):
+        assert loss == its_loss
+        assert same_tensors(mine, its)
 
 
 # --- planted mistakes -----------------------------------------------------------------------------------------

@@ -38,6 +38,8 @@ CASES = [
     case_of(LLAMA, {"tp": 2, "fsdp": 2, "reshard_after_forward": False, **WHOLE}, **BF16),
     case_of(GPT, {"tp": 2, "dp": 2}, 2),
     case_of(LARGE, {"tp": 2, "dp": 2, "bucket_mib": 1, "reduction": "micro-batch"}, 2, **BF16),
+    case_of(LLAMA, {"tp": 2, "cp": 2}, seq_len=16, loss="chunked"),
+    case_of(GPT, {"tp": 2, "fsdp": 2, "dp": 2}, 2),
 ]
 
 
@@ -45,7 +47,7 @@ CASES = [
 def heard() -> dict[Case, tuple[list[Sample], ...]]:
     """Every case's samples, rank by rank."""
     found: dict[Case, tuple[list[Sample], ...]] = {}
-    for ranks in (2, 4):
+    for ranks in (2, 4, 8):
         cases = [case for case in CASES if case.layout.world_size == ranks]
         runs = run_jobs(ranks, [partial(measure, case) for case in cases], deadline_s=120.0)
         found |= {case: run.result() for case, run in zip(cases, runs, strict=True)}

@@ -51,6 +51,10 @@ CASES = [
     case_of(NARROW, {"fsdp": 4}, optimizer="sgd", **BF16),
     case_of(NARROW, {"fsdp": 4, "reshard_after_forward": False}, 2, **BF16),
     case_of(LLAMA, {"fsdp": 4, "reshard_after_forward": 2}, 2, **BF16),
+    case_of(LARGE, {"dp": 2, "bucket_mib": 2}),
+    case_of(NARROW, {"fsdp": 3, "forward_prefetch": 1, "backward_prefetch": 2, "reduce_type": "bf16"}, 2, **BF16),
+    case_of(GPT, {"dp": 2, "fsdp": 2, "reduction": "micro-batch"}, 3),
+    case_of(LLAMA, {"dp": 2, "fsdp": 2, "reduce_type": "bf16"}, 2, **BF16),
 ]
 
 

@@ -17,6 +17,7 @@ from suite.layout import (
     Offload,
     Recompute,
     RecomputeKind,
+    ReduceType,
     Reduction,
     Schedule,
     StageSplit,
@@ -24,7 +25,7 @@ from suite.layout import (
 from suite.models import preset
 from suite.models.decoder import DecoderSpec
 from suite.parse import SpecError
-from suite.spec import Cluster, LossKernel, OptimizerKind, Recipe, Workload
+from suite.spec import Cluster, LossKernel, OptimizerKind, Precision, Recipe, Workload
 
 pytestmark = pytest.mark.unit
 
@@ -120,6 +121,17 @@ def test_context_ranks_average_gradients_or_share_the_shards() -> None:
         ({"pp": 2, "stage_split": StageSplit((1, 2, 3), False)}, "stage_split(1-2-3) with pp(2) * virtual_stages(1): "),
         ({"fsdp": 4, "reshard_after_forward": 3}, "reshard_after_forward(3) with fsdp(4)"),
         ({"fsdp": 4, "reshard_after_forward": 4}, "reshard_after_forward(4) with fsdp(4)"),
+        (
+            {"fsdp": 4, "tp": 2, "reshard_after_forward": 2},
+            "reshard_after_forward(2) with tp(2): FSDP2 does",
+        ),
+        (
+            {"dp": 2, "forward_prefetch": 1},
+            "forward_prefetch(1) with backward_prefetch(1) with reduce_type",
+        ),
+        ({"dp": 2, "reshard_after_forward": False}, "reshard_after_forward(False) with forward_prefetch(0) with "),
+        ({"dp": 2, "fsdp": 2, "bucket_mib": 1}, "bucket_mib(1) with dp(2) with fsdp(2) with zero(0): "),
+        ({"bucket_mib": 1}, "bucket_mib(1) with dp(1) with fsdp(1) with zero(0): "),
         ({"offload": Offload.OPTIMIZER, "dp": 2}, "offload(optimizer) with zero(0) with fsdp(1): "),
         ({"offload": Offload.PARAMETERS, "dp": 2, "zero": 2}, "offload(parameters) with zero(2) with fsdp(1): "),
         ({"bucket_mib": -1}, "layout.bucket_mib: must not be negative, got -1"),
@@ -292,6 +304,16 @@ def test_per_node_is_what_the_layout_needs() -> None:
         (
             {"layout": Layout(fsdp=4), "cluster": Cluster(nodes=2, per_node=4)},
             "layout: fsdp(4) = 4 ranks != nodes(2) * per_node(4) = 8; per_node 0 takes what the layout needs",
+        ),
+        (
+            {"layout": Layout(fsdp=2, reduce_type=ReduceType.BF16), "workload": Workload(precision=Precision.FP32)},
+            "layout.reduce_type(bf16) with workload.precision(fp32): it is the type of gradients that are computed in"
+            " bf16; use bf16-mixed",
+        ),
+        (
+            {"layout": Layout(fsdp=2, offload=Offload.PARAMETERS)},
+            "layout.offload(parameters) with cluster.device(cpu): a CPU rank's own memory is the host's, so that"
+            " nothing would move; use none, or a GPU",
         ),
     ],
 )

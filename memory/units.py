@@ -1,0 +1,119 @@
+"""What FSDP2 moves: units of parameters, the number formats and group sizes of their exchange, and which part of the
+reduction each micro-batch does."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from memory.state import MASTER_BYTES, shape_of
+from parallelism.fsdp import padded_elements, reduce_bytes
+from suite.case import Case
+from suite.layout import Layout, Offload, Reduction
+from suite.operators import Weight
+from suite.tape import Backend, Numerics
+
+
+@dataclass(frozen=True)
+class Parameter:
+    """Elements of a parameter: all of them, and a rank's padded shard."""
+
+    elements: int
+    padded: int
+
+
+@dataclass(frozen=True)
+class Unit:
+    """Parameters that are gathered together, over so many ranks. Sizes are in bytes on each rank."""
+
+    parameters: tuple[Parameter, ...]
+    ranks: int
+
+    def shard(self, element: int) -> int:
+        """This rank's padded shards, in elements of so many bytes."""
+        return element * sum(item.padded for item in self.parameters)
+
+    def flat(self, element: int) -> int:
+        """Every rank's padded shards: what a gather makes, and what a reduce-scatter takes."""
+        return self.ranks * self.shard(element)
+
+    def part(self, exchange: Exchange) -> int:
+        """What a rank keeps after it is resharded to n, in the compute type."""
+        return self.flat(exchange.compute_bytes) // exchange.reshard_to
+
+    def gradients(self, element: int) -> int:
+        """Whole gradients."""
+        return element * sum(item.elements for item in self.parameters)
+
+    def padded_copies(self, element: int) -> int:
+        """Whole gradients with padded rows, of those parameters that need padding."""
+        sizes = ((item.elements, self.ranks * item.padded) for item in self.parameters)
+        return element * sum(padded for elements, padded in sizes if padded != elements)
+
+    def largest_padded(self, element: int) -> int:
+        """The largest whole gradient with padded rows."""
+        return element * self.ranks * max(item.padded for item in self.parameters)
+
+
+def unit_of(weights: Sequence[Weight], ranks: int) -> Unit:
+    """The unit of these parameters over so many ranks; a tied weight belongs to its owner's unit."""
+    owned = (weight for weight in weights if not weight.tied_to)
+    return Unit(tuple(Parameter(weight.elements, padded_elements(shape_of(weight), ranks)) for weight in owned), ranks)
+
+
+@dataclass(frozen=True)
+class Exchange:
+    """How a case's units are gathered and reduced. Bytes are those of an element."""
+
+    compute_bytes: int
+    reduce_bytes: int
+    replicas: int  # HSDP's
+    reshard_to: int  # ranks that a unit is resharded over after forward; 0: all of them, or none
+    is_offloaded: bool
+    backend: Backend
+    master_bytes: int = MASTER_BYTES
+
+    @property
+    def casts(self) -> bool:
+        """Are shards cast before they are gathered?"""
+        return self.compute_bytes != self.master_bytes
+
+    @property
+    def converts(self) -> bool:
+        """Are gradients reduced in another type than they are computed in?"""
+        return self.compute_bytes != self.reduce_bytes
+
+
+def exchange_of(case: Case, numerics: Numerics, backend: Backend) -> Exchange:
+    """The exchange of a sharded case."""
+    layout = case.layout
+    to = layout.reshard_after_forward
+    return Exchange(
+        compute_bytes=numerics.weights.nbytes,
+        reduce_bytes=reduce_bytes(case),
+        replicas=layout.dp,
+        reshard_to=0 if isinstance(to, bool) else to,
+        is_offloaded=layout.offload is Offload.PARAMETERS,
+        backend=backend,
+    )
+
+
+@dataclass(frozen=True)
+class Micro:
+    """What one micro-batch of a step finds of the gradients of those before, and what it does to its own."""
+
+    reduces: bool = True  # reduce-scatters
+    all_reduces: bool = True  # and, over replicas, all-reduces: the shards are whole then
+    has_whole: bool = False  # finds whole gradients
+    has_partial: bool = False  # finds shards that are not summed over the replicas
+    has_shards: bool = False  # finds shards that are
+
+
+def micro_of(layout: Layout, index: int, micro_batches: int) -> Micro:
+    """Micro-batch `index` of so many."""
+    is_first, is_last = index == 0, index == micro_batches - 1
+    if layout.reduction is Reduction.STEP:
+        return Micro(reduces=is_last, has_whole=not is_first)
+    if layout.dp > 1:
+        return Micro(all_reduces=is_last, has_partial=not is_first)
+    return Micro(has_shards=not is_first)
