@@ -117,6 +117,7 @@ def test_context_ranks_average_gradients_or_share_the_shards() -> None:
             {"pp": 2, "fsdp": 2, "schedule": Schedule.ZBV, "virtual_stages": 2},
             "reshard_after_forward(True): the weights' part of backward looks for",
         ),
+        ({"pp": 2, "fsdp": 4, "reshard_after_forward": 2}, "reshard_after_forward(2) with pp(2): FSDP2 makes each"),
         ({"pp": 2, "reduction": Reduction.MICRO_BATCH}, "reduction(micro-batch) with pp(2): torch's stages reduce"),
         ({"pp": 2, "stage_split": StageSplit((1, 2, 3), False)}, "stage_split(1-2-3) with pp(2) * virtual_stages(1): "),
         ({"fsdp": 4, "reshard_after_forward": 3}, "reshard_after_forward(3) with fsdp(4)"),
