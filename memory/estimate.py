@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cache, cached_property
 
 from memory.events import Label
 from memory.state import Holding, holdings, optimizer_transient
 from memory.step import StepWalk, walk_step
+from parallelism.stage_ledgers import ledger_of_stages
+from parallelism.stages import stages_of, stages_of_rank
 from suite.case import Case
 from suite.cpu_workspace import has_tiles
 from suite.models.ledgers import ledger_of
 from suite.operators import Ledger
 from suite.record import Component, MemoryEstimate, Moment, Term
+from suite.share import WHOLE, Share, share_of
 from suite.spec import Precision
 from suite.tape import BF16_AUTOCAST, BF16_POLICY, FP32, Backend, Numerics
 
@@ -40,48 +44,86 @@ def threads_of(case: Case) -> int:
 
 @dataclass(frozen=True)
 class MemoryModel:
-    """A case's memory: the ledger and the walk are made once and serve every rank."""
+    """A case's memory: ledgers and walks are made once and serve every rank that is alike."""
 
     case: Case
 
     @cached_property
     def ledger(self) -> Ledger:
-        """The operator ledger of one micro-batch."""
-        case = self.case
-        return ledger_of(
-            case.model, case.workload, case.layout.recompute, numerics_of(case), backend_of(case),
-            threads_of(case), has_tiles(),
-        )  # fmt: skip
+        """The operator ledger of one micro-batch of the whole model."""
+        return self._ledger(WHOLE)
 
-    @cached_property
-    def step(self) -> StepWalk:
-        """The walk over one step."""
-        return walk_step(self.case, self.ledger, numerics_of(self.case), backend_of(self.case))
+    def ledger_of_rank(self, rank: int) -> Ledger:
+        """The operator ledger of one micro-batch of what a rank holds: its share of its stages."""
+        share, stage = self._kind(rank)
+        return self._ledgers(share, stage)
+
+    def step(self, rank: int = 0) -> StepWalk:
+        """The walk over one step of a rank."""
+        return self._steps(*self._kind(rank))
 
     def peak_bytes(self, rank: int = 0) -> int:
         """Bytes of the largest moment, without writing the terms down."""
-        held = sum(item.nbytes for item in holdings(self.case, self.ledger, rank))
-        instants = self.step.instants
-        passing = optimizer_transient(self.case, self.ledger, rank)
+        ledger = self.ledger_of_rank(rank)
+        held = sum(item.nbytes for item in holdings(self.case, ledger, rank))
+        instants = self.step(rank).instants
+        passing = optimizer_transient(self.case, ledger, rank)
         stepping = instants[Moment.AFTER_BACKWARD].nbytes + (passing.nbytes if passing else 0)
         return held + max(stepping, *(instant.nbytes for instant in instants.values()))
 
     def estimate(self, rank: int = 0) -> MemoryEstimate:
         """Every term of every moment on one rank."""
-        held = holdings(self.case, self.ledger, rank)
+        ledger = self.ledger_of_rank(rank)
+        held = holdings(self.case, ledger, rank)
         terms = []
         for moment in Moment:
             terms += [_held(item, moment, rank) for item in held if item.component not in _LATER.get(moment, ())]
-        alive = dict(self.step.compositions())
+        alive = dict(self.step(rank).compositions())
         # clipping allocates scalars alone, so the optimizer's highest instant is the level it starts from, and what
         # its step needs in passing
         alive[Moment.OPTIMIZER_PEAK] = alive[Moment.AFTER_BACKWARD]
-        passing = optimizer_transient(self.case, self.ledger, rank)
+        passing = optimizer_transient(self.case, ledger, rank)
         if passing is not None:
             terms.append(_held(passing, Moment.OPTIMIZER_PEAK, rank))
         for moment, labels in alive.items():
             terms += [_alive(label, nbytes, moment, rank) for label, nbytes in labels.items() if nbytes]
         return MemoryEstimate(tuple(terms), rank)
+
+    def _kind(self, rank: int) -> tuple[Share, int]:
+        """What tells ranks apart whose ledgers and walks differ: their share, and their place in the pipeline."""
+        return share_of(self.case.layout, rank), self.case.layout.place("pp", rank)
+
+    @cached_property
+    def _ledgers(self) -> Callable[[Share, int], Ledger]:
+        """Share, place in the pipeline -> ledger; each made once."""
+
+        @cache
+        def ledger(share: Share, place: int) -> Ledger:
+            whole = self.ledger if share == WHOLE else self._ledger(share)
+            if self.case.layout.pp == 1:
+                return whole
+            stages = stages_of(self.case)
+            mine = tuple(stages[index] for index in stages_of_rank(self.case.layout, place))
+            return ledger_of_stages(self.case, whole, mine)
+
+        return ledger
+
+    @cached_property
+    def _steps(self) -> Callable[[Share, int], StepWalk]:
+        """Share, place in the pipeline -> walk; each made once."""
+
+        @cache
+        def step(share: Share, place: int) -> StepWalk:
+            return walk_step(self.case, self._ledgers(share, place), numerics_of(self.case), backend_of(self.case))
+
+        return step
+
+    def _ledger(self, share: Share) -> Ledger:
+        case = self.case
+        return ledger_of(
+            case.model, case.workload, case.layout.recompute, numerics_of(case), backend_of(case),
+            threads_of(case), has_tiles(), share,
+        )  # fmt: skip
 
 
 def _held(item: Holding, moment: Moment, rank: int) -> Term:

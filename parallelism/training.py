@@ -129,6 +129,9 @@ class Trainer:
         with torch.no_grad(), self.autocast():
             return torch.stack([self.model(batch.ids[0], batch.labels[0]) for batch in batches]).mean()
 
+    def close(self) -> None:
+        """Let go of what would outlive the trainer: nothing here; an engine may have more."""
+
     def _micro_step(self, ids: Tensor, labels: Tensor, keys: Tensor | None, is_last: bool) -> Tensor:
         self.mark(phases.FORWARD)
         with self._synchronize_only_if(is_last):

@@ -66,7 +66,7 @@ class Predictor:
         """The rate at which this case's products run here: each at the rate of its own shape."""
         if self.rates is None or case.cluster.device != "cpu":
             return None, ""
-        ranks = case.layout.world_size
+        ranks = case.cluster.per_node  # those that share a machine
         if not any((rate.dtype, rate.ranks) == (dtype, ranks) for rate in self.rates.rates):
             return None, ""
         flops = seconds = 0.0

@@ -13,6 +13,7 @@ from enum import StrEnum
 
 from suite.cpu_workspace import CpuWorkspace
 from suite.operators import Array, DType, Flops, Kernel, Operator, OperatorKind, Region, Size, Split, Weight
+from suite.share import WHOLE, Share
 
 
 class Backend(StrEnum):
@@ -42,10 +43,11 @@ ONE = Size("1", 1)
 class Tape:
     """Collects operators in execution order. Arrays flow through its methods as tensors do through a module."""
 
-    def __init__(self, numerics: Numerics, backend: Backend, workspace: CpuWorkspace) -> None:
+    def __init__(self, numerics: Numerics, backend: Backend, workspace: CpuWorkspace, share: Share = WHOLE) -> None:
         self.numerics = numerics
         self.backend = backend
         self.workspace = workspace
+        self.share = share
         self.body: list[Operator | Region] = []
         self.casts: dict[Weight, Array] = {}
 

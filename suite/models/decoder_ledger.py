@@ -8,6 +8,7 @@ from suite.cpu_workspace import CpuWorkspace
 from suite.layout import Recompute, RecomputeKind
 from suite.models.decoder import Activation, DecoderSpec, Norm, Position
 from suite.operators import Array, DType, Ledger, Placed, Segment, Size, Split
+from suite.share import WHOLE, Share
 from suite.spec import LOSS_CHUNKS, AttentionKernel, LossKernel, Workload
 from suite.tape import Backend, Numerics, Tape
 from suite.tape_attention import Heads, eager, flash, merge_heads, release, rotate
@@ -38,8 +39,9 @@ def decoder_ledger(
     numerics: Numerics,
     backend: Backend,
     workspace: CpuWorkspace,
+    share: Share = WHOLE,
 ) -> Ledger:
-    """The ledger of one micro-batch on one rank: embedding, blocks, final norm, head with loss."""
+    """The ledger of one micro-batch on a rank with that share: embedding, blocks, final norm, head with loss."""
     sizes = _Sizes(
         Size("b", workload.micro_batch), Size("s", workload.seq_len), Size("h", spec.hidden),
         Size("a*d", spec.q_dim), Size("k*d", spec.kv_dim), Size("f", spec.ffn), Size("V", spec.vocab),
@@ -47,7 +49,7 @@ def decoder_ledger(
     )  # fmt: skip
 
     def tape() -> Tape:
-        return Tape(numerics, backend, workspace)
+        return Tape(numerics, backend, workspace, share)
 
     ids = Array("token ids", (sizes.b, sizes.s), DType.INT64)
     labels = Array("labels", (sizes.b, sizes.s), DType.INT64)

@@ -9,6 +9,7 @@ from suite.layout import Recompute
 from suite.models import ModelSpec
 from suite.models.decoder_ledger import decoder_ledger
 from suite.operators import Ledger
+from suite.share import WHOLE, Share
 from suite.spec import Workload
 from suite.tape import Backend, Numerics
 
@@ -23,6 +24,8 @@ def ledger_of(
     backend: Backend,
     threads: int = 1,
     tiles: bool = False,
+    share: Share = WHOLE,
 ) -> Ledger:
-    """The ledger of one micro-batch on one rank. `threads` and `tiles` matter to the CPU's kernels alone."""
-    return LEDGERS[spec.family](spec, workload, recompute, numerics, backend, CpuWorkspace(threads, tiles))
+    """The ledger of one micro-batch, of the whole model or of a rank's share of it. `threads` and `tiles` matter to the
+    CPU's kernels alone."""
+    return LEDGERS[spec.family](spec, workload, recompute, numerics, backend, CpuWorkspace(threads, tiles), share)

@@ -1,0 +1,50 @@
+"""Share: the part of a model, and of each sequence, that one rank computes."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from suite.layout import ContextMethod, Layout
+
+
+@dataclass(frozen=True)
+class Share:
+    """What tensor and context parallelism leave one rank: degrees, and the rank's place in each."""
+
+    tp: int = 1
+    tp_rank: int = 0
+    sequence_parallel: bool = False
+    """Are norms and residual stream divided over the sequence too?"""
+    cp: int = 1
+    cp_rank: int = 0
+    context: ContextMethod = ContextMethod.RING
+    is_balanced: bool = False
+    """Does a ring's rank hold an early and a late chunk?"""
+
+    def rows(self, whole: int) -> int:
+        """Of so many rows of a weight, those that this rank holds: parts of ceil(whole / tp), the last one smaller."""
+        step = math.ceil(whole / self.tp)
+        return max(0, min(step, whole - self.tp_rank * step))
+
+    @property
+    def stream_parts(self) -> int:
+        """Parts into which a rank's tokens are cut between the regions that tensor parallelism divides."""
+        return self.tp if self.sequence_parallel else 1
+
+
+WHOLE = Share()
+
+
+def share_of(layout: Layout, rank: int) -> Share:
+    """The share of a rank of the layout."""
+    is_ring = layout.context is ContextMethod.RING
+    return Share(
+        tp=layout.tp,
+        tp_rank=layout.place("tp", rank),
+        sequence_parallel=layout.tp > 1 and layout.sequence_parallel,
+        cp=layout.cp,
+        cp_rank=layout.place("cp", rank),
+        context=layout.context,
+        is_balanced=layout.cp > 1 and is_ring and layout.load_balance,
+    )
