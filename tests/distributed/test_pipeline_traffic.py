@@ -45,6 +45,8 @@ CASES = [
     pipeline(NARROW | {"heads": 4, "kv_heads": 2}, "zbv", 3, tp=2, sequence_parallel=False),
     pipeline(NARROW, "dualpipev", 4, cp=2),
     pipeline(GPT, "1f1b", 3, fsdp=2, dp=2),
+    pipeline(GPT, "1f1b", 3, dp=2, zero=1),
+    pipeline(GPT, "zbv", 3, dp=2, zero=1),
 ]  # fmt: skip
 
 
