@@ -118,6 +118,12 @@ RULES: tuple[Rule[Layout], ...] = (
         _fields("reshard_after_forward", "fsdp", "cp"),
     ),
     Rule(
+        "reshard_after_forward to a number with pp",
+        "FSDP2 makes each block's smaller groups by itself, and all ranks would have to take part; use true or false",
+        lambda layout: not isinstance(layout.reshard_after_forward, bool) and layout.pp > 1,
+        _fields("reshard_after_forward", "pp"),
+    ),
+    Rule(
         "reshard_after_forward to a number with tp",
         "FSDP2 does not reshard tensor parallelism's DTensors to fewer ranks (torch 2.13); use true or false",
         lambda layout: not isinstance(layout.reshard_after_forward, bool) and layout.tp > 1,

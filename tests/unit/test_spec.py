@@ -18,6 +18,7 @@ from suite.layout import (
     Recompute,
     RecomputeKind,
     ReduceType,
+    Reduction,
     Schedule,
     StageSplit,
 )
@@ -112,6 +113,12 @@ def test_context_ranks_average_gradients_or_share_the_shards() -> None:
         ({"pp": 2, "schedule": Schedule.INTERLEAVED}, "virtual_stages(1); it takes 2 or more: "),
         ({"pp": 2, "virtual_stages": 2}, "schedule(1f1b) with virtual_stages(2); it takes 1: "),
         ({"virtual_stages": 2}, "virtual_stages(2) with pp(1): "),
+        (
+            {"pp": 2, "fsdp": 2, "schedule": Schedule.ZBV, "virtual_stages": 2},
+            "reshard_after_forward(True): the weights' part of backward looks for",
+        ),
+        ({"pp": 2, "fsdp": 4, "reshard_after_forward": 2}, "reshard_after_forward(2) with pp(2): FSDP2 makes each"),
+        ({"pp": 2, "reduction": Reduction.MICRO_BATCH}, "reduction(micro-batch) with pp(2): torch's stages reduce"),
         ({"pp": 2, "stage_split": StageSplit((1, 2, 3), False)}, "stage_split(1-2-3) with pp(2) * virtual_stages(1): "),
         ({"fsdp": 4, "reshard_after_forward": 3}, "reshard_after_forward(3) with fsdp(4)"),
         ({"fsdp": 4, "reshard_after_forward": 4}, "reshard_after_forward(4) with fsdp(4)"),
