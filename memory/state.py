@@ -10,7 +10,7 @@ from parallelism.fsdp import padded_elements, shard_elements, shard_place
 from suite.case import Case
 from suite.layout import Offload
 from suite.operators import Ledger, Weight
-from suite.record import Component
+from suite.record import Component, Moment
 from suite.spec import OptimizerKind
 
 MASTER_BYTES = 4  # weights, gradients and optimizer state are fp32 in every precision so far
@@ -28,6 +28,7 @@ class Holding:
     name: str
     formula: str
     source: str
+    since: Moment = Moment.INIT  # the first moment that finds it
 
 
 def parameter_shapes(ledger: Ledger) -> Iterator[tuple[int, tuple[int, ...]]]:

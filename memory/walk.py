@@ -61,7 +61,7 @@ class _Walker:
 
     def run(self) -> SegmentWalk:
         for array in self.segment.inputs + self.segment.batch:
-            self.storages[array] = _Storage(self.labels.of_border(array), array.nbytes)
+            self.storages[array] = _Storage(self.labels.of_border(array), array.nbytes, 1 + self.rules.keeps_input)
         output = self.segment.output
         outputs = (output,) if output is not None else ()
         held = self.segment.inputs + self.segment.batch + outputs
@@ -74,6 +74,7 @@ class _Walker:
         uncache = self._cut()
         if output is not None:
             self.gradients[output] = _Gradient(self._gradient_storage(output), False)
+            self.gradients[output].storage.references += self.rules.keeps_seed
         for weight in self.segment.weights:
             if weight.name in self.rules.awaiting:
                 is_view = self.rules.awaiting[weight.name]
@@ -215,10 +216,10 @@ class _Walker:
     def _arrive(self, weight: Weight) -> None:
         """AccumulateGrad runs once every contribution is there: the gradient is taken over, or added and freed."""
         self.pending[weight] -= 1
-        if self.pending[weight] or weight.tied_to:
+        if self.pending[weight] or self.rules.waits(weight):
             return
         gradient = self.gradients.pop(weight)
-        if self.rules.accumulate:
+        if self.rules.adds(weight):
             self._release(gradient.storage)
 
     # --- bookkeeping ------------------------------------------------------------------------------------
@@ -227,7 +228,7 @@ class _Walker:
         """Will a weight's new gradient become its .grad? Not if it is added to another, or replaced by their sum."""
         if not isinstance(array, Weight) or array in self.gradients:
             return False
-        return not kernel.through_view or (self.pending[array] == 1 and not array.tied_to)
+        return not kernel.through_view or (self.pending[array] == 1 and not self.rules.waits(array))
 
     def _gradient_storage(self, array: Array, is_last: bool = True) -> _Storage:
         label = self.labels.of_weights(array, is_last) if isinstance(array, Weight) else self.labels.of_gradient(array)

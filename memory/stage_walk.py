@@ -1,0 +1,109 @@
+"""A pipeline stage's passes over one micro-batch: its segments' walks end to end."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from functools import cached_property
+
+from memory.events import Event, Label, Phase, phase_of
+from memory.labels import Labels, WalkRules
+from memory.walk import SegmentWalk, walk_segment
+from parallelism.stages import Stage
+from suite.operators import Array, Ledger, Placed, Segment
+from suite.record import Component
+
+
+class StageWalk:
+    """The passes of one stage. `found` are weights whose gradient another stage of the rank has made before."""
+
+    def __init__(self, ledger: Ledger, stage: Stage, found: frozenset[str] = frozenset()) -> None:
+        self.ledger = ledger
+        self.stage = stage
+        self.found = found
+        self.walks: dict[tuple[Segment, WalkRules], SegmentWalk] = {}
+
+    @cached_property
+    def stream(self) -> Array:
+        """What a block takes and makes."""
+        return next(placed.segment for placed in self.ledger.segments if placed.prefix).inputs[0]
+
+    @cached_property
+    def output(self) -> Label:
+        """What the stage's output is called."""
+        return self._names.of_border(self.stream)
+
+    @cached_property
+    def input_gradient(self) -> Label:
+        """What the gradient of the stage's input is called."""
+        return self._names.of_gradient(self.stream)
+
+    @cached_property
+    def forward(self) -> tuple[Phase, Phase]:
+        """A forward pass to the end of the blocks, and of the head with the loss; then autocast ends."""
+        split = next(
+            (place for place, placed in enumerate(self.ledger.segments) if self._is_loss(placed)),
+            len(self.ledger.segments),
+        )
+        walks = [walk for _, walk in self._walks(False)]
+        body = [*_shared(self.ledger, 1), *(event for walk in walks[:split] for event in walk.forward.events)]
+        loss = [event for walk in walks[split:] for event in walk.forward.events]
+        uncached = [event for walk in walks for event in walk.uncache.events]
+        return (phase_of(body), phase_of(loss + uncached)) if loss else (phase_of(body + uncached), Phase())
+
+    @cached_property
+    def first_backward(self) -> Phase:
+        """A backward pass that makes the gradients."""
+        return self._backward(False)
+
+    @cached_property
+    def next_backward(self) -> Phase:
+        """A backward pass that adds to them."""
+        return self._backward(True)
+
+    def _backward(self, accumulate: bool) -> Phase:
+        walks = list(self._walks(accumulate))
+        last_block = next(place for place, (placed, _) in enumerate(walks) if placed.prefix)
+        events: list[Event] = []
+        for place, (_, walk) in reversed(list(enumerate(walks))):
+            events += walk.backward.events
+            if place == last_block:
+                events += _shared(self.ledger, -1)
+        return phase_of(events)
+
+    def _walks(self, accumulate: bool) -> Iterator[tuple[Placed, SegmentWalk]]:
+        last = len(self.ledger.segments) - 1
+        for place, placed in enumerate(self.ledger.segments):
+            yield placed, self._walk(placed, self._rules(placed, place == 0, place == last, accumulate))
+
+    def _walk(self, placed: Placed, rules: WalkRules) -> SegmentWalk:
+        key = placed.segment, rules
+        if key not in self.walks:
+            self.walks[key] = walk_segment(*key)
+        return self.walks[key]
+
+    def _rules(self, placed: Placed, is_first: bool, is_last: bool, accumulate: bool) -> WalkRules:
+        return WalkRules(
+            kept=Component.LOSS if self._is_loss(placed) else Component.ACTIVATIONS,
+            accumulate=accumulate,
+            keeps_input=is_first and not self.stage.has_embedding,
+            keeps_seed=is_last and not self.stage.has_head,
+            joins_ties=False,
+            found=self.found,
+        )
+
+    def _is_loss(self, placed: Placed) -> bool:
+        return placed.segment.name in self.ledger.loss
+
+    @cached_property
+    def _names(self) -> Labels:
+        segment = next(placed.segment for placed in self.ledger.segments if placed.prefix)
+        return Labels(segment, WalkRules())
+
+
+def _shared(ledger: Ledger, sign: int) -> list[Event]:
+    """What is made once a micro-batch on each stage comes (1) or goes (-1)."""
+    source = "made once a micro-batch on each stage, read by its blocks"
+    return [
+        Event(sign * array.nbytes, Label(Component.ACTIVATIONS, array.name, array.formula, array.nbytes, source))
+        for array in ledger.shared
+    ]
