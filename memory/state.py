@@ -14,6 +14,7 @@ from suite.record import Component, Moment
 from suite.spec import OptimizerKind
 
 MASTER_BYTES = 4  # weights, gradients and optimizer state are fp32 in every precision so far
+POSITION_BYTES = 8  # int64
 STEP_BYTES = 4  # AdamW's step counter, an fp32 scalar a tensor
 MOMENTS = {OptimizerKind.ADAMW: 2, OptimizerKind.SGD: 1}
 HAS_STEP = {OptimizerKind.ADAMW}
@@ -100,6 +101,14 @@ def holdings(case: Case, ledger: Ledger, rank: int) -> tuple[Holding, ...]:
             Holding(
                 Component.COMMUNICATION, bucket_bytes(parameters), "DDP buckets", "parameters*4",
                 "c10d reducer.cpp: flat buckets beside the gradients unless gradient_as_bucket_view",
+            )
+        )  # fmt: skip
+    if case.layout.cp > 1:
+        tokens = case.workload.seq_len // case.layout.cp
+        rows.append(
+            Holding(
+                Component.COMMUNICATION, tokens * POSITION_BYTES, "positions of this rank's tokens", "s/cp*8",
+                "int64, parallelism/context.py",
             )
         )  # fmt: skip
     return tuple(row for row in rows if row.nbytes)

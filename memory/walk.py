@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from memory.events import Label, Log, Phase
 from memory.labels import Labels, WalkRules
 from memory.liveness import contributions_of, is_tied, last_reads, parts_of
-from suite.operators import Array, Kernel, Operator, Region, Segment, Weight
+from suite.operators import Array, Derivative, Kernel, Operator, Region, Segment, Weight
 
 
 @dataclass(slots=True)
@@ -181,7 +181,9 @@ class _Walker:
         seeds = [self.gradients.pop(array) for array in kernel.writes if array in self.gradients]
         made: list[tuple[Array, _Gradient]] = []
         if seeds or not any(array.shape for array in kernel.writes[:1]):
-            for array in kernel.gradients:
+            if kernel.derivative is not None:
+                made += self._run_derivative(kernel, kernel.derivative)
+            for array in kernel.gradients if kernel.derivative is None else ():
                 storage = self._gradient_storage(array, self._is_last(array, kernel))
                 self.log.add(storage.nbytes, storage.label)
                 made.append((array, _Gradient(storage, kernel.through_view)))
@@ -196,6 +198,17 @@ class _Walker:
             self._release(gradient.storage)
         for array, gradient in made:
             self._accumulate(array, gradient)
+
+    def _run_derivative(self, kernel: Kernel, derivative: Derivative) -> list[tuple[Array, _Gradient]]:
+        """A custom function's backward: its kernels, what they make dying with its last reader, gradients excepted."""
+        last = last_reads(list(derivative.kernels))
+        for index, step in enumerate(derivative.kernels):
+            self._run(step, False)
+            for array in last.get(index, ()):
+                if array not in derivative.gradients:
+                    self._release_name(array)
+        found = zip(kernel.gradients, derivative.gradients, strict=True)
+        return [(array, _Gradient(self.storages.pop(made), kernel.through_view)) for array, made in found]
 
     def _accumulate(self, array: Array, new: _Gradient) -> None:
         """torch's InputBuffer: in place where the first holds its storage alone and is no view, else a new sum."""

@@ -12,6 +12,7 @@ from suite.share import WHOLE, Share
 from suite.spec import LOSS_CHUNKS, AttentionKernel, LossKernel, Workload
 from suite.tape import Backend, Numerics, Tape
 from suite.tape_attention import Heads, eager, flash, merge_heads, release, rotate
+from suite.tape_context import spread_attention
 from suite.tape_loss import chunked_head, cross_entropy
 
 
@@ -43,7 +44,7 @@ def decoder_ledger(
 ) -> Ledger:
     """The ledger of one micro-batch on a rank with that share: embedding, blocks, final norm, head with loss."""
     sizes = _Sizes(
-        Size("b", workload.micro_batch), Size("s", workload.seq_len), Size("h", spec.hidden),
+        Size("b", workload.micro_batch), _tokens(workload, share), Size("h", spec.hidden),
         Size("a*d", spec.q_dim), Size("k*d", spec.kv_dim), Size("f", spec.ffn), Size("V", spec.vocab),
         Size("a", spec.heads), Size("k", spec.kv_heads), Size("d", spec.head_dim), Size("r", spec.rotary_dim),
     )  # fmt: skip
@@ -64,7 +65,7 @@ def decoder_ledger(
     assert norm.output is not None
     hidden = Array("final norm output", norm.output.shape, norm.output.dtype)
     head = _head(tape(), spec, sizes, hidden, labels, workload.loss)
-    buffers, shared = _rope_tables(spec, workload, numerics)
+    buffers, shared = _rope_tables(spec, sizes, numerics, share)
     return Ledger(
         segments=(Placed("", embedding), *blocks, Placed("", norm), Placed("", head)),
         loss=frozenset({head.name}),
@@ -81,11 +82,18 @@ def _norm(tape: Tape, spec: DecoderSpec, name: str, x: Array) -> Array:
 def _embedding(tape: Tape, spec: DecoderSpec, sizes: _Sizes, ids: Array) -> Segment:
     x = tape.embedding("embedding", ids, sizes.v, sizes.h)
     if spec.position is Position.LEARNED:
-        table = tape.embedding(
-            "positions", tape.arange("places", sizes.s), Size("P", spec.max_positions), sizes.h, Split.NONE
-        )
+        places = _places(tape, sizes)
+        table = tape.embedding("positions", places, Size("P", spec.max_positions), sizes.h, Split.NONE)
         x = tape.add_broadcast("embedding and positions", x, table)
+        return Segment("embedding", tuple(tape.body), (), (ids, places) if tape.share.cp > 1 else (ids,), x)
     return Segment("embedding", tuple(tape.body), (), (ids,), x)
+
+
+def _places(tape: Tape, sizes: _Sizes) -> Array:
+    """Positions of the rank's tokens: made in every pass, or held for good where they are a part of the sequence's."""
+    if tape.share.cp == 1:
+        return tape.arange("places", sizes.s)
+    return Array("places", (sizes.s,), DType.INT64)
 
 
 def _block(
@@ -121,8 +129,7 @@ def _attention(
         turned_q = rotate(tape, "attention.rope q", q, sizes.heads, sizes.r, sizes.d)
         turned_k = rotate(tape, "attention.rope k", k, sizes.kv_heads, sizes.r, sizes.d)
     heads = Heads(turned_q, turned_k, v, sizes.heads, sizes.kv_heads, sizes.d)
-    is_flash = kernel is AttentionKernel.FLASH
-    out = (flash if is_flash else eager)(tape, "attention.core", heads)
+    out = _core(tape, heads, kernel)
     release(tape, "attention.core returns", q, k, v)
     if recompute.kind is RecomputeKind.SELECTIVE:
         tape.region("attention.core", start, (q, k, v), (out,))
@@ -130,11 +137,17 @@ def _attention(
         tape,
         "attention.core output, contiguous",
         out,
-        contiguous=is_flash or min(sizes.heads.value, sizes.s.value) == 1,
+        contiguous=tape.share.cp > 1 or kernel is AttentionKernel.FLASH or min(sizes.heads.value, sizes.s.value) == 1,
     )
     y = tape.linear("attention.wo", merged, sizes.h, spec.bias, Split.ROW)
     release(tape, "attention returns", x, out)
     return y
+
+
+def _core(tape: Tape, heads: Heads, kernel: AttentionKernel) -> Array:
+    if tape.share.cp > 1:
+        return spread_attention(tape, "attention.core", heads, kernel)
+    return (flash if kernel is AttentionKernel.FLASH else eager)(tape, "attention.core", heads)
 
 
 def _mlp(tape: Tape, spec: DecoderSpec, sizes: _Sizes, x: Array) -> Array:
@@ -165,15 +178,21 @@ def _head(tape: Tape, spec: DecoderSpec, sizes: _Sizes, hidden: Array, labels: A
     return Segment("head", tuple(tape.body), (hidden,), (labels,), None)
 
 
+def _tokens(workload: Workload, share: Share) -> Size:
+    """The rank's tokens of a sequence."""
+    return Size("s" if share.cp == 1 else "s/cp", workload.seq_len // share.cp)
+
+
 def _rope_tables(
-    spec: DecoderSpec, workload: Workload, numerics: Numerics
+    spec: DecoderSpec, sizes: _Sizes, numerics: Numerics, share: Share
 ) -> tuple[tuple[Array, ...], tuple[Array, ...]]:
-    """The cosine and sine tables (buffers), and the step's copies of them where its type is not fp32."""
+    """The cosine and sine tables (buffers), and the step's copies of them: where its type is not fp32, or where the
+    rank's rows are gathered."""
     if spec.position is not Position.ROPE:
         return (), ()
     half = Size("r/2", spec.rotary_dim // 2)
     buffers = tuple(Array(f"rope.{name}", (Size("P", spec.max_positions), half), DType.FP32) for name in ("cos", "sin"))
-    if numerics.compute is DType.FP32:
+    if numerics.compute is DType.FP32 and share.cp == 1:
         return buffers, ()
-    seq = Size("s", workload.seq_len)
-    return buffers, tuple(Array(f"rope {name} of this step", (seq, half), numerics.compute) for name in ("cos", "sin"))
+    shape = (sizes.s, half)
+    return buffers, tuple(Array(f"rope {name} of this step", shape, numerics.compute) for name in ("cos", "sin"))
