@@ -166,8 +166,9 @@ def _mlp(tape: Tape, spec: DecoderSpec, sizes: _Sizes, x: Array) -> Array:
 
 
 def _final_norm(tape: Tape, spec: DecoderSpec, sizes: _Sizes, x: Array) -> Segment:
-    y = enter(tape, "head", _norm(tape, spec, "norm", x), sizes.s)
-    release(tape, "trunk returns", x)
+    normed = _norm(tape, spec, "norm", x)
+    y = enter(tape, "head", normed, sizes.s)
+    release(tape, "trunk returns", x, normed)
     return Segment("final norm", tuple(tape.body), (x,), (), y)
 
 
