@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from parallelism.ddp import bucket_bytes
+from parallelism.ddp import DDP, bucket_bytes
 from parallelism.fsdp import padded_elements, shard_elements, shard_place
 from suite.case import Case
 from suite.layout import Offload
@@ -96,7 +96,7 @@ def holdings(case: Case, ledger: Ledger, rank: int) -> tuple[Holding, ...]:
     rows += [
         Holding(Component.BUFFERS, array.nbytes, array.name, array.formula, "module buffer") for array in ledger.buffers
     ]
-    if case.layout.replica_ranks > 1 and shards == 1:
+    if DDP.is_used(case.layout):
         rows.append(
             Holding(
                 Component.COMMUNICATION, bucket_bytes(parameters), "DDP buckets", "parameters*4",
@@ -117,11 +117,11 @@ def holdings(case: Case, ledger: Ledger, rank: int) -> tuple[Holding, ...]:
 def optimizer_transient(case: Case, ledger: Ledger, rank: int) -> Holding | None:
     """What the optimizer's step allocates in passing: nothing where it is one fused kernel.
 
-    torch has no fused SGD for DTensors, so under FSDP its loop runs: a decayed gradient is a new tensor, one
-    parameter at a time, and the largest counts (torch/optim/sgd.py, _single_tensor_sgd).
+    torch has no fused SGD for DTensors, so under FSDP and tensor parallelism its loop runs: a decayed gradient is a new
+    tensor, one parameter at a time, and the largest counts (torch/optim/sgd.py, _single_tensor_sgd).
     """
-    ranks = case.layout.shard_ranks
-    if case.workload.optimizer is not OptimizerKind.SGD or ranks == 1 or not case.recipe.weight_decay:
+    ranks, has_dtensors = case.layout.shard_ranks, case.layout.fsdp > 1 or case.layout.tp > 1
+    if case.workload.optimizer is not OptimizerKind.SGD or not has_dtensors or not case.recipe.weight_decay:
         return None
     if _is_on_host(case):
         return None

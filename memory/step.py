@@ -8,6 +8,7 @@ from functools import cached_property, partial
 
 from memory.events import Event, Label, Phase, gradient_label, phase_of
 from memory.gathers import Gathers
+from memory.leftovers import leftovers
 from memory.units import Unit, exchange_of, micro_of, unit_of
 from memory.walk import SegmentWalk, WalkRules, walk_segment
 from suite.case import Case
@@ -106,6 +107,7 @@ class _MicroBatch:
         )
         self.exchange = exchange_of(case, numerics, backend)
         self.micro = micro_of(case.layout, index, case.workload.micro_batches)
+        self.is_last = index == case.workload.micro_batches - 1
         self.gathers = Gathers(self.exchange, self.micro, self.gradient)
         # autograd adds to the whole gradients that it finds; those that were converted FSDP2 adds to itself
         finds_whole = self.micro.has_whole and not self.exchange.converts
@@ -138,7 +140,7 @@ class _MicroBatch:
         for walk in (self.walks[placed.segment] for placed in self.ledger.segments):
             self._put(walk.uncache, LOSS)
         self._backward()
-        self._put(Phase(), BACKWARD, Moment.AFTER_BACKWARD)
+        self._put(leftovers(self.case, self.ledger, self.is_last), BACKWARD, Moment.AFTER_BACKWARD)
         return self.stretches
 
     def _forward(self) -> None:

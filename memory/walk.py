@@ -211,11 +211,13 @@ class _Walker:
         return [(array, _Gradient(self.storages.pop(made), kernel.through_view)) for array, made in found]
 
     def _accumulate(self, array: Array, new: _Gradient) -> None:
-        """torch's InputBuffer: in place where the first holds its storage alone and is no view, else a new sum."""
+        """torch's InputBuffer: in place where the first holds its storage alone and is no view, nor a DTensor's, else a
+        new sum."""
         old = self.gradients.get(array)
+        is_wrapped = isinstance(array, Weight) and array.is_part
         if old is None:
             self.gradients[array] = new
-        elif old.storage.references == 1 and not old.is_view:
+        elif old.storage.references == 1 and not old.is_view and not is_wrapped:
             self._release(new.storage)
         else:
             total = self._gradient_storage(array)
