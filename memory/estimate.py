@@ -16,20 +16,17 @@ from suite.case import Case
 from suite.cpu_workspace import has_tiles
 from suite.models.ledgers import ledger_of
 from suite.operators import Ledger
-from suite.record import Component, MemoryEstimate, Moment, Term
+from suite.record import MemoryEstimate, Moment, Term
 from suite.share import WHOLE, Share, share_of
 from suite.spec import Precision
 from suite.tape import BF16_AUTOCAST, BF16_POLICY, FP32, Backend, Numerics
 
-#: holdings that do not exist yet when the model has just been built
-_LATER = {Moment.INIT: {Component.OPTIMIZER}}
-
 
 def numerics_of(case: Case) -> Numerics:
-    """The number formats of a case: FSDP casts parameters by its own policy, everything else by autocast."""
+    """The number formats of a case: FSDP's policy casts parameters, DeepSpeed's are bf16, else autocast casts."""
     if case.workload.precision is Precision.FP32:
         return FP32
-    return BF16_POLICY if case.layout.fsdp > 1 else BF16_AUTOCAST
+    return BF16_POLICY if case.layout.fsdp > 1 or case.layout.is_deepspeed else BF16_AUTOCAST
 
 
 def backend_of(case: Case) -> Backend:
@@ -77,7 +74,7 @@ class MemoryModel:
         held = holdings(self.case, ledger, rank)
         terms = []
         for moment in Moment:
-            terms += [_held(item, moment, rank) for item in held if item.component not in _LATER.get(moment, ())]
+            terms += [_held(item, moment, rank) for item in held if moment is not Moment.INIT or not item.is_lazy]
         alive = dict(self.step(rank).compositions())
         # clipping allocates scalars alone, so the optimizer's highest instant is the level it starts from, and what
         # its step needs in passing
