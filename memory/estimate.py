@@ -18,17 +18,17 @@ from suite.case import Case
 from suite.cpu_workspace import has_tiles
 from suite.models.ledgers import ledger_of
 from suite.operators import Ledger
-from suite.record import Component, MemoryEstimate, Moment, Term
+from suite.record import MemoryEstimate, Moment, Term
 from suite.share import WHOLE, Share, share_of
 from suite.spec import Precision
 from suite.tape import BF16_AUTOCAST, BF16_POLICY, FP32, Backend, Numerics
 
 
 def numerics_of(case: Case) -> Numerics:
-    """The number formats of a case: FSDP casts parameters by its own policy, everything else by autocast."""
+    """The number formats of a case: FSDP's policy casts parameters, DeepSpeed's are bf16, else autocast casts."""
     if case.workload.precision is Precision.FP32:
         return FP32
-    return BF16_POLICY if case.layout.fsdp > 1 else BF16_AUTOCAST
+    return BF16_POLICY if case.layout.fsdp > 1 or case.layout.is_deepspeed else BF16_AUTOCAST
 
 
 def backend_of(case: Case) -> Backend:
@@ -140,7 +140,7 @@ class MemoryModel:
 
 def _exists(item: Holding, moment: Moment) -> bool:
     """Does the moment find it? The first step makes the optimizer's state, and some buffers."""
-    return moment is not Moment.INIT or (item.component is not Component.OPTIMIZER and item.since is Moment.INIT)
+    return moment is not Moment.INIT or not item.is_lazy
 
 
 def _held(item: Holding, moment: Moment, rank: int) -> Term:

@@ -17,15 +17,15 @@ from memory.events import Event, Label, Phase, phase_of
 from memory.pipeline_buffers import BUFFER, LEFT, left_gradients
 from memory.references import Passed, References
 from memory.stage_walk import StageWalk
-from memory.step import BACKWARD, FORWARD, LOSS, Stretch, StepWalk
-from parallelism.pipeline import joins_weights, stream_bytes
-from parallelism.pipeline_orders import Action, Pass, schedule_order, warm_up
+from memory.step import BACKWARD, FORWARD, LOSS, StepWalk, Stretch
+from parallelism.pipeline import stream_bytes
+from parallelism.pipeline_orders import Action, Pass, schedule_order
 from parallelism.stage_ledgers import ledger_of_stages
-from parallelism.stages import head_is_copied, rank_of_stage, stages_of, stages_of_rank
+from parallelism.stages import head_is_copied, stages_of, stages_of_rank
 from suite.case import Case
 from suite.layout import Schedule
 from suite.operators import Ledger
-from suite.record import Component, Moment
+from suite.record import Moment
 
 
 def walk_pipeline(case: Case, ledger: Ledger, pp_rank: int) -> StepWalk:

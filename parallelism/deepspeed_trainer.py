@@ -20,6 +20,7 @@ from parallelism.training import Trainer, build_optimizer
 from parallelism.zero_config import deepspeed_config, is_clipped_by_engine
 from suite import memory_probe as phases
 from suite.case import Case
+from suite.record import Component
 from suite.spec import Precision
 
 
@@ -76,10 +77,14 @@ class DeepSpeedTrainer(Trainer):
         """Stage 0 in fp32 alone, where every rank holds every gradient."""
         return clip_gradients(self.model.parameters(), self.case.recipe.clip_norm)
 
+    def state(self) -> dict[Component, list[Tensor]]:
+        """The engine's own tensors."""
+        return held_tensors(self)
+
     def close(self) -> None:
         """Let go of the engine. DeepSpeed keeps a stage 3 model and its state reachable for good (a list of modules in
         parameter_offload, a cache of the class that gathers parameters), so their memory is given back by hand."""
-        held = held_tensors(self)
+        held = self.state()
         self.engine.destroy()
         for tensors in held.values():
             for tensor in tensors:

@@ -37,6 +37,7 @@ class Held:
     name: str
     formula: str
     source: str
+    is_lazy: bool = False  # made in the first step, and kept
 
 
 def held(case: Case, ledger: Ledger, rank: int) -> tuple[Held, ...]:
@@ -76,10 +77,11 @@ def _stage_0(case: Case, ledger: Ledger, rank: int) -> Iterator[Held]:
     groups = groups_of(ledger)
     elements, tensors = sum(item.elements for group in groups for item in group), sum(map(len, groups))
     masters = FP32 if case.workload.precision is Precision.BF16_MIXED else 0
-    state = elements * (masters + FP32 * MOMENTS[kind]) + STEP_BYTES[kind] * tensors
     yield Held(Component.PARAMETERS, elements * size, Place.DEVICE, "parameters", f"parameters*{size}", STAGE_0)
-    formula = f"parameters*({masters} + 4*{MOMENTS[kind]}) + {STEP_BYTES[kind]}*tensors"
-    yield Held(Component.OPTIMIZER, state, Place.DEVICE, f"{kind} state, masters", formula, STAGE_0)
+    yield Held(Component.OPTIMIZER, elements * masters, Place.DEVICE, "fp32 masters", "parameters*4", STAGE_0)
+    state = elements * FP32 * MOMENTS[kind] + STEP_BYTES[kind] * tensors
+    formula = f"parameters*4*{MOMENTS[kind]} + {STEP_BYTES[kind]}*tensors"
+    yield Held(Component.OPTIMIZER, state, Place.DEVICE, f"{kind} state", formula, STAGE_0, is_lazy=True)
 
 
 def _stage_1_or_2(case: Case, ledger: Ledger, rank: int) -> Iterator[Held]:
@@ -90,11 +92,12 @@ def _stage_1_or_2(case: Case, ledger: Ledger, rank: int) -> Iterator[Held]:
     flat = sum(padded_group(group, ranks) for group in groups)
     part, is_offloaded = flat // ranks, case.layout.offload is not Offload.NONE
     where = Place.HOST if is_offloaded else Place.DEVICE
-    state = part * FP32 * (1 + MOMENTS[kind]) + STEP_BYTES[kind] * len(groups)
+    state = part * FP32 * MOMENTS[kind] + STEP_BYTES[kind] * len(groups)
     formula = f"P*{size}, P = parameters, each group to a multiple of 2N"
     yield Held(Component.PARAMETERS, flat * size, Place.DEVICE, "flat parameters", formula, STAGE_1_2)
-    formula = f"P/N*4*(1 + {MOMENTS[kind]}) + {STEP_BYTES[kind]}*groups"
-    yield Held(Component.OPTIMIZER, state, where, f"fp32 master, {kind} state", formula, STAGE_1_2)
+    yield Held(Component.OPTIMIZER, part * FP32, where, "flat fp32 master", "P/N*4", STAGE_1_2)
+    formula = f"P/N*4*{MOMENTS[kind]} + {STEP_BYTES[kind]}*groups"
+    yield Held(Component.OPTIMIZER, state, where, f"{kind} state", formula, STAGE_1_2, is_lazy=True)
     if not is_offloaded:
         return
     largest = max(weight.elements for group in groups for weight in group)
@@ -102,7 +105,8 @@ def _stage_1_or_2(case: Case, ledger: Ledger, rank: int) -> Iterator[Held]:
     if case.layout.zero == 2 and case.workload.micro_batches > 1:
         kept = _touched(case, ledger, rank) * size
         formula = f"elements of the parameters that the rank owns a part of*{size}"
-        yield Held(Component.GRADIENTS, kept, Place.HOST, "gradients of earlier micro-batches", formula, STAGE_1_2)
+        name = "gradients of earlier micro-batches"
+        yield Held(Component.GRADIENTS, kept, Place.HOST, name, formula, STAGE_1_2, is_lazy=True)
     copies = part * size
     yield Held(Component.COMMUNICATION, copies, Place.HOST, "new parameters on their way", f"P/N*{size}", STAGE_1_2)
     for place in Place:
@@ -120,9 +124,11 @@ def _stage_3(case: Case, ledger: Ledger, rank: int) -> Iterator[Held]:
     home = Place.HOST if offload is Offload.PARAMETERS else Place.DEVICE
     where = Place.HOST if is_offloaded else Place.DEVICE
     yield Held(Component.PARAMETERS, part * size, home, "parts of the parameters", f"Q*{size}", STAGE_3)
-    state = part * FP32 * (1 + MOMENTS[kind]) + STEP_BYTES[kind] * len(groups)
-    formula = f"Q*4*(1 + {MOMENTS[kind]}) + {STEP_BYTES[kind]}*groups, Q = sum of ceil(elements/N)"
-    yield Held(Component.OPTIMIZER, state, where, f"fp32 master, {kind} state", formula, STAGE_3)
+    formula = "Q*4, Q = sum of ceil(elements/N)"
+    yield Held(Component.OPTIMIZER, part * FP32, where, "flat fp32 master", formula, STAGE_3)
+    state = part * FP32 * MOMENTS[kind] + STEP_BYTES[kind] * len(groups)
+    formula = f"Q*4*{MOMENTS[kind]} + {STEP_BYTES[kind]}*groups"
+    yield Held(Component.OPTIMIZER, state, where, f"{kind} state", formula, STAGE_3, is_lazy=True)
     yield Held(Component.GRADIENTS, part * size, where, "parts of the gradients", f"Q*{size}", STAGE_3)
     if is_offloaded:
         yield Held(Component.GRADIENTS, part * FP32, Place.HOST, "gradients of the master", "Q*4", STAGE_3)
