@@ -17,6 +17,15 @@ def parts_of(body: Iterable[Operator | Region]) -> Iterable[Kernel | Region]:
             yield from part.kernels
 
 
+def kernels_of(body: Iterable[Operator | Region]) -> Iterable[Kernel]:
+    """Every kernel, those inside regions included, in order."""
+    for part in parts_of(body):
+        if isinstance(part, Region):
+            yield from kernels_of(part.body)
+        else:
+            yield part
+
+
 def last_reads(parts: list[Kernel | Region]) -> dict[int, list[Array]]:
     """Index of a part -> the arrays whose last reader (or, never read, whose writer) it is."""
     seen: dict[Array, int] = {}
@@ -37,11 +46,11 @@ def kept_of(segment: Segment) -> dict[Array, str]:
     for part in parts_of(segment.body):
         inside = part.inputs if isinstance(part, Region) else part.saves
         kept.update({array: f"{part.name} (rerun)" if isinstance(part, Region) else part.name for array in inside})
-    for part in reversed(list(parts_of(segment.body))):
-        if isinstance(part, Kernel) and part.is_view:  # keeping a view keeps what it is a view of
-            for array in part.writes:
+    for kernel in reversed(list(kernels_of(segment.body))):
+        if kernel.is_view:  # keeping a view keeps what it is a view of
+            for array in kernel.writes:
                 if array in kept:
-                    kept[part.reads[0]] = kept[array]
+                    kept[kernel.reads[0]] = kept[array]
     return kept
 
 

@@ -95,8 +95,9 @@ class _Open:
         heads = block.heads
         #: queries that share a key head are stacked, which copies them
         self.stacks = heads.count.value > heads.kv_count.value and block.rows.value > 1
-        #: [b, k, ...] of [b, s, k, d] is no view of [b k, ...]
-        self.must_fold = min(heads.batch.value, heads.kv_count.value) > 1
+        #: [b, k, ...] of [b, s, k, d] is no view of [b k, ...]; of one sequence it is, but oneDNN wants it contiguous
+        several = heads.batch.value > 1 or (block.tape.backend is Backend.CPU and block.kind is DType.BF16)
+        self.must_fold = several and heads.kv_count.value > 1
 
     def run(self, name: str, reads: tuple[Array, ...], *writes: Array, scratch: int = 0) -> None:
         self.kernels.append(Kernel(name, reads, writes, forward_scratch=scratch))
