@@ -16,7 +16,6 @@ from memory.labels import Labels, WalkRules
 from memory.liveness import contributions_of, is_tied, last_reads, parts_of
 from suite.operators import Array, Kernel, Operator, Region, Segment, Weight
 
-
 #: kernels whose derivatives read nothing that was kept
 COPIES = ("cast", "clone")
 
@@ -147,7 +146,7 @@ class _Walker:
         for kernel in reversed(kernels[ends + 1 :]):
             self._derive(kernel)
         self._recompute(region, kernels, ends)
-        first = next(index for index, kernel in enumerate(kernels) if kernel.name not in COPIES)
+        first = next((index for index, kernel in enumerate(kernels[: ends + 1]) if kernel.name not in COPIES), 0)
         for kernel in reversed(kernels[first : ends + 1]):
             self._derive(kernel)
         for storage in self.saved.pop(region):  # the last tensor kept inside is gone, and the frame with it

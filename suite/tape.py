@@ -125,8 +125,8 @@ class Tape:
         return copy
 
     def _cast_weight(self, weight: Weight, kernels: list[Kernel]) -> Array:
-        """Autocast's copy, made once: later readers find it in the cache, and their gradients meet on it. Of a part, whose
-        local tensor is no leaf of the graph, every reader makes its own."""
+        """Autocast's copy, made once: later readers find it in the cache, and their gradients meet on it. Of a part,
+        whose local tensor is no leaf of the graph, every reader makes its own."""
         if weight.is_part:
             part = Array("bf16 copies of weights", weight.shape, self.numerics.compute)
             kernels.append(Kernel("cast", (weight,), (part,), gradients=(weight,)))
