@@ -16,6 +16,9 @@ from memory.labels import Labels, WalkRules
 from memory.liveness import contributions_of, is_tied, last_reads, parts_of
 from suite.operators import Array, Derivative, Kernel, Operator, Region, Segment, Weight
 
+#: kernels whose derivatives read nothing that was kept
+COPIES = ("cast", "clone")
+
 
 @dataclass(slots=True)
 class _Storage:
@@ -144,10 +147,13 @@ class _Walker:
         for kernel in reversed(kernels[ends + 1 :]):
             self._derive(kernel)
         self._recompute(region, kernels, ends)
-        for kernel in reversed(kernels[: ends + 1]):
+        first = next((index for index, kernel in enumerate(kernels[: ends + 1]) if kernel.name not in COPIES), 0)
+        for kernel in reversed(kernels[first : ends + 1]):
             self._derive(kernel)
-        for storage in self.saved.pop(region):
+        for storage in self.saved.pop(region):  # the last tensor kept inside is gone, and the frame with it
             self._release(storage)
+        for kernel in reversed(kernels[:first]):
+            self._derive(kernel)
 
     def _recompute(self, region: Region, kernels: list[Kernel], ends: int) -> None:
         """Run kernels forward up to `ends`, which is not run if all it would keep is there. Frames that would have

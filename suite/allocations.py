@@ -125,18 +125,22 @@ def _settling(wait: Callable[..., Any], seconds: float) -> Callable[..., Any]:
     return wait_and_settle
 
 
-def _all_gather(x: torch.Tensor, ranks: int, group_name: str) -> torch.Tensor:
+def _all_gather(x: torch.Tensor, ranks: int, group_name: Any) -> torch.Tensor:
     """The functional operator, which holds its work where no pause can keep it: the same calls, waited for."""
     gathered = x.new_empty((ranks * x.shape[0], *x.shape[1:]))
-    torch.distributed.distributed_c10d._resolve_process_group(group_name)._allgather_base(gathered, x).wait()
+    _group(group_name)._allgather_base(gathered, x).wait()
     return gathered
 
 
-def _reduce_scatter(x: torch.Tensor, operation: str, ranks: int, group_name: str) -> torch.Tensor:
-    assert operation == "sum"
+def _reduce_scatter(x: torch.Tensor, operation: str, ranks: int, group_name: Any) -> torch.Tensor:
+    assert operation == "sum"  # what a process group does unless it is told
     mine = x.new_empty((x.shape[0] // ranks, *x.shape[1:]))
-    torch.distributed.distributed_c10d._resolve_process_group(group_name)._reduce_scatter_base(mine, x).wait()
+    _group(group_name)._reduce_scatter_base(mine, x).wait()
     return mine
+
+
+def _group(name: Any) -> Any:
+    return torch.distributed.distributed_c10d._resolve_process_group(name)
 
 
 def _fill(trace: AllocationTrace, roots: Iterable[Any]) -> None:

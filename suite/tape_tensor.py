@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 
-from suite.operators import Array, DType, Flops, Kernel, OperatorKind, Size, Split, Weight
+from suite.operators import Array, DType, Flops, Kernel, OperatorKind, Size, Split
 from suite.tape import ONE, Backend, Tape
 
 POINTWISE = OperatorKind.POINTWISE
@@ -67,13 +67,20 @@ def _scattering(tape: Tape, whole: Array) -> int:
 
 
 def rows(tape: Tape, name: str, x: Array, width: Size, bias: bool, part: Size) -> Array:
-    """A projection of which each rank reads some input features; the bias is added to the sum."""
+    """A projection of which each rank reads some input features; the bias is added to the sum. Its frame holds x until
+    it returns."""
     if tape.share.tp == 1:
         return tape.linear(name, x, width, bias, Split.ROW)
     y = leave(tape, name, tape.linear(name, x, width, False, Split.ROW), part)
-    if not bias:
-        return y
-    weight = Weight(f"{name}.bias", (width,), tape.numerics.weights)
+    if bias:
+        y = _add_bias(tape, name, y, width)
+    tape.operator(f"{name} returns", POINTWISE, [Kernel("release", (x,))])
+    return y
+
+
+def _add_bias(tape: Tape, name: str, y: Array, width: Size) -> Array:
+    """y + bias, the bias whole on every rank."""
+    weight = tape.weight(f"{name}.bias", (width,))
     out = Array(f"{name} output and bias", y.shape, y.dtype)
     kernels: list[Kernel] = []
     read: Array = weight
