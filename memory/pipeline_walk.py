@@ -97,13 +97,16 @@ class _PipelineRank:
 
     def _backward(self, action: Action) -> None:
         stage, item = action.stage, action.micro_batch
-        walk = self.stages[stage]
-        self._put(walk.next_backward if stage in self.begun else walk.first_backward)
-        self.begun.add(stage)
+        self._derive(action)
+        if action.kind is Pass.WEIGHT:
+            return
         self.held.drop(("cache", stage, item))
         if stage == 0:
             return
+        walk = self.stages[stage]
         gradient = Passed(stage, item, walk.input_gradient)
+        if action.kind is Pass.INPUT and not joins_weights(self.case, stage):
+            self.held.assign(("left", stage, item), gradient)
         if stage - 1 in self.mine:
             self._hand_over(("gradient", stage - 1, item), gradient)
         elif self._is_one_f_one_b:
@@ -112,6 +115,24 @@ class _PipelineRank:
                 self.held.assign("send_work", gradient)
         else:
             self.held.assign(("send", gradient), gradient)
+
+    def _derive(self, action: Action) -> None:
+        """The part of a backward pass that is done now. The first stage, whose input needs no gradient, does all of it
+        with its weights; a stage whose weights are joined to its inputs, with those."""
+        stage, walk = action.stage, self.stages[action.stage]
+        is_joined = joins_weights(self.case, stage)
+        is_whole = action.kind is Pass.BACKWARD or is_joined or stage == 0
+        if is_whole and action.kind is (Pass.INPUT if stage == 0 and not is_joined else Pass.WEIGHT):
+            return
+        if action.kind is Pass.INPUT and not is_whole:
+            self._put(walk.inputs)
+            return
+        is_next = stage in self.begun
+        self.begun.add(stage)
+        if is_whole:
+            self._put(walk.next_backward if is_next else walk.first_backward)
+        else:
+            self._put(walk.next_weights if is_next else walk.first_weights)
 
     def _hand_over(self, name: Hashable, tensor: Passed) -> None:
         """Put a tensor in a buffer's place."""
@@ -129,7 +150,7 @@ class _PipelineRank:
     def _finish(self) -> None:
         """The schedule returns; a tied head's gradient is exchanged with the embedding's."""
         for name in list(self.held.names):
-            if not (isinstance(name, tuple) and name[0] in ("input", "gradient")):
+            if not (isinstance(name, tuple) and name[0] in ("input", "gradient", "left")):
                 self.held.drop(name)
         self._events(self.held.take())
         self._level(Moment.AFTER_BACKWARD)

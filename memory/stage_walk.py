@@ -7,6 +7,7 @@ from functools import cached_property
 
 from memory.events import Event, Label, Phase, phase_of
 from memory.labels import Labels, WalkRules
+from memory.split_walk import SplitWalk, walk_split
 from memory.walk import SegmentWalk, walk_segment
 from parallelism.stages import Stage
 from suite.operators import Array, Ledger, Placed, Segment
@@ -21,6 +22,7 @@ class StageWalk:
         self.stage = stage
         self.found = found
         self.walks: dict[tuple[Segment, WalkRules], SegmentWalk] = {}
+        self.splits: dict[tuple[Segment, WalkRules], SplitWalk] = {}
 
     @cached_property
     def stream(self) -> Array:
@@ -69,6 +71,44 @@ class StageWalk:
             if place == last_block:
                 events += _shared(self.ledger, -1)
         return phase_of(events)
+
+    @cached_property
+    def inputs(self) -> Phase:
+        """A backward pass that makes the gradient of the stage's input alone."""
+        walks = self._splits(False)
+        events = [event for walk in reversed(walks) for event in walk.inputs.events]
+        return phase_of([*events, *walks[-1].above.events])
+
+    @cached_property
+    def first_weights(self) -> Phase:
+        """The pass that follows it, and makes the gradients of the weights."""
+        return self._weights(False)
+
+    @cached_property
+    def next_weights(self) -> Phase:
+        """The same where it adds to them."""
+        return self._weights(True)
+
+    def _weights(self, accumulate: bool) -> Phase:
+        walks = self._splits(accumulate)
+        events: list[Event] = []
+        seed: tuple[Event, ...] = ()
+        added: tuple[Event, ...] = ()
+        for group in (group for walk in walks for group in walk.weights):
+            events += [*seed, *group.made.events, *added]
+            seed, added = group.seed.events, group.added.events
+        events += [*seed, *added, *(event for walk in walks for event in walk.left.events)]
+        return phase_of(events + _shared(self.ledger, -1))
+
+    def _splits(self, accumulate: bool) -> list[SplitWalk]:
+        last = len(self.ledger.segments) - 1
+        walks: list[SplitWalk] = []
+        for place, placed in enumerate(self.ledger.segments):
+            key = placed.segment, self._rules(placed, place == 0, place == last, accumulate)
+            if key not in self.splits:
+                self.splits[key] = walk_split(*key, is_top=place == last)
+            walks.append(self.splits[key])
+        return walks
 
     def _walks(self, accumulate: bool) -> Iterator[tuple[Placed, SegmentWalk]]:
         last = len(self.ledger.segments) - 1
