@@ -15,6 +15,7 @@ from functools import cached_property
 
 from memory.events import Event, Label, Phase, phase_of
 from memory.pipeline_buffers import BUFFER, LEFT, left_gradients
+from memory.pipeline_finish import finishing
 from memory.references import Passed, References
 from memory.stage_walk import StageWalk
 from memory.step import BACKWARD, FORWARD, LOSS, Stretch, StepWalk
@@ -37,6 +38,7 @@ class _PipelineRank:
     def __init__(self, case: Case, ledger: Ledger, pp_rank: int) -> None:
         self.case = case
         self.layout = case.layout
+        self.ledger = ledger
         self.pp_rank = pp_rank
         self.mine = stages_of_rank(self.layout, pp_rank)
         self.last = self.layout.stages - 1
@@ -153,6 +155,9 @@ class _PipelineRank:
             if not (isinstance(name, tuple) and name[0] in ("input", "gradient", "left")):
                 self.held.drop(name)
         self._events(self.held.take())
+        own = ledger_of_stages(self.case, self.ledger, tuple(walk.stage for walk in self.stages.values()))
+        for label in finishing(self.case, self.ledger, own, self.pp_rank):
+            self._events([Event(label.unit, label), Event(-label.unit, label)])
         self._level(Moment.AFTER_BACKWARD)
 
     # --- facts ------------------------------------------------------------------------------------------

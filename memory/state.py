@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from parallelism import replicate
 from parallelism.ddp import bucket_bytes
 from parallelism.fsdp import padded_elements, shard_elements, shard_place
 from suite.case import Case
@@ -95,7 +96,7 @@ def holdings(case: Case, ledger: Ledger, rank: int) -> tuple[Holding, ...]:
     rows += [
         Holding(Component.BUFFERS, array.nbytes, array.name, array.formula, "module buffer") for array in ledger.buffers
     ]
-    if case.layout.replica_ranks > 1 and shards == 1:
+    if case.layout.replica_ranks > 1 and shards == 1 and not replicate.is_used(case.layout):
         rows.append(
             Holding(
                 Component.COMMUNICATION, bucket_bytes(parameters), "DDP buckets", "parameters*4",
