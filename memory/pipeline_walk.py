@@ -18,15 +18,15 @@ from memory.pipeline_buffers import BUFFER, LEFT, left_gradients
 from memory.pipeline_finish import finishing
 from memory.references import Passed, References
 from memory.stage_walk import StageWalk
-from memory.step import BACKWARD, FORWARD, LOSS, Stretch, StepWalk
+from memory.step import BACKWARD, FORWARD, LOSS, StepWalk, Stretch
 from parallelism.pipeline import joins_weights, stream_bytes
-from parallelism.pipeline_orders import Action, Pass, schedule_order, warm_up
+from parallelism.pipeline_orders import Action, Pass, schedule_order
 from parallelism.stage_ledgers import ledger_of_stages
-from parallelism.stages import head_is_copied, rank_of_stage, stages_of, stages_of_rank
+from parallelism.stages import head_is_copied, stages_of, stages_of_rank
 from suite.case import Case
 from suite.layout import Schedule
 from suite.operators import Ledger
-from suite.record import Component, Moment
+from suite.record import Moment
 
 
 def walk_pipeline(case: Case, ledger: Ledger, pp_rank: int) -> StepWalk:
@@ -85,7 +85,7 @@ class _PipelineRank:
                 self.window = LOSS
             self._put(loss)
             return
-        output = Passed(stage, item, self.stages[stage].output)
+        output = Passed(self.stages[stage].output)
         self.held.assign(("cache", stage, item), output)
         if stage + 1 in self.mine:
             self._hand_over(("input", stage + 1, item), output)
@@ -106,7 +106,7 @@ class _PipelineRank:
         if stage == 0:
             return
         walk = self.stages[stage]
-        gradient = Passed(stage, item, walk.input_gradient)
+        gradient = Passed(walk.input_gradient)
         if action.kind is Pass.INPUT and not joins_weights(self.case, stage):
             self.held.assign(("left", stage, item), gradient)
         if stage - 1 in self.mine:

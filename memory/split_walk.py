@@ -105,14 +105,14 @@ class _SplitWalker(Walker):
             if not weights or kernel.name == "linear":  # a norm's workspace is for its weights
                 self._scratch(kernel.name, kernel.backward_scratch)
             for array in kernel.passes:
-                seed = seeds[0].storage
-                seed.references += 1
-                made.append((array, Gradient(seed, kernel.through_view)))
+                passed = seeds[0].storage
+                passed.references += 1
+                made.append((array, Gradient(passed, kernel.through_view)))
         if weights:
-            self.seeds[kernel] = [seed.storage for seed in seeds]
+            self.seeds[kernel] = [gradient.storage for gradient in seeds]
         else:
-            for seed in seeds:
-                self._release(seed.storage)
+            for gradient in seeds:
+                self._release(gradient.storage)
         for array, gradient in made:
             self._accumulate(array, gradient)
 

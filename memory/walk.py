@@ -209,7 +209,7 @@ class Walker:
         for array, gradient in made:
             self._accumulate(array, gradient)
 
-    def _accumulate(self, array: Array, new: _Gradient) -> None:
+    def _accumulate(self, array: Array, new: Gradient) -> None:
         """torch's InputBuffer: in place where the first holds its storage alone and is no view, else a new sum."""
         old = self.gradients.get(array)
         if old is None:
