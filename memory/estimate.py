@@ -138,9 +138,10 @@ class MemoryModel:
 
         @cache
         def step(share: Share, place: int) -> StepWalk:
+            formats = numerics_of(self.case), backend_of(self.case)
             if self.case.layout.pp > 1:
-                return walk_pipeline(self.case, self._whole(share), place)
-            return walk_step(self.case, self._ledgers(share, place), numerics_of(self.case), backend_of(self.case))
+                return walk_pipeline(self.case, self._whole(share), place, *formats)
+            return walk_step(self.case, self._ledgers(share, place), *formats)
 
         return step
 

@@ -102,6 +102,11 @@ def walk_step(case: Case, ledger: Ledger, numerics: Numerics, backend: Backend) 
     return StepWalk(tuple(stretches))
 
 
+def reduced_gradients(numerics: Numerics) -> Label:
+    """What autograd makes where a strategy reduces gradients and frees them."""
+    return gradient_label(Component.TRANSIENTS, "gradients before they are reduced", numerics.weights.nbytes)
+
+
 class _MicroBatch:
     def __init__(
         self, case: Case, ledger: Ledger, numerics: Numerics, backend: Backend, index: int, walks: Walks
@@ -110,9 +115,7 @@ class _MicroBatch:
         self.ledger = ledger
         self.layout = case.layout
         self.is_sharded = case.layout.fsdp > 1
-        self.gradient = gradient_label(
-            Component.TRANSIENTS, "gradients before they are reduced", numerics.weights.nbytes
-        )
+        self.gradient = reduced_gradients(numerics)
         self.exchange = exchange_of(case, numerics, backend)
         self.micro = micro_of(case.layout, index, case.workload.micro_batches)
         self.gathers = Gathers(self.exchange, self.micro, self.gradient)
