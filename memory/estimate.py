@@ -16,12 +16,26 @@ from parallelism.stage_ledgers import ledger_of_stages
 from parallelism.stages import stages_of, stages_of_rank
 from suite.case import Case
 from suite.cpu_workspace import has_tiles
+from suite.layout import Layout
 from suite.models.ledgers import ledger_of
 from suite.operators import Ledger
 from suite.record import MemoryEstimate, Moment, Term
 from suite.share import WHOLE, Share, share_of
 from suite.spec import Precision
 from suite.tape import BF16_AUTOCAST, BF16_POLICY, FP32, Backend, Numerics
+
+#: layouts of at most so many ranks are written out whole
+RANKS_SHOWN = 8
+
+
+def representative_ranks(layout: Layout) -> tuple[int, ...]:
+    """Ranks that stand for all: all of a few, else the first rank of every place in the pipeline.
+
+    Ranks of one place hold the same stages; of those the first has a largest shard.
+    """
+    if layout.world_size <= RANKS_SHOWN:
+        return tuple(range(layout.world_size))
+    return tuple(range(0, layout.world_size, layout.world_size // layout.pp))
 
 
 def numerics_of(case: Case) -> Numerics:
@@ -124,9 +138,10 @@ class MemoryModel:
 
         @cache
         def step(share: Share, place: int) -> StepWalk:
+            formats = numerics_of(self.case), backend_of(self.case)
             if self.case.layout.pp > 1:
-                return walk_pipeline(self.case, self._whole(share), place)
-            return walk_step(self.case, self._ledgers(share, place), numerics_of(self.case), backend_of(self.case))
+                return walk_pipeline(self.case, self._whole(share), place, *formats)
+            return walk_step(self.case, self._ledgers(share, place), *formats)
 
         return step
 

@@ -9,12 +9,10 @@ from dataclasses import dataclass, field
 from memory.events import Event, Label
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Passed:
-    """A stage's output for a micro-batch, or the gradient of its input. Labels tell the two apart."""
+    """A stage's output for a micro-batch, or the gradient of its input. Identity is the object."""
 
-    stage: int
-    micro_batch: int
     label: Label
 
 

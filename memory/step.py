@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property, partial
 
@@ -69,8 +69,8 @@ class StepWalk:
         sums: dict[Label, int] = {}
         done = 0
         for moment, instant in places:
-            for stretch in self.stretches[done : instant.stretches]:
-                _add(sums, stretch.phase.change)
+            for phase, times in _counted(self.stretches[done : instant.stretches]):
+                _add(sums, phase.change, times)
             done = instant.stretches
             here = dict(sums)
             if instant.events:
@@ -78,9 +78,18 @@ class StepWalk:
             yield moment, here
 
 
-def _add(sums: dict[Label, int], change: Mapping[Label, int]) -> None:
+def _counted(stretches: Iterable[Stretch]) -> Iterator[tuple[Phase, int]]:
+    """Each phase and how often it comes: a pipeline's micro-batches share theirs."""
+    counts: dict[int, tuple[Phase, int]] = {}
+    for stretch in stretches:
+        key = id(stretch.phase)
+        counts[key] = (stretch.phase, counts[key][1] + 1 if key in counts else 1)
+    return iter(counts.values())
+
+
+def _add(sums: dict[Label, int], change: Mapping[Label, int], times: int = 1) -> None:
     for label, nbytes in change.items():
-        sums[label] = sums.get(label, 0) + nbytes
+        sums[label] = sums.get(label, 0) + nbytes * times
 
 
 def walk_step(case: Case, ledger: Ledger, numerics: Numerics, backend: Backend) -> StepWalk:
@@ -94,6 +103,11 @@ def walk_step(case: Case, ledger: Ledger, numerics: Numerics, backend: Backend) 
     return StepWalk(tuple(stretches))
 
 
+def reduced_gradients(numerics: Numerics) -> Label:
+    """What autograd makes where a strategy reduces gradients and frees them."""
+    return gradient_label(Component.TRANSIENTS, "gradients before they are reduced", numerics.weights.nbytes)
+
+
 class _MicroBatch:
     def __init__(
         self, case: Case, ledger: Ledger, numerics: Numerics, backend: Backend, index: int, walks: Walks
@@ -102,9 +116,7 @@ class _MicroBatch:
         self.ledger = ledger
         self.layout = case.layout
         self.is_sharded = case.layout.fsdp > 1
-        self.gradient = gradient_label(
-            Component.TRANSIENTS, "gradients before they are reduced", numerics.weights.nbytes
-        )
+        self.gradient = reduced_gradients(numerics)
         self.exchange = exchange_of(case, numerics, backend)
         self.micro = micro_of(case.layout, index, case.workload.micro_batches)
         self.is_last = index == case.workload.micro_batches - 1
