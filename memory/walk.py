@@ -11,9 +11,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from memory.events import Label, Log, Phase
+from memory.events import Act, Label, Log, Phase
 from memory.labels import Labels, WalkRules
-from memory.liveness import contributions_of, is_tied, last_reads, parts_of
+from memory.liveness import contributions_of, is_tied, last_reads, modules_of, parts_of
 from suite.operators import Array, Kernel, Operator, Region, Segment, Weight
 
 
@@ -58,6 +58,8 @@ class _Walker:
         self.cache: dict[Array, _Storage] = {}
         self.pending = contributions_of(segment.body)
         self.labels = Labels(segment, rules)
+        self.modules = modules_of(segment)
+        self.rerun_by: Kernel | None = None  # its module is in its backward pass while its forward is run again
 
     def run(self) -> SegmentWalk:
         for array in self.segment.inputs + self.segment.batch:
@@ -99,6 +101,8 @@ class _Walker:
                     self._release_name(array)
 
     def _run(self, kernel: Kernel, keeps: bool, recomputed: bool = False) -> None:
+        if kernel is not self.rerun_by:
+            self.log.note(Act.NEEDED, self.modules.first.get(kernel, ()))
         for array in kernel.writes:
             if kernel.is_view:
                 self.storages[array] = self._retain(kernel.reads[0])
@@ -109,6 +113,8 @@ class _Walker:
         self._scratch(kernel.name, kernel.forward_scratch)
         if keeps:
             self.saved[kernel] = [self._retain(array) for array in kernel.saves if array in self.storages]
+        if kernel is not self.rerun_by:
+            self.log.note(Act.LEFT, self.modules.last.get(kernel, ()))
 
     def _allocate(self, array: Array, recomputed: bool) -> _Storage:
         label = self.labels.of_recomputed(array) if recomputed else self.labels.of_made(array)
@@ -142,6 +148,8 @@ class _Walker:
         ends = max((index for index, kernel in enumerate(kernels) if kernel.saves), default=-1)
         for kernel in reversed(kernels[ends + 1 :]):
             self._derive(kernel)
+        self.rerun_by = kernels[ends]
+        self.log.note(Act.NEEDED, self.modules.last.get(kernels[ends], ()))
         self._recompute(region, kernels, ends)
         for kernel in reversed(kernels[: ends + 1]):
             self._derive(kernel)
@@ -177,6 +185,8 @@ class _Walker:
         """A kernel's backward: gradients beside scratch, then what it kept and its output's gradient go."""
         if kernel.is_weight_cast and not kernel.gradients:
             return  # found in autocast's cache: the first cast's backward serves all readers
+        if kernel is not self.rerun_by:
+            self.log.note(Act.NEEDED, self.modules.last.get(kernel, ()))
         seeds = [self.gradients.pop(array) for array in kernel.writes if array in self.gradients]
         made: list[tuple[Array, _Gradient]] = []
         if seeds or not any(array.shape for array in kernel.writes[:1]):
@@ -195,6 +205,8 @@ class _Walker:
             self._release(gradient.storage)
         for array, gradient in made:
             self._accumulate(array, gradient)
+        if any(not isinstance(array, Weight) for array in (*kernel.gradients, *kernel.passes)):
+            self.log.note(Act.LEFT, self.modules.first.get(kernel, ()))  # told by the input's gradient, if it has one
 
     def _accumulate(self, array: Array, new: _Gradient) -> None:
         """torch's InputBuffer: in place where the first holds its storage alone and is no view, else a new sum."""
@@ -220,6 +232,7 @@ class _Walker:
         gradient = self.gradients.pop(weight)
         if self.rules.accumulate:
             self._release(gradient.storage)
+        self.log.note(Act.REDUCIBLE, (weight,))
 
     # --- bookkeeping ------------------------------------------------------------------------------------
 
