@@ -38,6 +38,7 @@ class Act(Enum):
 
     NEEDED = auto()  # their module is about to run, forward or backward
     LEFT = auto()  # it has run
+    RERUN = auto()  # its forward has run again, and its backward keeps what it read
     REDUCIBLE = auto()  # the gradient is whole
 
 

@@ -59,6 +59,7 @@ class _Walker:
         self.pending = contributions_of(segment.body)
         self.labels = Labels(segment, rules)
         self.modules = modules_of(segment)
+        self.waiting: list[tuple[Act, tuple[Weight, ...]]] = []  # told once a kernel's derivative has let go
         self.rerun_by: Kernel | None = None  # its module is in its backward pass while its forward is run again
 
     def run(self) -> SegmentWalk:
@@ -114,7 +115,7 @@ class _Walker:
         if keeps:
             self.saved[kernel] = [self._retain(array) for array in kernel.saves if array in self.storages]
         if kernel is not self.rerun_by:
-            self.log.note(Act.LEFT, self.modules.last.get(kernel, ()))
+            self.log.note(Act.RERUN if recomputed else Act.LEFT, self.modules.last.get(kernel, ()))
 
     def _allocate(self, array: Array, recomputed: bool) -> _Storage:
         label = self.labels.of_recomputed(array) if recomputed else self.labels.of_made(array)
@@ -138,6 +139,7 @@ class _Walker:
                 self._rerun(part)
             else:
                 self._derive(part)
+            self._tell()
 
     def _rerun(self, region: Region) -> None:
         """Run a region again from its inputs, keeping what its backward reads; it stops at the last such tensor.
@@ -151,9 +153,13 @@ class _Walker:
         self.rerun_by = kernels[ends]
         self.log.note(Act.NEEDED, self.modules.last.get(kernels[ends], ()))
         self._recompute(region, kernels, ends)
-        for kernel in reversed(kernels[: ends + 1]):
-            self._derive(kernel)
-        for storage in self.saved.pop(region):
+        starts = next((index for index, kernel in enumerate(kernels) if kernel.saves), 0)
+        for index in range(ends, -1, -1):
+            self._derive(kernels[index])
+            if index == starts:  # the last derivative that reads what was run again lets go of its inputs
+                for storage in self.saved.pop(region):
+                    self._release(storage)
+        for storage in self.saved.pop(region, ()):
             self._release(storage)
 
     def _recompute(self, region: Region, kernels: list[Kernel], ends: int) -> None:
@@ -185,6 +191,7 @@ class _Walker:
         """A kernel's backward: gradients beside scratch, then what it kept and its output's gradient go."""
         if kernel.is_weight_cast and not kernel.gradients:
             return  # found in autocast's cache: the first cast's backward serves all readers
+        self._tell()
         if kernel is not self.rerun_by:
             self.log.note(Act.NEEDED, self.modules.last.get(kernel, ()))
         seeds = [self.gradients.pop(array) for array in kernel.writes if array in self.gradients]
@@ -206,7 +213,7 @@ class _Walker:
         for array, gradient in made:
             self._accumulate(array, gradient)
         if any(not isinstance(array, Weight) for array in (*kernel.gradients, *kernel.passes)):
-            self.log.note(Act.LEFT, self.modules.first.get(kernel, ()))  # told by the input's gradient, if it has one
+            self.waiting.append((Act.LEFT, self.modules.first.get(kernel, ())))  # the input's gradient tells it
 
     def _accumulate(self, array: Array, new: _Gradient) -> None:
         """torch's InputBuffer: in place where the first holds its storage alone and is no view, else a new sum."""
@@ -232,7 +239,13 @@ class _Walker:
         gradient = self.gradients.pop(weight)
         if self.rules.accumulate:
             self._release(gradient.storage)
-        self.log.note(Act.REDUCIBLE, (weight,))
+        self.waiting.append((Act.REDUCIBLE, (weight,)))
+
+    def _tell(self) -> None:
+        """Gradients reach their weights, and modules their end, when what the derivative held is freed."""
+        for act, weights in self.waiting:
+            self.log.note(act, weights)
+        self.waiting.clear()
 
     # --- bookkeeping ------------------------------------------------------------------------------------
 

@@ -299,6 +299,7 @@ class Gathered(Acts):
 
     bucket: list[Parameter] = field(default_factory=list)
     held: dict[str, int] = field(default_factory=dict)
+    rerun: dict[str, int] = field(default_factory=dict)
 
     accumulates = False
     keeps_whole = False
@@ -309,11 +310,17 @@ class Gathered(Acts):
         return STAGE_3
 
     def act(self, act: Act, weights: tuple[Weight, ...], placed: Placed) -> None:
-        """Gather before a module runs, free after; a gradient goes into the bucket at once."""
+        """Gather before a module runs, free after; a gradient goes into the bucket at once.
+
+        Checkpointing's rerun keeps tensors detached from their parameters, so that what was gathered for it outlives
+        the module's forward, beside what is gathered for its backward.
+        """
         if act is Act.NEEDED:
             self._gather(weights, placed.weight_name(weights[0]))
         elif act is Act.LEFT:
             self._release(placed.weight_name(weights[0]))
+        elif act is Act.RERUN:
+            self.rerun[placed.weight_name(weights[0])] = self.held.pop(placed.weight_name(weights[0]))
         else:
             self._put(self.at.by_name[placed.weight_name(weights[0])])
 
@@ -360,6 +367,7 @@ class Gathered(Acts):
 
     def _release(self, name: str) -> None:
         self._gathered(-self.held.pop(name), "gathered parameters")
+        self._gathered(-self.rerun.pop(name, 0), "gathered parameters")
 
     def _gathered(self, nbytes: int, name: str) -> None:
         self._add(nbytes, name, "sum of ceil(elements/N)*N*{size}", Component.GATHERED)
