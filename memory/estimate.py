@@ -73,7 +73,7 @@ class MemoryModel:
 
     def step(self, rank: int = 0) -> StepWalk:
         """The walk over one step of a rank."""
-        return self._steps(*self._kind(rank))
+        return self._steps(*self._kind(rank), rank if self.case.layout.is_deepspeed else 0)
 
     def peak_bytes(self, rank: int = 0) -> int:
         """Bytes of the largest moment, without writing the terms down."""
@@ -94,7 +94,7 @@ class MemoryModel:
         alive = dict(self.step(rank).compositions())
         # clipping allocates scalars alone, so the optimizer's highest instant is the level it starts from, and what
         # its step needs in passing
-        alive[Moment.OPTIMIZER_PEAK] = alive[Moment.AFTER_BACKWARD]
+        alive.setdefault(Moment.OPTIMIZER_PEAK, alive[Moment.AFTER_BACKWARD])
         passing = optimizer_transient(self.case, ledger, rank)
         if passing is not None:
             terms.append(_held(passing, Moment.OPTIMIZER_PEAK, rank))
@@ -133,15 +133,15 @@ class MemoryModel:
         return ledger
 
     @cached_property
-    def _steps(self) -> Callable[[Share, int], StepWalk]:
-        """Share, place in the pipeline -> walk; each made once."""
+    def _steps(self) -> Callable[[Share, int, int], StepWalk]:
+        """Share, place in the pipeline, rank where an engine makes them differ -> walk; each made once."""
 
         @cache
-        def step(share: Share, place: int) -> StepWalk:
+        def step(share: Share, place: int, rank: int) -> StepWalk:
             formats = numerics_of(self.case), backend_of(self.case)
             if self.case.layout.pp > 1:
                 return walk_pipeline(self.case, self._whole(share), place, *formats)
-            return walk_step(self.case, self._ledgers(share, place), *formats)
+            return walk_step(self.case, self._ledgers(share, place), *formats, rank)
 
         return step
 

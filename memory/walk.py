@@ -11,13 +11,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from memory.events import Label, Log, Phase
+from memory.events import Act, Label, Log, Phase
 from memory.labels import Labels, WalkRules
-from memory.liveness import contributions_of, is_tied, last_reads, parts_of
+from memory.liveness import contributions_of, is_tied, last_reads, modules_of, parts_of
 from suite.operators import Array, Derivative, Kernel, Operator, Region, Segment, Weight
-
-#: kernels whose derivatives read nothing that was kept
-COPIES = ("cast", "clone")
 
 
 @dataclass(slots=True)
@@ -67,6 +64,9 @@ class Walker:
         self.cache: dict[Array, Storage] = {}
         self.pending = contributions_of(segment.body)
         self.labels = Labels(segment, rules)
+        self.modules = modules_of(segment)
+        self.waiting: list[tuple[Act, tuple[Weight, ...]]] = []  # told once a kernel's derivative has let go
+        self.rerun_by: Kernel | None = None  # its module is in its backward pass while its forward is run again
 
     def run(self) -> SegmentWalk:
         """The three stretches."""
@@ -115,6 +115,8 @@ class Walker:
                     self._release_name(array)
 
     def _run(self, kernel: Kernel, keeps: bool, recomputed: bool = False) -> None:
+        if kernel is not self.rerun_by:
+            self.log.note(Act.NEEDED, self.modules.first.get(kernel, ()))
         for array in kernel.writes:
             if kernel.is_view:
                 self.storages[array] = self._retain(kernel.reads[0])
@@ -125,6 +127,8 @@ class Walker:
         self._scratch(kernel.name, kernel.forward_scratch)
         if keeps:
             self.saved[kernel] = [self._retain(array) for array in kernel.saves if array in self.storages]
+        if kernel is not self.rerun_by:
+            self.log.note(Act.RERUN if recomputed else Act.LEFT, self.modules.last.get(kernel, ()))
 
     def _allocate(self, array: Array, recomputed: bool) -> Storage:
         label = self.labels.of_recomputed(array) if recomputed else self.labels.of_made(array)
@@ -148,6 +152,7 @@ class Walker:
                 self._rerun(part)
             else:
                 self._derive(part)
+            self._tell()
 
     def _rerun(self, region: Region) -> None:
         """Run a region again from its inputs, keeping what its backward reads; it stops at the last such tensor.
@@ -158,14 +163,17 @@ class Walker:
         ends = max((index for index, kernel in enumerate(kernels) if kernel.saves), default=-1)
         for kernel in reversed(kernels[ends + 1 :]):
             self._derive(kernel)
+        self.rerun_by = kernels[ends]
+        self.log.note(Act.NEEDED, self.modules.last.get(kernels[ends], ()))
         self._recompute(region, kernels, ends)
-        first = next((index for index, kernel in enumerate(kernels[: ends + 1]) if kernel.name not in COPIES), 0)
-        for kernel in reversed(kernels[first : ends + 1]):
-            self._derive(kernel)
-        for storage in self.saved.pop(region):  # the last tensor kept inside is gone, and the frame with it
+        starts = next((index for index, kernel in enumerate(kernels) if kernel.saves), 0)
+        for index in range(ends, -1, -1):
+            self._derive(kernels[index])
+            if index == starts:  # the last derivative that reads what was run again lets go of its inputs
+                for storage in self.saved.pop(region):
+                    self._release(storage)
+        for storage in self.saved.pop(region, ()):
             self._release(storage)
-        for kernel in reversed(kernels[:first]):
-            self._derive(kernel)
 
     def _recompute(self, region: Region, kernels: list[Kernel], ends: int) -> None:
         """Run kernels forward up to `ends`, which is not run if all it would keep is there. Frames that would have
@@ -196,6 +204,9 @@ class Walker:
         """A kernel's backward: gradients beside scratch, then what it kept and its output's gradient go."""
         if kernel.is_weight_cast and not kernel.gradients:
             return  # found in autocast's cache: the first cast's backward serves all readers
+        self._tell()
+        if kernel is not self.rerun_by:
+            self.log.note(Act.NEEDED, self.modules.last.get(kernel, ()))
         seeds = [self.gradients.pop(array) for array in kernel.writes if array in self.gradients]
         made: list[tuple[Array, Gradient]] = []
         if seeds or not any(array.shape for array in kernel.writes[:1]):
@@ -216,6 +227,8 @@ class Walker:
             self._release(gradient.storage)
         for array, gradient in made:
             self._accumulate(array, gradient)
+        if any(not isinstance(array, Weight) for array in (*kernel.gradients, *kernel.passes)):
+            self.waiting.append((Act.LEFT, self.modules.first.get(kernel, ())))  # the input's gradient tells it
 
     def _run_derivative(self, kernel: Kernel, derivative: Derivative) -> list[tuple[Array, Gradient]]:
         """A custom function's backward: its kernels, what they make dying with its last reader, gradients excepted."""
@@ -254,6 +267,13 @@ class Walker:
         gradient = self.gradients.pop(weight)
         if self.rules.adds(weight):
             self._release(gradient.storage)
+        self.waiting.append((Act.REDUCIBLE, (weight,)))
+
+    def _tell(self) -> None:
+        """Gradients reach their weights, and modules their end, when what the derivative held is freed."""
+        for act, weights in self.waiting:
+            self.log.note(act, weights)
+        self.waiting.clear()
 
     # --- bookkeeping ------------------------------------------------------------------------------------
 
