@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from typing import TypeGuard
 
 from suite.operators import Array, Kernel, Operator, Region, Segment, Weight
@@ -78,3 +79,20 @@ def casts_of(body: Iterable[Operator | Region]) -> frozenset[Array]:
         elif part.is_weight_cast:
             found.update(part.writes)
     return frozenset(found)
+
+
+@dataclass(frozen=True)
+class Modules:
+    """The weights of each module that has some, by the kernels that it begins and ends with."""
+
+    first: Mapping[Kernel, tuple[Weight, ...]]
+    last: Mapping[Kernel, tuple[Weight, ...]]
+
+
+def modules_of(segment: Segment) -> Modules:
+    """An operator with weights is a module."""
+    owners = [operator for operator in segment.operators() if operator.weights]
+    return Modules(
+        {operator.kernels[0]: operator.weights for operator in owners},
+        {operator.kernels[-1]: operator.weights for operator in owners},
+    )

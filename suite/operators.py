@@ -90,6 +90,7 @@ class Weight(Array):
 
     split: Split = Split.NONE
     tied_to: str | None = None  # name of the weight whose storage this one shares
+    is_part: bool = False  # a part of it is on this rank, wrapped as a DTensor
 
 
 @dataclass(frozen=True, eq=False)

@@ -72,12 +72,18 @@ class Tape:
 
     def linear(self, name: str, x: Array, width: Size, bias: bool, split: Split, tied_to: str | None = None) -> Array:
         """y = x W^T (+ b): F.linear. Keeps x (its cast copy under autocast) and autocast's copy of W."""
-        weight = Weight(f"{name}.weight", (width, x.shape[-1]), self.numerics.weights, split, tied_to)
-        weights: tuple[Weight, ...] = (weight,)
+        weights: tuple[Weight, ...] = (self.weight(f"{name}.weight", (width, x.shape[-1]), split, tied_to),)
         if bias:
             bias_split = Split.COLUMN if split is Split.COLUMN else Split.NONE
-            weights += (Weight(f"{name}.bias", (width,), self.numerics.weights, bias_split),)
+            weights += (self.weight(f"{name}.bias", (width,), bias_split),)
         return self.project(name, x, weights)
+
+    def weight(
+        self, name: str, shape: tuple[Size, ...], split: Split = Split.NONE, tied_to: str | None = None
+    ) -> Weight:
+        """A parameter of this rank's sizes."""
+        is_part = split is not Split.NONE and self.share.tp > 1
+        return Weight(name, shape, self.numerics.weights, split, tied_to, is_part)
 
     def project(self, name: str, x: Array, weights: tuple[Weight, ...]) -> Array:
         """`linear` with the weights given: one matrix, and perhaps a bias."""
@@ -119,7 +125,12 @@ class Tape:
         return copy
 
     def _cast_weight(self, weight: Weight, kernels: list[Kernel]) -> Array:
-        """Autocast's copy, made once: later readers find it in the cache, and their gradients meet on it."""
+        """Autocast's copy, made once: later readers find it in the cache, and their gradients meet on it. Of a part,
+        whose local tensor is no leaf of the graph, every reader makes its own."""
+        if weight.is_part:
+            part = Array("bf16 copies of weights", weight.shape, self.numerics.compute)
+            kernels.append(Kernel("cast", (weight,), (part,), gradients=(weight,)))
+            return part
         if weight in self.casts:
             kernels.append(Kernel("cast", (weight,), (self.casts[weight],), is_weight_cast=True))
             return self.casts[weight]
@@ -210,7 +221,7 @@ class Tape:
 
     def embedding(self, name: str, ids: Array, rows: Size, width: Size, split: Split = Split.VOCAB) -> Array:
         """Rows of a table. Keeps the ids; the gradient is dense, as large as the table."""
-        weight = Weight(f"{name}.weight", (rows, width), self.numerics.weights, split)
+        weight = self.weight(f"{name}.weight", (rows, width), split)
         x = Array(f"{name} output", (*ids.shape, width), self.numerics.stream)
         kernel = Kernel("embedding", (ids, weight), (x,), (ids,), (weight,))
         self.operator(name, OperatorKind.EMBEDDING, [kernel], (weight,))

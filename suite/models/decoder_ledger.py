@@ -14,6 +14,7 @@ from suite.tape import Backend, Numerics, Tape
 from suite.tape_attention import Heads, eager, flash, merge_heads, release, rotate
 from suite.tape_context import merge_spread_heads, spread_attention
 from suite.tape_loss import chunked_head, cross_entropy
+from suite.tape_tensor import enter, own_places, rows, vocabulary_rows
 
 
 @dataclass(frozen=True)
@@ -22,6 +23,7 @@ class _Sizes:
 
     b: Size
     s: Size
+    part: Size  # tokens a sequence between the regions that tensor parallelism divides
     h: Size
     q: Size
     k: Size
@@ -43,11 +45,7 @@ def decoder_ledger(
     share: Share = WHOLE,
 ) -> Ledger:
     """The ledger of one micro-batch on a rank with that share: embedding, blocks, final norm, head with loss."""
-    sizes = _Sizes(
-        Size("b", workload.micro_batch), _tokens(workload, share), Size("h", spec.hidden),
-        Size("a*d", spec.q_dim), Size("k*d", spec.kv_dim), Size("f", spec.ffn), Size("V", spec.vocab),
-        Size("a", spec.heads), Size("k", spec.kv_heads), Size("d", spec.head_dim), Size("r", spec.rotary_dim),
-    )  # fmt: skip
+    sizes = _sizes(spec, workload, share)
 
     def tape() -> Tape:
         return Tape(numerics, backend, workspace, share)
@@ -55,13 +53,13 @@ def decoder_ledger(
     ids = Array("token ids", (sizes.b, sizes.s), DType.INT64)
     labels = Array("labels", (sizes.b, sizes.s), DType.INT64)
     embedding = _embedding(tape(), spec, sizes, ids)
-    stream = Array("block input", (sizes.b, sizes.s, sizes.h), numerics.stream)
+    stream = Array("block input", (sizes.b, sizes.part, sizes.h), numerics.stream)
     kinds = {
         rerun: _block(tape(), spec, sizes, stream, workload.attention, recompute, rerun)
         for rerun in {recompute.covers_block(index) for index in range(spec.layers)}
     }
     blocks = [Placed(f"blocks.{index}", kinds[recompute.covers_block(index)]) for index in range(spec.layers)]
-    norm = _final_norm(tape(), spec, stream)
+    norm = _final_norm(tape(), spec, sizes, stream)
     assert norm.output is not None
     hidden = Array("final norm output", norm.output.shape, norm.output.dtype)
     head = _head(tape(), spec, sizes, hidden, labels, workload.loss)
@@ -75,14 +73,31 @@ def decoder_ledger(
     )
 
 
+def _sizes(spec: DecoderSpec, workload: Workload, share: Share) -> _Sizes:
+    seq = _tokens(workload, share)
+
+    def own(symbol: str, whole: int) -> Size:
+        return Size(symbol if share.tp == 1 else f"{symbol}/t", share.rows(whole))
+
+    return _Sizes(
+        Size("b", workload.micro_batch), seq, _over(seq, share.stream_parts), Size("h", spec.hidden),
+        own("a*d", spec.q_dim), own("k*d", spec.kv_dim), own("f", spec.ffn), own("V", spec.vocab),
+        own("a", spec.heads), own("k", spec.kv_heads), Size("d", spec.head_dim), Size("r", spec.rotary_dim),
+    )  # fmt: skip
+
+
+def _over(size: Size, parts: int) -> Size:
+    return size if parts == 1 else Size(f"{size.symbol}/t", size.value // parts)
+
+
 def _norm(tape: Tape, spec: DecoderSpec, name: str, x: Array) -> Array:
     return tape.layer_norm(name, x, spec.bias) if spec.norm is Norm.LAYERNORM else tape.rms_norm(name, x)
 
 
 def _embedding(tape: Tape, spec: DecoderSpec, sizes: _Sizes, ids: Array) -> Segment:
-    x = tape.embedding("embedding", ids, sizes.v, sizes.h)
+    x = vocabulary_rows(tape, "embedding", ids, sizes.v, sizes.h, sizes.part)
     if spec.position is Position.LEARNED:
-        places = _places(tape, sizes)
+        places = own_places(tape, "own places", _places(tape, sizes), sizes.part)
         table = tape.embedding("positions", places, Size("P", spec.max_positions), sizes.h, Split.NONE)
         x = tape.add_broadcast("embedding and positions", x, table)
         return Segment("embedding", tuple(tape.body), (), (ids, places) if tape.share.cp > 1 else (ids,), x)
@@ -119,8 +134,10 @@ def _block(
 def _attention(
     tape: Tape, spec: DecoderSpec, sizes: _Sizes, x: Array, kernel: AttentionKernel, recompute: Recompute
 ) -> Array:
+    whole = enter(tape, "attention", x, sizes.s)
+
     def project(name: str, width: Size) -> Array:
-        return tape.linear(f"attention.{name}", x, width, spec.projection_bias, Split.COLUMN)
+        return tape.linear(f"attention.{name}", whole, width, spec.projection_bias, Split.COLUMN)
 
     q, k, v = project("wq", sizes.q), project("wk", sizes.k), project("wv", sizes.k)
     start = len(tape.body)
@@ -134,8 +151,8 @@ def _attention(
     if recompute.kind is RecomputeKind.SELECTIVE:
         tape.region("attention.core", start, (q, k, v), (out,))
     merged = _merge(tape, sizes, out, kernel)
-    y = tape.linear("attention.wo", merged, sizes.h, spec.bias, Split.ROW)
-    release(tape, "attention returns", x, out)
+    y = rows(tape, "attention.wo", merged, sizes.h, spec.bias, sizes.part)
+    release(tape, "attention returns", x, whole, out)
     return y
 
 
@@ -154,19 +171,21 @@ def _merge(tape: Tape, sizes: _Sizes, x: Array, kernel: AttentionKernel) -> Arra
 
 
 def _mlp(tape: Tape, spec: DecoderSpec, sizes: _Sizes, x: Array) -> Array:
+    whole = enter(tape, "mlp", x, sizes.s)
     if spec.activation is Activation.GELU:
-        wide = tape.gelu("mlp.gelu", tape.linear("mlp.up", x, sizes.f, spec.bias, Split.COLUMN))
+        wide = tape.gelu("mlp.gelu", tape.linear("mlp.up", whole, sizes.f, spec.bias, Split.COLUMN))
     else:
-        gate = tape.silu("mlp.silu", tape.linear("mlp.gate", x, sizes.f, spec.bias, Split.COLUMN))
-        wide = tape.mul("mlp.mul", gate, tape.linear("mlp.up", x, sizes.f, spec.bias, Split.COLUMN))
-    y = tape.linear("mlp.down", wide, sizes.h, spec.bias, Split.ROW)
-    release(tape, "mlp returns", x)
+        gate = tape.silu("mlp.silu", tape.linear("mlp.gate", whole, sizes.f, spec.bias, Split.COLUMN))
+        wide = tape.mul("mlp.mul", gate, tape.linear("mlp.up", whole, sizes.f, spec.bias, Split.COLUMN))
+    y = rows(tape, "mlp.down", wide, sizes.h, spec.bias, sizes.part)
+    release(tape, "mlp returns", x, whole)
     return y
 
 
-def _final_norm(tape: Tape, spec: DecoderSpec, x: Array) -> Segment:
-    y = _norm(tape, spec, "norm", x)
-    release(tape, "trunk returns", x)
+def _final_norm(tape: Tape, spec: DecoderSpec, sizes: _Sizes, x: Array) -> Segment:
+    normed = _norm(tape, spec, "norm", x)
+    y = enter(tape, "head", normed, sizes.s)
+    release(tape, "trunk returns", x, normed)
     return Segment("final norm", tuple(tape.body), (x,), (), y)
 
 

@@ -92,8 +92,9 @@ def test_a_copy_of_a_weight_is_cached_across_a_region_and_made_again_in_its_reru
     walk = walk_segment(segment(body, inputs=(x,), output=out), WalkRules())
     assert deltas(walk)[0] == [12, 4]
     assert [event.nbytes for event in walk.uncache.events] == [-12]
-    # copy again(12) and not f; f: dcopy(12), dx(4), the copy and dout go; the cast: dw(24), dcopy goes; x is let go
-    assert deltas(walk)[1] == [12, 12, 4, -12, -4, 24, -12, -4]
+    # copy again(12) and not f; f: dcopy(12), dx(4), the copy and dout go, and x with the last tensor kept inside; then
+    # the cast, which keeps nothing: dw(24), dcopy goes
+    assert deltas(walk)[1] == [12, 12, 4, -12, -4, -4, 24, -12]
 
 
 def test_regions_are_rerun_one_at_a_time_the_last_first() -> None:
