@@ -14,10 +14,10 @@ from dataclasses import dataclass
 from memory.events import Label, Log, Phase
 from memory.labels import Labels, WalkRules
 from memory.liveness import contributions_of, is_tied, last_reads, parts_of
-from suite.operators import Array, Kernel, Operator, Region, Segment, Weight
+from suite.operators import TO_LOCAL, Array, Kernel, Operator, Region, Segment, Weight
 
 #: kernels whose derivatives read nothing that was kept
-COPIES = ("cast", "clone")
+COPIES = (TO_LOCAL, "cast", "clone")
 
 
 @dataclass(slots=True)
@@ -58,6 +58,7 @@ class _Walker:
         self.storages: dict[Array, _Storage] = {}
         self.saved: dict[Kernel | Region, list[_Storage]] = {}
         self.gradients: dict[Array, _Gradient] = {}
+        self.unwrapped: list[tuple[Array, _Gradient]] = []
         self.cache: dict[Array, _Storage] = {}
         self.pending = contributions_of(segment.body)
         self.labels = Labels(segment, rules)
@@ -80,7 +81,8 @@ class _Walker:
         for weight in self.segment.weights:
             if weight.name in self.rules.awaiting:
                 is_view = self.rules.awaiting[weight.name]
-                self.gradients[weight] = _Gradient(self._gradient_storage(weight, is_last=not is_view), is_view)
+                is_last = not is_view and not weight.is_part
+                self.gradients[weight] = _Gradient(self._gradient_storage(weight, is_last), is_view)
         self._backward(self.segment.body)
         waiting = {str(array.tied_to): left.is_view for array, left in self.gradients.items() if is_tied(array)}
         return SegmentWalk(forward, uncache, self._cut(), waiting)
@@ -199,20 +201,25 @@ class _Walker:
             self._release(storage)
         for gradient in seeds:
             self._release(gradient.storage)
+        if kernel.name == TO_LOCAL:
+            made, self.unwrapped = self.unwrapped, []
         for array, gradient in made:
-            self._accumulate(array, gradient)
+            if kernel.name != TO_LOCAL and isinstance(array, Weight) and array.is_part:
+                self.unwrapped.append((array, gradient))
+            else:
+                self._accumulate(array, gradient)
 
     def _accumulate(self, array: Array, new: _Gradient) -> None:
         """torch's InputBuffer: in place where the first holds its storage alone and is no view, nor a DTensor's, else a
         new sum."""
         old = self.gradients.get(array)
-        is_wrapped = isinstance(array, Weight) and array.is_part
+        is_part = isinstance(array, Weight) and array.is_part
         if old is None:
             self.gradients[array] = new
-        elif old.storage.references == 1 and not old.is_view and not is_wrapped:
+        elif old.storage.references == 1 and not old.is_view and not is_part:
             self._release(new.storage)
         else:
-            total = self._gradient_storage(array)
+            total = self._gradient_storage(array, not is_part or self._is_only(array))
             self.log.add(total.nbytes, total.label)
             self._release(old.storage)
             self._release(new.storage)
@@ -235,7 +242,11 @@ class _Walker:
         """Will a weight's new gradient become its .grad? Not if it is added to another, or replaced by their sum."""
         if not isinstance(array, Weight) or array in self.gradients:
             return False
-        return not kernel.through_view or (self.pending[array] == 1 and not array.tied_to)
+        return not (kernel.through_view or array.is_part) or self._is_only(array)
+
+    def _is_only(self, array: Array) -> bool:
+        """Is a weight's next gradient the last one?"""
+        return self.pending[array] == 1 and not is_tied(array)
 
     def _gradient_storage(self, array: Array, is_last: bool = True) -> _Storage:
         label = self.labels.of_weights(array, is_last) if isinstance(array, Weight) else self.labels.of_gradient(array)
