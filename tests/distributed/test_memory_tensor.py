@@ -1,5 +1,5 @@
-"""Formula against allocator on every rank of tensor-parallel layouts, alone, with FSDP2 and with replicas: every moment,
-pairwise over choices."""
+"""Formula against allocator on every rank of tensor-parallel layouts, alone, with FSDP2 and with replicas: every
+moment, pairwise over choices."""
 
 from __future__ import annotations
 
@@ -45,6 +45,7 @@ SETTINGS: dict[str, list[Any]] = {
     "loss": ["plain", "chunked"],
     "optimizer": ["adamw", "sgd"],
     "micro_batch": [3, 1],
+    "dropout": [0.0, 0.1],
 }
 #: beside a loss's scalars, clipping's norm of every parameter, and its parts
 SCALARS = 2048
@@ -57,7 +58,8 @@ def case_of(choice: dict[str, Any]) -> Case:
     }  # fmt: skip
     keys = ("precision", "micro_batches", "attention", "loss", "optimizer", "micro_batch")
     workload = {"seq_len": 40} | {key: choice[key] for key in keys}
-    return case_from({"model": MODELS[choice["model"]], "layout": layout, "workload": workload})
+    model = MODELS[choice["model"]] | {"dropout": choice["dropout"]}
+    return case_from({"model": model, "layout": layout, "workload": workload})
 
 
 CASES = [case_of(choice) for choice in pairwise(SETTINGS)]
