@@ -37,7 +37,7 @@ SETTINGS: dict[str, list[Any]] = {
     "layout": list(LAYOUTS),
     "sequence_parallel": [True, False],
     "model": list(MODELS),
-    "recompute": ["none", "selective", "full", "every-2"],
+    "recompute": ["none", "selective", "full"],
     "precision": ["fp32", "bf16-mixed"],
     "micro_batches": [1, 2],
     "reduction": ["step", "micro-batch"],
