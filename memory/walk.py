@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from memory.events import Act, Label, Log, Phase
 from memory.labels import Labels, WalkRules
 from memory.liveness import contributions_of, is_tied, last_reads, modules_of, parts_of
-from suite.operators import Array, Derivative, Kernel, Operator, Region, Segment, Weight
+from suite.operators import TO_LOCAL, Array, Derivative, Kernel, Operator, Region, Segment, Weight
 
 
 @dataclass(slots=True)
@@ -61,6 +61,7 @@ class Walker:
         self.storages: dict[Array, Storage] = {}
         self.saved: dict[Kernel | Region, list[Storage]] = {}
         self.gradients: dict[Array, Gradient] = {}
+        self.unwrapped: list[tuple[Array, Gradient]] = []
         self.cache: dict[Array, Storage] = {}
         self.pending = contributions_of(segment.body)
         self.labels = Labels(segment, rules)
@@ -95,7 +96,8 @@ class Walker:
         for weight in self.segment.weights:
             if weight.name in self.rules.awaiting:
                 is_view = self.rules.awaiting[weight.name]
-                self.gradients[weight] = Gradient(self._gradient_storage(weight, is_last=not is_view), is_view)
+                is_last = not is_view and not weight.is_part
+                self.gradients[weight] = Gradient(self._gradient_storage(weight, is_last), is_view)
         return forward, uncache
 
     # --- forward ----------------------------------------------------------------------------------------
@@ -225,8 +227,13 @@ class Walker:
             self._release(storage)
         for gradient in seeds:
             self._release(gradient.storage)
+        if kernel.name == TO_LOCAL:
+            made, self.unwrapped = self.unwrapped, []
         for array, gradient in made:
-            self._accumulate(array, gradient)
+            if kernel.name != TO_LOCAL and isinstance(array, Weight) and array.is_part:
+                self.unwrapped.append((array, gradient))
+            else:
+                self._accumulate(array, gradient)
         if any(not isinstance(array, Weight) for array in (*kernel.gradients, *kernel.passes)):
             self.waiting.append((Act.LEFT, self.modules.first.get(kernel, ())))  # the input's gradient tells it
 
@@ -245,13 +252,13 @@ class Walker:
         """torch's InputBuffer: in place where the first holds its storage alone and is no view, nor a DTensor's, else a
         new sum."""
         old = self.gradients.get(array)
-        is_wrapped = isinstance(array, Weight) and array.is_part
+        is_part = isinstance(array, Weight) and array.is_part
         if old is None:
             self.gradients[array] = new
-        elif old.storage.references == 1 and not old.is_view and not is_wrapped:
+        elif old.storage.references == 1 and not old.is_view and not is_part:
             self._release(new.storage)
         else:
-            total = self._gradient_storage(array)
+            total = self._gradient_storage(array, not is_part or self._is_only(array))
             self.log.add(total.nbytes, total.label)
             self._release(old.storage)
             self._release(new.storage)
@@ -281,7 +288,11 @@ class Walker:
         """Will a weight's new gradient become its .grad? Not if it is added to another, or replaced by their sum."""
         if not isinstance(array, Weight) or array in self.gradients:
             return False
-        return not kernel.through_view or (self.pending[array] == 1 and not self.rules.waits(array))
+        return not (kernel.through_view or array.is_part) or self._is_only(array)
+
+    def _is_only(self, weight: Array) -> bool:
+        """Is a weight's next gradient the last one?"""
+        return self.pending[weight] == 1 and isinstance(weight, Weight) and not self.rules.waits(weight)
 
     def _gradient_storage(self, array: Array, is_last: bool = True) -> Storage:
         label = self.labels.of_weights(array, is_last) if isinstance(array, Weight) else self.labels.of_gradient(array)

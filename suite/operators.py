@@ -75,6 +75,10 @@ class Array:
         return "*".join([*(size.symbol for size in self.shape), str(self.dtype.nbytes)])
 
 
+#: the kernel that takes a rank's parts of weights out of their DTensors; backward, where their gradients are wrapped
+TO_LOCAL = "to_local"
+
+
 class Split(StrEnum):
     """How tensor parallelism divides a weight."""
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from suite.cpu_workspace import CpuWorkspace
-from suite.operators import Array, DType, Flops, Kernel, Operator, OperatorKind, Region, Size, Split, Weight
+from suite.operators import TO_LOCAL, Array, DType, Flops, Kernel, Operator, OperatorKind, Region, Size, Split, Weight
 from suite.share import WHOLE, Share
 
 
@@ -85,15 +85,18 @@ class Tape:
         is_part = split is not Split.NONE and self.share.tp > 1
         return Weight(name, shape, self.numerics.weights, split, tied_to, is_part)
 
-    def project(self, name: str, x: Array, weights: tuple[Weight, ...]) -> Array:
-        """`linear` with the weights given: one matrix, and perhaps a bias."""
+    def project(self, name: str, x: Array, weights: tuple[Weight, ...], is_strided: bool = False) -> Array:
+        """`linear` with the weights given: one matrix, and perhaps a bias. A strided x is copied if no cast does it."""
         width, wide = weights[0].shape
-        kernels: list[Kernel] = []
+        kernels = parts_of(weights)
         read_weights: tuple[Array, ...] = weights
         read_x = x
+        if is_strided and x.dtype is self.numerics.compute:
+            read_x = Array(f"{x.name}, contiguous", x.shape, x.dtype)
+            kernels.append(Kernel("clone", (x,), (read_x,), passes=(x,)))
         if self.numerics.autocast:
             read_weights = tuple(self._cast_weight(item, kernels) for item in weights)
-            read_x = self._cast(f"{name} input", x, kernels)
+            read_x = self._cast(f"{name} input", read_x, kernels)
         y = Array(f"{name} output", (*x.shape[:-1], width), self.numerics.compute)
         saved = (read_x, read_weights[0]) if self.numerics.autocast else (read_x,)
         gradients = (read_weights[0], read_x, *read_weights[1:])
@@ -224,8 +227,13 @@ class Tape:
         weight = self.weight(f"{name}.weight", (rows, width), split)
         x = Array(f"{name} output", (*ids.shape, width), self.numerics.stream)
         kernel = Kernel("embedding", (ids, weight), (x,), (ids,), (weight,))
-        self.operator(name, OperatorKind.EMBEDDING, [kernel], (weight,))
+        self.operator(name, OperatorKind.EMBEDDING, [*parts_of((weight,)), kernel], (weight,))
         return x
+
+
+def parts_of(weights: tuple[Weight, ...]) -> list[Kernel]:
+    """The views of a DTensor's local parts that operators read: backward, where gradients become DTensors."""
+    return [Kernel(TO_LOCAL, weights)] if weights[0].is_part else []
 
 
 def _composite_rms_norm(name: str, x: Array, weight: Weight, rstd: Array, y: Array) -> list[Kernel]:

@@ -43,12 +43,8 @@ def chunked_head(
     tape.operator("split", OperatorKind.POINTWISE, [split])
     for index, piece in enumerate(pieces):
         start = len(tape.body)
-        source = piece
-        if piece.dtype is tape.numerics.compute and batch.value > 1:
-            # a slice of the sequence is not contiguous: F.linear copies it before it multiplies
-            source = Array("hidden slice, contiguous", piece.shape, piece.dtype)
-            tape.operator("slice", OperatorKind.POINTWISE, [Kernel("clone", (piece,), (source,), passes=(piece,))])
-        logits = tape.project(name, source, (weight,))
+        # a slice of the sequence is not contiguous: F.linear copies it before it multiplies
+        logits = tape.project(name, piece, (weight,), is_strided=batch.value > 1)
         goal = Array("labels slice", piece.shape[:2], DType.INT64)
         is_flat = batch.value == 1  # else flattening a slice of the sequence copies it
         flatten = Kernel("view" if is_flat else "clone", (labels,), (goal,), is_view=is_flat)

@@ -13,6 +13,7 @@ from suite.spec import LOSS_CHUNKS, AttentionKernel, LossKernel, Workload
 from suite.tape import Backend, Numerics, Tape
 from suite.tape_attention import Heads, eager, flash, merge_heads, release, rotate
 from suite.tape_context import merge_spread_heads, spread_attention
+from suite.tape_dropout import dropout
 from suite.tape_loss import chunked_head, cross_entropy
 from suite.tape_tensor import enter, own_places, rows, vocabulary_rows
 
@@ -24,6 +25,7 @@ class _Sizes:
     b: Size
     s: Size
     part: Size  # tokens a sequence between the regions that tensor parallelism divides
+    whole: Size  # tokens a sequence on all ranks together
     h: Size
     q: Size
     k: Size
@@ -80,7 +82,8 @@ def _sizes(spec: DecoderSpec, workload: Workload, share: Share) -> _Sizes:
         return Size(symbol if share.tp == 1 else f"{symbol}/t", share.rows(whole))
 
     return _Sizes(
-        Size("b", workload.micro_batch), seq, _over(seq, share.stream_parts), Size("h", spec.hidden),
+        Size("b", workload.micro_batch), seq, _over(seq, share.stream_parts), Size("s", workload.seq_len),
+        Size("h", spec.hidden),
         own("a*d", spec.q_dim), own("k*d", spec.kv_dim), own("f", spec.ffn), own("V", spec.vocab),
         own("a", spec.heads), own("k", spec.kv_heads), Size("d", spec.head_dim), Size("r", spec.rotary_dim),
     )  # fmt: skip
@@ -96,12 +99,15 @@ def _norm(tape: Tape, spec: DecoderSpec, name: str, x: Array) -> Array:
 
 def _embedding(tape: Tape, spec: DecoderSpec, sizes: _Sizes, ids: Array) -> Segment:
     x = vocabulary_rows(tape, "embedding", ids, sizes.v, sizes.h, sizes.part)
+    batch: tuple[Array, ...] = (ids,)
     if spec.position is Position.LEARNED:
-        places = own_places(tape, "own places", _places(tape, sizes), sizes.part)
+        whole = _places(tape, sizes)
+        places = own_places(tape, "own places", whole, sizes.part)
         table = tape.embedding("positions", places, Size("P", spec.max_positions), sizes.h, Split.NONE)
         x = tape.add_broadcast("embedding and positions", x, table)
-        return Segment("embedding", tuple(tape.body), (), (ids, places) if tape.share.cp > 1 else (ids,), x)
-    return Segment("embedding", tuple(tape.body), (), (ids,), x)
+        batch = (ids, whole) if tape.share.cp > 1 else batch
+    x = dropout(tape, "dropout", x, spec.dropout, sizes.whole)
+    return Segment("embedding", tuple(tape.body), (), batch, x)
 
 
 def _places(tape: Tape, sizes: _Sizes) -> Array:
@@ -123,9 +129,11 @@ def _block(
     """x + attention(norm(x)), then x + mlp(norm(x)); as one region if the whole block is rerun in backward."""
     normed = _norm(tape, spec, "attention_norm", x)
     mixed = _attention(tape, spec, sizes, normed, kernel, recompute)
+    mixed = dropout(tape, "attention_dropout", mixed, spec.dropout, sizes.whole)
     middle = tape.add("residual after attention", x, mixed)
     normed = _norm(tape, spec, "mlp_norm", middle)
-    out = tape.add("block output", middle, _mlp(tape, spec, sizes, normed))
+    mixed = dropout(tape, "mlp_dropout", _mlp(tape, spec, sizes, normed), spec.dropout, sizes.whole)
+    out = tape.add("block output", middle, mixed)
     if rerun:
         tape.region("block", 0, (x,), (out,))
     return Segment("block", tuple(tape.body), (x,), (), out)
