@@ -55,7 +55,27 @@ MORE = [
     case_of({"schedule": "dualpipev", "model": "llama", "precision": "bf16-mixed", "micro_batches": 4}, dp=2),
     case_of({"schedule": "zbv", "model": "llama", "precision": "fp32", "micro_batches": 5}, layers=8, pp=4),
 ]
-CASES = [*(case_of(choice) for choice in pairwise(SETTINGS)), *MORE]
+#: FSDP2 in each stage; where weights have a pass of their own, forward must leave the parameters whole
+SHARDED: list[tuple[dict[str, Any], dict[str, Any]]] = [
+    ({"schedule": "gpipe", "model": "llama", "precision": "bf16-mixed", "recompute": "full"}, {}),
+    ({"schedule": "1f1b", "model": "gpt", "precision": "fp32", "micro_batches": 3}, {}),
+    (
+        {"schedule": "1f1b", "model": "llama", "precision": "bf16-mixed"},
+        {"forward_prefetch": 1, "backward_prefetch": 2},
+    ),
+    ({"schedule": "interleaved-1f1b", "model": "gpt", "precision": "bf16-mixed", "recompute": "selective"}, {}),
+    (
+        {"schedule": "interleaved-zero-bubble", "model": "llama", "precision": "bf16-mixed"},
+        {"reshard_after_forward": False},
+    ),
+    ({"schedule": "zbv", "model": "gpt", "precision": "fp32"}, {"reshard_after_forward": False}),
+    ({"schedule": "dualpipev", "model": "gpt", "precision": "bf16-mixed"}, {"reshard_after_forward": False}),
+]
+CASES = [
+    *(case_of(choice) for choice in pairwise(SETTINGS)),
+    *MORE,
+    *(case_of({"micro_batches": 4, **choice}, fsdp=2, **knobs) for choice, knobs in SHARDED),
+]
 
 
 @pytest.fixture(scope="module")
