@@ -8,28 +8,41 @@ from dataclasses import dataclass
 from functools import cache, cached_property
 
 from memory.events import Label
+from memory.pipeline_buffers import pipeline_holdings
+from memory.pipeline_walk import walk_pipeline
 from memory.state import Holding, holdings, optimizer_transient
 from memory.step import StepWalk, walk_step
 from parallelism.stage_ledgers import ledger_of_stages
 from parallelism.stages import stages_of, stages_of_rank
 from suite.case import Case
 from suite.cpu_workspace import has_tiles
+from suite.layout import Layout
 from suite.models.ledgers import ledger_of
 from suite.operators import Ledger
-from suite.record import Component, MemoryEstimate, Moment, Term
+from suite.record import MemoryEstimate, Moment, Term
 from suite.share import WHOLE, Share, share_of
 from suite.spec import Precision
 from suite.tape import BF16_AUTOCAST, BF16_POLICY, FP32, Backend, Numerics
 
-#: holdings that do not exist yet when the model has just been built
-_LATER = {Moment.INIT: {Component.OPTIMIZER}}
+#: layouts of at most so many ranks are written out whole
+RANKS_SHOWN = 8
+
+
+def representative_ranks(layout: Layout) -> tuple[int, ...]:
+    """Ranks that stand for all: all of a few, else the first rank of every place in the pipeline.
+
+    Ranks of one place hold the same stages; of those the first has a largest shard.
+    """
+    if layout.world_size <= RANKS_SHOWN:
+        return tuple(range(layout.world_size))
+    return tuple(range(0, layout.world_size, layout.world_size // layout.pp))
 
 
 def numerics_of(case: Case) -> Numerics:
-    """The number formats of a case: FSDP casts parameters by its own policy, everything else by autocast."""
+    """The number formats of a case: FSDP's policy casts parameters, DeepSpeed's are bf16, else autocast casts."""
     if case.workload.precision is Precision.FP32:
         return FP32
-    return BF16_POLICY if case.layout.fsdp > 1 else BF16_AUTOCAST
+    return BF16_POLICY if case.layout.fsdp > 1 or case.layout.is_deepspeed else BF16_AUTOCAST
 
 
 def backend_of(case: Case) -> Backend:
@@ -60,12 +73,12 @@ class MemoryModel:
 
     def step(self, rank: int = 0) -> StepWalk:
         """The walk over one step of a rank."""
-        return self._steps(*self._kind(rank))
+        return self._steps(*self._kind(rank), rank if self.case.layout.is_deepspeed else 0)
 
     def peak_bytes(self, rank: int = 0) -> int:
         """Bytes of the largest moment, without writing the terms down."""
         ledger = self.ledger_of_rank(rank)
-        held = sum(item.nbytes for item in holdings(self.case, ledger, rank))
+        held = sum(item.nbytes for item in self._held(rank))
         instants = self.step(rank).instants
         passing = optimizer_transient(self.case, ledger, rank)
         stepping = instants[Moment.AFTER_BACKWARD].nbytes + (passing.nbytes if passing else 0)
@@ -74,14 +87,14 @@ class MemoryModel:
     def estimate(self, rank: int = 0) -> MemoryEstimate:
         """Every term of every moment on one rank."""
         ledger = self.ledger_of_rank(rank)
-        held = holdings(self.case, ledger, rank)
+        held = self._held(rank)
         terms = []
         for moment in Moment:
-            terms += [_held(item, moment, rank) for item in held if item.component not in _LATER.get(moment, ())]
+            terms += [_held(item, moment, rank) for item in held if _exists(item, moment)]
         alive = dict(self.step(rank).compositions())
         # clipping allocates scalars alone, so the optimizer's highest instant is the level it starts from, and what
         # its step needs in passing
-        alive[Moment.OPTIMIZER_PEAK] = alive[Moment.AFTER_BACKWARD]
+        alive.setdefault(Moment.OPTIMIZER_PEAK, alive[Moment.AFTER_BACKWARD])
         passing = optimizer_transient(self.case, ledger, rank)
         if passing is not None:
             terms.append(_held(passing, Moment.OPTIMIZER_PEAK, rank))
@@ -89,9 +102,20 @@ class MemoryModel:
             terms += [_alive(label, nbytes, moment, rank) for label, nbytes in labels.items() if nbytes]
         return MemoryEstimate(tuple(terms), rank)
 
+    def _held(self, rank: int) -> tuple[Holding, ...]:
+        """What a rank holds between steps."""
+        held = holdings(self.case, self.ledger_of_rank(rank), rank)
+        layout = self.case.layout
+        return held + pipeline_holdings(self.case, layout.place("pp", rank)) if layout.pp > 1 else held
+
     def _kind(self, rank: int) -> tuple[Share, int]:
         """What tells ranks apart whose ledgers and walks differ: their share, and their place in the pipeline."""
         return share_of(self.case.layout, rank), self.case.layout.place("pp", rank)
+
+    @cached_property
+    def _whole(self) -> Callable[[Share], Ledger]:
+        """Share -> ledger of its part of the whole model; each made once."""
+        return cache(lambda share: self.ledger if share == WHOLE else self._ledger(share))
 
     @cached_property
     def _ledgers(self) -> Callable[[Share, int], Ledger]:
@@ -99,7 +123,7 @@ class MemoryModel:
 
         @cache
         def ledger(share: Share, place: int) -> Ledger:
-            whole = self.ledger if share == WHOLE else self._ledger(share)
+            whole = self._whole(share)
             if self.case.layout.pp == 1:
                 return whole
             stages = stages_of(self.case)
@@ -109,12 +133,15 @@ class MemoryModel:
         return ledger
 
     @cached_property
-    def _steps(self) -> Callable[[Share, int], StepWalk]:
-        """Share, place in the pipeline -> walk; each made once."""
+    def _steps(self) -> Callable[[Share, int, int], StepWalk]:
+        """Share, place in the pipeline, rank where an engine makes them differ -> walk; each made once."""
 
         @cache
-        def step(share: Share, place: int) -> StepWalk:
-            return walk_step(self.case, self._ledgers(share, place), numerics_of(self.case), backend_of(self.case))
+        def step(share: Share, place: int, rank: int) -> StepWalk:
+            formats = numerics_of(self.case), backend_of(self.case)
+            if self.case.layout.pp > 1:
+                return walk_pipeline(self.case, self._whole(share), place, *formats)
+            return walk_step(self.case, self._ledgers(share, place), *formats, rank)
 
         return step
 
@@ -124,6 +151,11 @@ class MemoryModel:
             case.model, case.workload, case.layout.recompute, numerics_of(case), backend_of(case),
             threads_of(case), has_tiles(), share,
         )  # fmt: skip
+
+
+def _exists(item: Holding, moment: Moment) -> bool:
+    """Does the moment find it? The first step makes the optimizer's state, and some buffers."""
+    return moment is not Moment.INIT or not item.is_lazy
 
 
 def _held(item: Holding, moment: Moment, rank: int) -> Term:

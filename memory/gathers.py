@@ -69,6 +69,14 @@ class Gathers:
         self._add(-self.forward_flat, "gather output")
         self.forward_flat = flat
 
+    def use(self, unit: Unit, in_backward: bool) -> None:
+        """Copy out what was gathered, and free the flat output at once."""
+        if in_backward:
+            self.use_in_backward(unit)
+            return
+        self.use_in_forward(unit)
+        self.end_forward()
+
     def use_in_backward(self, unit: Unit) -> None:
         """Before a unit's backward: copy out what was gathered, and free the flat output."""
         if not self.fetched:
@@ -83,12 +91,16 @@ class Gathers:
         """Free a unit's gathered parameters; resharded to n, one by one, each after its part is copied."""
         exchange = self.exchange
         if not exchange.reshard_to:
-            self._reshard(unit)
+            self.reshard(unit)
             return
         for parameter in unit.parameters:
             flat = exchange.compute_bytes * parameter.padded * unit.ranks
             self._add(flat // exchange.reshard_to, "parameters resharded to n")
             self._add(-flat, "gathered parameters")
+
+    def release_part(self, unit: Unit) -> None:
+        """Free what a unit was resharded to."""
+        self._add(-unit.part(self.exchange), "parameters resharded to n")
 
     def end_forward(self) -> None:
         """The root's forward is over: the last flat output goes."""
@@ -97,14 +109,18 @@ class Gathers:
 
     # --- reductions -------------------------------------------------------------------------------------
 
-    def reduce(self, unit: Unit) -> None:
-        """After a unit's backward: reshard; keep the whole gradients, or reduce them and free them."""
+    def reduce(self, unit: Unit, is_new: bool = True) -> None:
+        """After a unit's backward: reshard; keep the whole gradients, or reduce them and free them. `is_new`: autograd
+        has made gradients since the last call."""
+        if not unit.parameters:
+            return
         converts, has_kept = self.exchange.converts, self.micro.has_whole
-        if converts and has_kept:
+        if converts and has_kept and is_new:
             self._add_to_whole(unit)
-        self._reshard(unit)
+        if self.micro.reshards:
+            self.reshard(unit)
         if not self.micro.reduces:
-            if converts and not has_kept:
+            if converts and not has_kept and is_new:
                 self._convert_to_whole(unit)
             return
         self._add(-self.reduce_input, "reduce-scatter input")
@@ -176,7 +192,8 @@ class Gathers:
 
     # --- events -----------------------------------------------------------------------------------------
 
-    def _reshard(self, unit: Unit) -> None:
+    def reshard(self, unit: Unit) -> None:
+        """Free a unit's gathered parameters."""
         self._add(-unit.flat(self.exchange.compute_bytes), "gathered parameters")
 
     def _gloo(self, nbytes: int, what: str) -> None:

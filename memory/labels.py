@@ -23,7 +23,22 @@ class WalkRules:
     gradient_name: str = "gradients"
     accumulate: bool = False  # gradients exist already: a new one is added to them and freed
     #: weights whose gradient a later segment has begun: name -> did it come through a view?
-    awaiting: Mapping[str, bool] = field(default_factory=dict)
+    awaiting: Mapping[str, bool] = field(default_factory=dict, hash=False)
+    #: a pipeline stage's received stream, and its output's gradient: do buffers hold them beyond the pass?
+    keeps_input: bool = False
+    keeps_seed: bool = False
+    #: do all uses of a tied weight lie in one backward pass? Not where two stages have them
+    joins_ties: bool = True
+    #: weights whose gradient another stage's pass has made already
+    found: frozenset[str] = frozenset()
+
+    def waits(self, weight: Weight) -> bool:
+        """Does the weight's gradient wait for the segment that owns it?"""
+        return self.joins_ties and weight.tied_to is not None
+
+    def adds(self, weight: Weight) -> bool:
+        """Is there a gradient of the weight, to which a new one is added?"""
+        return self.accumulate or weight.name in self.found
 
 
 class Labels:
@@ -67,7 +82,7 @@ class Labels:
         component, name = self.rules.gradients, self.rules.gradient_name
         if not is_last:
             component, name = TRANSIENTS, "gradients to be summed"
-        elif self.rules.accumulate:
+        elif self.rules.adds(weight):
             component, name = TRANSIENTS, "new gradients, added to the old"
         return gradient_label(component, name, weight.dtype.nbytes)
 

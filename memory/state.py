@@ -5,8 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from parallelism import zero_redundancy
 from parallelism.ddp import DDP, bucket_bytes
 from parallelism.fsdp import padded_elements, shard_elements, shard_place
+from parallelism.zero_redundancy import is_zero_redundancy
+from parallelism.zero_state import Place, held
 from suite.case import Case
 from suite.layout import Offload
 from suite.operators import Ledger, Weight
@@ -14,6 +17,7 @@ from suite.record import Component
 from suite.spec import OptimizerKind
 
 MASTER_BYTES = 4  # weights, gradients and optimizer state are fp32 in every precision so far
+POSITION_BYTES = 8  # int64
 STEP_BYTES = 4  # AdamW's step counter, an fp32 scalar a tensor
 MOMENTS = {OptimizerKind.ADAMW: 2, OptimizerKind.SGD: 1}
 HAS_STEP = {OptimizerKind.ADAMW}
@@ -28,6 +32,7 @@ class Holding:
     name: str
     formula: str
     source: str
+    is_lazy: bool = False  # made in the first step, and kept
 
 
 def parameter_shapes(ledger: Ledger) -> Iterator[tuple[int, tuple[int, ...]]]:
@@ -60,6 +65,8 @@ def optimizer_bytes(case: Case, ledger: Ledger, rank: int) -> int:
     """
     if _is_on_host(case):
         return 0
+    if is_zero_redundancy(case.layout):
+        return zero_redundancy.optimizer_bytes(case, ledger, rank)
     ranks, kind = case.layout.shard_ranks, case.workload.optimizer
     place = shard_place(case.layout, rank)
     shapes = list(parameter_shapes(ledger))
@@ -74,7 +81,9 @@ def _is_on_host(case: Case) -> bool:
 
 
 def holdings(case: Case, ledger: Ledger, rank: int) -> tuple[Holding, ...]:
-    """What lives between two steps, gradients left out."""
+    """What lives between two steps; gradients only where an engine keeps them."""
+    if case.layout.is_deepspeed:
+        return (*_held_by_engine(case, ledger, rank), *_held_by_loop(case, ledger))
     parameters = parameter_bytes(case, ledger)
     shards = case.layout.shard_ranks
     sharded = f" / {shards}, rows padded" if shards > 1 else ""
@@ -85,15 +94,10 @@ def holdings(case: Case, ledger: Ledger, rank: int) -> tuple[Holding, ...]:
         Holding(
             Component.OPTIMIZER, optimizer_bytes(case, ledger, rank), f"{case.workload.optimizer.value} state",
             f"parameters*4*{moments}{sharded and f' / {shards}'}{step}", "torch.optim, one state a parameter",
+            is_lazy=True,
         ),
-        Holding(
-            Component.INPUTS, case.workload.micro_batches * sum(array.nbytes for array in ledger.batch),
-            "token ids and labels", "m*b*s*8*2", "int64, held by the training loop",
-        ),
+        *_held_by_loop(case, ledger),
     ]  # fmt: skip
-    rows += [
-        Holding(Component.BUFFERS, array.nbytes, array.name, array.formula, "module buffer") for array in ledger.buffers
-    ]
     if DDP.is_used(case.layout):
         rows.append(
             Holding(
@@ -101,7 +105,35 @@ def holdings(case: Case, ledger: Ledger, rank: int) -> tuple[Holding, ...]:
                 "c10d reducer.cpp: flat buckets beside the gradients unless gradient_as_bucket_view",
             )
         )  # fmt: skip
+    if case.layout.cp > 1:
+        tokens = case.workload.seq_len // case.layout.cp
+        rows.append(
+            Holding(
+                Component.COMMUNICATION, tokens * POSITION_BYTES, "positions of this rank's tokens", "s/cp*8",
+                "int64, parallelism/context.py",
+            )
+        )  # fmt: skip
     return tuple(row for row in rows if row.nbytes)
+
+
+def _held_by_loop(case: Case, ledger: Ledger) -> tuple[Holding, ...]:
+    """What every engine leaves as it is: inputs and the module's buffers."""
+    batch = case.workload.micro_batches * sum(array.nbytes for array in ledger.batch)
+    source = "int64, held by the training loop"
+    return (
+        Holding(Component.INPUTS, batch, "token ids and labels", "m*b*s*8*2", source),
+        *(Holding(Component.BUFFERS, item.nbytes, item.name, item.formula, "module buffer") for item in ledger.buffers),
+    )
+
+
+def _held_by_engine(case: Case, ledger: Ledger, rank: int) -> tuple[Holding, ...]:
+    """What DeepSpeed's engine keeps in this device's memory; the CPU's is the host's."""
+    is_host = case.cluster.device == "cpu"
+    return tuple(
+        Holding(row.component, row.nbytes, row.name, row.formula, row.source, row.is_lazy)
+        for row in held(case, ledger, rank)
+        if is_host or row.place is Place.DEVICE
+    )
 
 
 def optimizer_transient(case: Case, ledger: Ledger, rank: int) -> Holding | None:

@@ -107,6 +107,7 @@ class Micro:
     has_whole: bool = False  # finds whole gradients
     has_partial: bool = False  # finds shards that are not summed over the replicas
     has_shards: bool = False  # finds shards that are
+    reshards: bool = True  # frees gathered parameters after backward
 
 
 def micro_of(layout: Layout, index: int, micro_batches: int) -> Micro:

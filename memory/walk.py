@@ -11,25 +11,26 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from memory.events import Label, Log, Phase
+from memory.events import Act, Label, Log, Phase
 from memory.labels import Labels, WalkRules
-from memory.liveness import contributions_of, is_tied, last_reads, parts_of
-from suite.operators import TO_LOCAL, Array, Kernel, Operator, Region, Segment, Weight
-
-#: kernels whose derivatives read nothing that was kept
-COPIES = (TO_LOCAL, "cast", "clone")
+from memory.liveness import contributions_of, is_tied, last_reads, modules_of, parts_of
+from suite.operators import TO_LOCAL, Array, Derivative, Kernel, Operator, Region, Segment, Weight
 
 
 @dataclass(slots=True)
-class _Storage:
+class Storage:
+    """Bytes that live while something refers to them."""
+
     label: Label
     nbytes: int
     references: int = 1
 
 
 @dataclass(slots=True)
-class _Gradient:
-    storage: _Storage
+class Gradient:
+    """What a tensor's gradient is in."""
+
+    storage: Storage
     is_view: bool
 
 
@@ -47,25 +48,38 @@ class SegmentWalk:
 def walk_segment(segment: Segment, rules: WalkRules) -> SegmentWalk:
     """Walk one segment of one micro-batch. Its input is alive at the start, its output at the end of forward;
     its output's gradient is alive at the start of backward, its input's at the end."""
-    return _Walker(segment, rules).run()
+    return Walker(segment, rules).run()
 
 
-class _Walker:
+class Walker:
+    """Walks one segment once; its log is cut into stretches."""
+
     def __init__(self, segment: Segment, rules: WalkRules) -> None:
         self.segment = segment
         self.rules = rules
         self.log = Log()
-        self.storages: dict[Array, _Storage] = {}
-        self.saved: dict[Kernel | Region, list[_Storage]] = {}
-        self.gradients: dict[Array, _Gradient] = {}
-        self.unwrapped: list[tuple[Array, _Gradient]] = []
-        self.cache: dict[Array, _Storage] = {}
+        self.storages: dict[Array, Storage] = {}
+        self.saved: dict[Kernel | Region, list[Storage]] = {}
+        self.gradients: dict[Array, Gradient] = {}
+        self.cache: dict[Array, Storage] = {}
+        self.unwrapped: list[tuple[Array, Gradient]] = []
         self.pending = contributions_of(segment.body)
         self.labels = Labels(segment, rules)
+        self.modules = modules_of(segment)
+        self.waiting: list[tuple[Act, tuple[Weight, ...]]] = []  # told once a kernel's derivative has let go
+        self.rerun_by: Kernel | None = None  # its module is in its backward pass while its forward is run again
 
     def run(self) -> SegmentWalk:
+        """The three stretches."""
+        forward, uncache = self.run_forward()
+        self._backward(self.segment.body)
+        waiting = {str(array.tied_to): left.is_view for array, left in self.gradients.items() if is_tied(array)}
+        return SegmentWalk(forward, uncache, self._cut(), waiting)
+
+    def run_forward(self) -> tuple[Phase, Phase]:
+        """The forward pass and the end of autocast; then the gradients that backward starts from are there."""
         for array in self.segment.inputs + self.segment.batch:
-            self.storages[array] = _Storage(self.labels.of_border(array), array.nbytes)
+            self.storages[array] = Storage(self.labels.of_border(array), array.nbytes, 1 + self.rules.keeps_input)
         output = self.segment.output
         outputs = (output,) if output is not None else ()
         held = self.segment.inputs + self.segment.batch + outputs
@@ -77,15 +91,14 @@ class _Walker:
             self._release(storage)
         uncache = self._cut()
         if output is not None:
-            self.gradients[output] = _Gradient(self._gradient_storage(output), False)
+            self.gradients[output] = Gradient(self._gradient_storage(output), False)
+            self.gradients[output].storage.references += self.rules.keeps_seed
         for weight in self.segment.weights:
             if weight.name in self.rules.awaiting:
                 is_view = self.rules.awaiting[weight.name]
                 is_last = not is_view and not weight.is_part
-                self.gradients[weight] = _Gradient(self._gradient_storage(weight, is_last), is_view)
-        self._backward(self.segment.body)
-        waiting = {str(array.tied_to): left.is_view for array, left in self.gradients.items() if is_tied(array)}
-        return SegmentWalk(forward, uncache, self._cut(), waiting)
+                self.gradients[weight] = Gradient(self._gradient_storage(weight, is_last), is_view)
+        return forward, uncache
 
     # --- forward ----------------------------------------------------------------------------------------
 
@@ -104,6 +117,8 @@ class _Walker:
                     self._release_name(array)
 
     def _run(self, kernel: Kernel, keeps: bool, recomputed: bool = False) -> None:
+        if kernel is not self.rerun_by:
+            self.log.note(Act.NEEDED, self.modules.first.get(kernel, ()))
         for array in kernel.writes:
             if kernel.is_view:
                 self.storages[array] = self._retain(kernel.reads[0])
@@ -114,13 +129,15 @@ class _Walker:
         self._scratch(kernel.name, kernel.forward_scratch)
         if keeps:
             self.saved[kernel] = [self._retain(array) for array in kernel.saves if array in self.storages]
+        if kernel is not self.rerun_by:
+            self.log.note(Act.RERUN if recomputed else Act.LEFT, self.modules.last.get(kernel, ()))
 
-    def _allocate(self, array: Array, recomputed: bool) -> _Storage:
+    def _allocate(self, array: Array, recomputed: bool) -> Storage:
         label = self.labels.of_recomputed(array) if recomputed else self.labels.of_made(array)
         self.log.add(array.nbytes, label)
-        return _Storage(label, array.nbytes)
+        return Storage(label, array.nbytes)
 
-    def _cast_weight(self, kernel: Kernel, copy: Array, recomputed: bool) -> _Storage:
+    def _cast_weight(self, kernel: Kernel, copy: Array, recomputed: bool) -> Storage:
         """Autocast casts a weight once and holds the copy until it ends."""
         weight = kernel.reads[0]
         if weight not in self.cache:
@@ -137,6 +154,7 @@ class _Walker:
                 self._rerun(part)
             else:
                 self._derive(part)
+            self._tell()
 
     def _rerun(self, region: Region) -> None:
         """Run a region again from its inputs, keeping what its backward reads; it stops at the last such tensor.
@@ -147,14 +165,17 @@ class _Walker:
         ends = max((index for index, kernel in enumerate(kernels) if kernel.saves), default=-1)
         for kernel in reversed(kernels[ends + 1 :]):
             self._derive(kernel)
+        self.rerun_by = kernels[ends]
+        self.log.note(Act.NEEDED, self.modules.last.get(kernels[ends], ()))
         self._recompute(region, kernels, ends)
-        first = next((index for index, kernel in enumerate(kernels[: ends + 1]) if kernel.name not in COPIES), 0)
-        for kernel in reversed(kernels[first : ends + 1]):
-            self._derive(kernel)
-        for storage in self.saved.pop(region):  # the last tensor kept inside is gone, and the frame with it
+        starts = next((index for index, kernel in enumerate(kernels) if kernel.saves), 0)
+        for index in range(ends, -1, -1):
+            self._derive(kernels[index])
+            if index == starts:  # the last derivative that reads what was run again lets go of its inputs
+                for storage in self.saved.pop(region):
+                    self._release(storage)
+        for storage in self.saved.pop(region, ()):
             self._release(storage)
-        for kernel in reversed(kernels[:first]):
-            self._derive(kernel)
 
     def _recompute(self, region: Region, kernels: list[Kernel], ends: int) -> None:
         """Run kernels forward up to `ends`, which is not run if all it would keep is there. Frames that would have
@@ -185,18 +206,23 @@ class _Walker:
         """A kernel's backward: gradients beside scratch, then what it kept and its output's gradient go."""
         if kernel.is_weight_cast and not kernel.gradients:
             return  # found in autocast's cache: the first cast's backward serves all readers
+        self._tell()
+        if kernel is not self.rerun_by:
+            self.log.note(Act.NEEDED, self.modules.last.get(kernel, ()))
         seeds = [self.gradients.pop(array) for array in kernel.writes if array in self.gradients]
-        made: list[tuple[Array, _Gradient]] = []
+        made: list[tuple[Array, Gradient]] = []
         if seeds or not any(array.shape for array in kernel.writes[:1]):
-            for array in kernel.gradients:
+            if kernel.derivative is not None:
+                made += self._run_derivative(kernel, kernel.derivative)
+            for array in kernel.gradients if kernel.derivative is None else ():
                 storage = self._gradient_storage(array, self._is_last(array, kernel))
                 self.log.add(storage.nbytes, storage.label)
-                made.append((array, _Gradient(storage, kernel.through_view)))
+                made.append((array, Gradient(storage, kernel.through_view)))
             self._scratch(kernel.name, kernel.backward_scratch)
             for array in kernel.passes:
                 seed = seeds[0].storage
                 seed.references += 1
-                made.append((array, _Gradient(seed, kernel.through_view)))
+                made.append((array, Gradient(seed, kernel.through_view)))
         for storage in self.saved.pop(kernel, ()):
             self._release(storage)
         for gradient in seeds:
@@ -208,8 +234,21 @@ class _Walker:
                 self.unwrapped.append((array, gradient))
             else:
                 self._accumulate(array, gradient)
+        if any(not isinstance(array, Weight) for array in (*kernel.gradients, *kernel.passes)):
+            self.waiting.append((Act.LEFT, self.modules.first.get(kernel, ())))  # the input's gradient tells it
 
-    def _accumulate(self, array: Array, new: _Gradient) -> None:
+    def _run_derivative(self, kernel: Kernel, derivative: Derivative) -> list[tuple[Array, Gradient]]:
+        """A custom function's backward: its kernels, what they make dying with its last reader, gradients excepted."""
+        last = last_reads(list(derivative.kernels))
+        for index, step in enumerate(derivative.kernels):
+            self._run(step, False)
+            for array in last.get(index, ()):
+                if array not in derivative.gradients:
+                    self._release_name(array)
+        found = zip(kernel.gradients, derivative.gradients, strict=True)
+        return [(array, Gradient(self.storages.pop(made), kernel.through_view)) for array, made in found]
+
+    def _accumulate(self, array: Array, new: Gradient) -> None:
         """torch's InputBuffer: in place where the first holds its storage alone and is no view, nor a DTensor's, else a
         new sum."""
         old = self.gradients.get(array)
@@ -223,18 +262,25 @@ class _Walker:
             self.log.add(total.nbytes, total.label)
             self._release(old.storage)
             self._release(new.storage)
-            self.gradients[array] = _Gradient(total, False)
+            self.gradients[array] = Gradient(total, False)
         if isinstance(array, Weight):
             self._arrive(array)
 
     def _arrive(self, weight: Weight) -> None:
         """AccumulateGrad runs once every contribution is there: the gradient is taken over, or added and freed."""
         self.pending[weight] -= 1
-        if self.pending[weight] or weight.tied_to:
+        if self.pending[weight] or self.rules.waits(weight):
             return
         gradient = self.gradients.pop(weight)
-        if self.rules.accumulate:
+        if self.rules.adds(weight):
             self._release(gradient.storage)
+        self.waiting.append((Act.REDUCIBLE, (weight,)))
+
+    def _tell(self) -> None:
+        """Gradients reach their weights, and modules their end, when what the derivative held is freed."""
+        for act, weights in self.waiting:
+            self.log.note(act, weights)
+        self.waiting.clear()
 
     # --- bookkeeping ------------------------------------------------------------------------------------
 
@@ -244,20 +290,20 @@ class _Walker:
             return False
         return not (kernel.through_view or array.is_part) or self._is_only(array)
 
-    def _is_only(self, array: Array) -> bool:
+    def _is_only(self, weight: Array) -> bool:
         """Is a weight's next gradient the last one?"""
-        return self.pending[array] == 1 and not is_tied(array)
+        return self.pending[weight] == 1 and isinstance(weight, Weight) and not self.rules.waits(weight)
 
-    def _gradient_storage(self, array: Array, is_last: bool = True) -> _Storage:
+    def _gradient_storage(self, array: Array, is_last: bool = True) -> Storage:
         label = self.labels.of_weights(array, is_last) if isinstance(array, Weight) else self.labels.of_gradient(array)
-        return _Storage(label, array.nbytes)
+        return Storage(label, array.nbytes)
 
     def _scratch(self, name: str, nbytes: int) -> None:
         label = self.labels.of_workspace(name, nbytes)
         self.log.add(nbytes, label)
         self.log.add(-nbytes, label)
 
-    def _retain(self, array: Array) -> _Storage:
+    def _retain(self, array: Array) -> Storage:
         storage = self.storages[array]
         storage.references += 1
         return storage
@@ -267,7 +313,7 @@ class _Walker:
         if storage is not None:
             self._release(storage)
 
-    def _release(self, storage: _Storage) -> None:
+    def _release(self, storage: Storage) -> None:
         storage.references -= 1
         if storage.references == 0:
             self.log.add(-storage.nbytes, storage.label)

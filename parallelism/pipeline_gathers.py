@@ -9,7 +9,7 @@ from enum import Enum, auto
 from parallelism.pipeline_orders import Action, Pass, schedule_order
 from parallelism.stages import rank_of_stage
 from suite.case import Case
-from suite.layout import Schedule
+from suite.layout import Layout, Schedule
 
 #: stages that torch's schedules of several a rank gather ahead (torch/distributed/pipelining: _add_unshard_reshard)
 STAGES_AHEAD = 3
@@ -32,12 +32,12 @@ def gathers(case: Case, stage: int, after_forward: Held) -> Counter[tuple[str, H
     backward_maybe_with_nosync and perform_reduce_grad.
     """
     order = schedule_order(case, rank_of_stage(case.layout, stage))
-    gathers_ahead = case.layout.schedule not in (Schedule.GPIPE, Schedule.ONE_F_ONE_B)
+    is_eager = gathers_ahead(case.layout)
     found: Counter[tuple[str, Held]] = Counter()
     held, is_ahead = Held.SHARD, False
     for place, action in enumerate(order):
-        if gathers_ahead:
-            is_near = stage in _next_stages(order[place:])
+        if is_eager:
+            is_near = stage in next_stages(order, place)
             if is_near and not is_ahead and held is not Held.WHOLE:
                 found["forward", held] += 1
                 held = Held.WHOLE
@@ -53,11 +53,17 @@ def gathers(case: Case, stage: int, after_forward: Held) -> Counter[tuple[str, H
     return found
 
 
-def _next_stages(order: Sequence[Action]) -> list[int]:
+def gathers_ahead(layout: Layout) -> bool:
+    """Does the schedule gather whole stages ahead? Those of several a rank do."""
+    return layout.schedule not in (Schedule.GPIPE, Schedule.ONE_F_ONE_B)
+
+
+def next_stages(order: Sequence[Action], place: int, count: int = STAGES_AHEAD) -> list[int]:
+    """The next so many stages that the order comes to, from a place on."""
     near: list[int] = []
-    for action in order:
-        if action.stage not in near:
-            near.append(action.stage)
-            if len(near) == STAGES_AHEAD:
-                break
+    for index in range(place, len(order)):
+        if len(near) == count:
+            break
+        if order[index].stage not in near:
+            near.append(order[index].stage)
     return near

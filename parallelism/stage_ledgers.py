@@ -6,7 +6,7 @@ from dataclasses import replace
 
 from parallelism.stages import Stage, head_is_copied, stages_of, stages_of_rank
 from suite.case import Case
-from suite.operators import Ledger, Operator, Placed, Region, Segment
+from suite.operators import Ledger, Operator, Placed, Region, Segment, Weight
 
 
 def rank_stages(case: Case, rank: int) -> tuple[Stage, ...]:
@@ -36,11 +36,16 @@ def _segments(case: Case, ledger: Ledger, stage: Stage) -> list[Placed]:
 
 
 def _untied(segment: Segment) -> Segment:
+    own: dict[Weight, Weight] = {}  # slices of a head share one weight
+
+    def untied(weight: Weight) -> Weight:
+        return own.setdefault(weight, replace(weight, tied_to=None))
+
     def body(items: tuple[Operator | Region, ...]) -> tuple[Operator | Region, ...]:
         return tuple(
             replace(item, body=body(item.body))
             if isinstance(item, Region)
-            else replace(item, weights=tuple(replace(weight, tied_to=None) for weight in item.weights))
+            else replace(item, weights=tuple(map(untied, item.weights)))
             for item in items
         )
 

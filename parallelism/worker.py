@@ -79,6 +79,7 @@ class Worker:
             self.writer.sample(Sample(Quantity.STEP_TIME, seconds, self.rank, step))
         if held_out:
             self._validate(trainer, self.case.recipe.steps, held_out)
+        trainer.close()
         self._report(results)
 
     def _report(self, results: list[StepResult]) -> None:

@@ -5,10 +5,10 @@ from __future__ import annotations
 from fractions import Fraction
 from typing import Any
 
-from memory.estimate import MemoryModel
+from memory.estimate import MemoryModel, representative_ranks
 from memory.verdict import available_bytes, reserved_upper_bytes, verdict_of
 from parallelism.traffic import estimate_traffic
-from reports.predict import RANKS_SHOWN, Predictor
+from reports.predict import Predictor
 from suite.case import Case
 from suite.collectives import TrafficEstimate, tally
 from suite.hardware import device
@@ -17,9 +17,8 @@ from suite.record import Component, MemoryEstimate, TimeEstimate
 
 
 def worst_estimate(case: Case, model: MemoryModel) -> MemoryEstimate:
-    """The estimate of the rank that needs most. Rank 0 always holds a largest shard."""
-    ranks = range(min(case.layout.world_size, RANKS_SHOWN))
-    return model.estimate(max(ranks, key=model.peak_bytes))
+    """The estimate of the rank that needs most."""
+    return model.estimate(max(representative_ranks(case.layout), key=model.peak_bytes))
 
 
 def estimate_mapping(case: Case, predictor: Predictor) -> dict[str, Any]:
@@ -66,7 +65,7 @@ def estimate_mapping(case: Case, predictor: Predictor) -> dict[str, Any]:
 
 def busiest_traffic(case: Case, model: MemoryModel) -> TrafficEstimate:
     """The traffic of the rank that sends most in a step, of those that are written out."""
-    ranks = range(min(case.layout.world_size, RANKS_SHOWN))
+    ranks = representative_ranks(case.layout)
     return max((estimate_traffic(case, model.ledger, rank) for rank in ranks), key=lambda traffic: traffic.sent)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-from memory.estimate import MemoryModel
+from memory.estimate import MemoryModel, representative_ranks
 from parallelism.simulator.roofline import estimate_time
 from parallelism.traffic import estimate_traffic
 from suite.case import Case
@@ -14,9 +14,6 @@ from suite.operators import Ledger, OperatorKind
 from suite.record import TimeEstimate
 from suite.spec import AttentionKernel
 from suite.store import EstimateRow
-
-#: ranks whose terms are written out; the rest of a large layout is like them
-RANKS_SHOWN = 8
 
 
 @dataclass(frozen=True)
@@ -28,7 +25,7 @@ class Predictor:
     def __call__(self, case: Case) -> EstimateRow:
         """The row of a case: memory and traffic of its ranks, time of its step."""
         model = MemoryModel(case)
-        ranks = range(min(case.layout.world_size, RANKS_SHOWN))
+        ranks = representative_ranks(case.layout)
         return EstimateRow(
             case_id=case.case_id,
             case=case.to_mapping(),

@@ -115,9 +115,22 @@ class Kernel:
     passes: tuple[Array, ...] = ()
     forward_scratch: int = 0
     backward_scratch: int = 0
+    derivative: Derivative | None = None  # makes the gradients by kernels of its own
     through_view: bool = False
     is_weight_cast: bool = False  # autocast's copy of a weight, cached until autocast ends
     is_view: bool = False  # its writes are parts of its first read: nothing is allocated
+
+
+@dataclass(frozen=True, eq=False)
+class Derivative:
+    """The backward pass of a custom function: kernels that run forward, and what they make for `Kernel.gradients`.
+
+    Their `saves`, `gradients` and backward scratch mean nothing here. What none of them made they need not read: the
+    output's gradient and what was kept outlive them all.
+    """
+
+    kernels: tuple[Kernel, ...]
+    gradients: tuple[Array, ...]
 
 
 class OperatorKind(StrEnum):

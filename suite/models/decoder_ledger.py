@@ -12,6 +12,7 @@ from suite.share import WHOLE, Share
 from suite.spec import LOSS_CHUNKS, AttentionKernel, LossKernel, Workload
 from suite.tape import Backend, Numerics, Tape
 from suite.tape_attention import Heads, eager, flash, merge_heads, release, rotate
+from suite.tape_context import spread_attention
 from suite.tape_dropout import dropout
 from suite.tape_loss import chunked_head, cross_entropy
 from suite.tape_tensor import enter, own_places, rows, vocabulary_rows
@@ -64,7 +65,7 @@ def decoder_ledger(
     assert norm.output is not None
     hidden = Array("final norm output", norm.output.shape, norm.output.dtype)
     head = _head(tape(), spec, sizes, hidden, labels, workload.loss)
-    buffers, shared = _rope_tables(spec, workload, numerics)
+    buffers, shared = _rope_tables(spec, sizes, numerics, share)
     return Ledger(
         segments=(Placed("", embedding), *blocks, Placed("", norm), Placed("", head)),
         loss=frozenset({head.name}),
@@ -75,7 +76,7 @@ def decoder_ledger(
 
 
 def _sizes(spec: DecoderSpec, workload: Workload, share: Share) -> _Sizes:
-    seq = Size("s", workload.seq_len)
+    seq = _tokens(workload, share)
 
     def own(symbol: str, whole: int) -> Size:
         return Size(symbol if share.tp == 1 else f"{symbol}/t", share.rows(whole))
@@ -98,12 +99,21 @@ def _norm(tape: Tape, spec: DecoderSpec, name: str, x: Array) -> Array:
 
 def _embedding(tape: Tape, spec: DecoderSpec, sizes: _Sizes, ids: Array) -> Segment:
     x = vocabulary_rows(tape, "embedding", ids, sizes.v, sizes.h, sizes.part)
+    batch: tuple[Array, ...] = (ids,)
     if spec.position is Position.LEARNED:
-        places = own_places(tape, "own places", tape.arange("places", sizes.s), sizes.part)
+        places = own_places(tape, "own places", _places(tape, sizes), sizes.part)
         table = tape.embedding("positions", places, Size("P", spec.max_positions), sizes.h, Split.NONE)
         x = tape.add_broadcast("embedding and positions", x, table)
+        batch = (ids, places) if tape.share.cp > 1 else batch
     x = dropout(tape, "dropout", x, spec.dropout, sizes.whole)
-    return Segment("embedding", tuple(tape.body), (), (ids,), x)
+    return Segment("embedding", tuple(tape.body), (), batch, x)
+
+
+def _places(tape: Tape, sizes: _Sizes) -> Array:
+    """Positions of the rank's tokens: made in every pass, or held for good where they are a part of the sequence's."""
+    if tape.share.cp == 1:
+        return tape.arange("places", sizes.s)
+    return Array("places", (sizes.s,), DType.INT64)
 
 
 def _block(
@@ -143,8 +153,7 @@ def _attention(
         turned_q = rotate(tape, "attention.rope q", q, sizes.heads, sizes.r, sizes.d)
         turned_k = rotate(tape, "attention.rope k", k, sizes.kv_heads, sizes.r, sizes.d)
     heads = Heads(turned_q, turned_k, v, sizes.heads, sizes.kv_heads, sizes.d)
-    is_flash = kernel is AttentionKernel.FLASH
-    out = (flash if is_flash else eager)(tape, "attention.core", heads)
+    out = _core(tape, heads, kernel)
     release(tape, "attention.core returns", q, k, v)
     if recompute.kind is RecomputeKind.SELECTIVE:
         tape.region("attention.core", start, (q, k, v), (out,))
@@ -152,11 +161,17 @@ def _attention(
         tape,
         "attention.core output, contiguous",
         out,
-        contiguous=is_flash or min(sizes.heads.value, sizes.s.value) == 1,
+        contiguous=tape.share.cp > 1 or kernel is AttentionKernel.FLASH or min(sizes.heads.value, sizes.s.value) == 1,
     )
     y = rows(tape, "attention.wo", merged, sizes.h, spec.bias, sizes.part)
     release(tape, "attention returns", x, whole, out)
     return y
+
+
+def _core(tape: Tape, heads: Heads, kernel: AttentionKernel) -> Array:
+    if tape.share.cp > 1:
+        return spread_attention(tape, "attention.core", heads, kernel)
+    return (flash if kernel is AttentionKernel.FLASH else eager)(tape, "attention.core", heads)
 
 
 def _mlp(tape: Tape, spec: DecoderSpec, sizes: _Sizes, x: Array) -> Array:
@@ -189,15 +204,21 @@ def _head(tape: Tape, spec: DecoderSpec, sizes: _Sizes, hidden: Array, labels: A
     return Segment("head", tuple(tape.body), (hidden,), (labels,), None)
 
 
+def _tokens(workload: Workload, share: Share) -> Size:
+    """The rank's tokens of a sequence."""
+    return Size("s" if share.cp == 1 else "s/cp", workload.seq_len // share.cp)
+
+
 def _rope_tables(
-    spec: DecoderSpec, workload: Workload, numerics: Numerics
+    spec: DecoderSpec, sizes: _Sizes, numerics: Numerics, share: Share
 ) -> tuple[tuple[Array, ...], tuple[Array, ...]]:
-    """The cosine and sine tables (buffers), and the step's copies of them where its type is not fp32."""
+    """The cosine and sine tables (buffers), and the step's copies of them: where its type is not fp32, or where the
+    rank's rows are gathered."""
     if spec.position is not Position.ROPE:
         return (), ()
     half = Size("r/2", spec.rotary_dim // 2)
     buffers = tuple(Array(f"rope.{name}", (Size("P", spec.max_positions), half), DType.FP32) for name in ("cos", "sin"))
-    if numerics.compute is DType.FP32:
+    if numerics.compute is DType.FP32 and share.cp == 1:
         return buffers, ()
-    seq = Size("s", workload.seq_len)
-    return buffers, tuple(Array(f"rope {name} of this step", (seq, half), numerics.compute) for name in ("cos", "sin"))
+    shape = (sizes.s, half)
+    return buffers, tuple(Array(f"rope {name} of this step", shape, numerics.compute) for name in ("cos", "sin"))

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from memory.estimate import MemoryModel
-from reports.predict import RANKS_SHOWN, Predictor, product_shapes
+from reports.predict import Predictor, product_shapes
 from suite.case import Case, case_from
 from suite.hardware.matrix_rate import MatrixRates
 from suite.parse import SpecError
@@ -63,9 +63,10 @@ def test_the_row_of_a_case_is_what_the_store_keeps() -> None:
     assert decode(encode(row).rstrip(), Path("records.jsonl"), 1) == row
 
 
-def test_a_large_layout_writes_out_its_first_ranks() -> None:
-    row: EstimateRow = Predictor()(case("h100-sxm", {"fsdp": 64}))
-    assert len(row.memory) == RANKS_SHOWN
+def test_a_large_layout_writes_out_a_rank_of_every_stage() -> None:
+    """64 ranks of which each 16 hold the same stage; the ranks of a small layout are all written out."""
+    row: EstimateRow = Predictor()(case("h100-sxm", {"pp": 4, "fsdp": 16}, micro_batches=4))
+    assert [memory.rank for memory in row.memory] == [0, 16, 32, 48]
     assert json.loads(encode(row))["kind"] == "estimate"
 
 

@@ -1,0 +1,46 @@
+"""Who still holds a tensor that passes between pipeline stages: torch's caches, its schedules' variables, its sends."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Hashable
+from dataclasses import dataclass, field
+
+from memory.events import Event, Label
+
+
+@dataclass(frozen=True, eq=False)
+class Passed:
+    """A stage's output for a micro-batch, or the gradient of its input. Identity is the object."""
+
+    label: Label
+
+
+@dataclass
+class References:
+    """Names and what they hold. A tensor is freed when the last name that holds it lets go, as Python does it: a name
+    that is given something new takes that first."""
+
+    events: list[Event] = field(default_factory=list)
+    names: dict[Hashable, Passed] = field(default_factory=dict)
+    counts: Counter[Passed] = field(default_factory=Counter)
+
+    def assign(self, name: Hashable, tensor: Passed) -> None:
+        """Let a name hold a tensor, in the place of what it held."""
+        self.counts[tensor] += 1
+        self.drop(name)
+        self.names[name] = tensor
+
+    def drop(self, name: Hashable) -> None:
+        """Let a name hold nothing."""
+        tensor = self.names.pop(name, None)
+        if tensor is None:
+            return
+        self.counts[tensor] -= 1
+        if not self.counts[tensor]:
+            self.events.append(Event(-tensor.label.unit, tensor.label))
+
+    def take(self) -> list[Event]:
+        """What was freed since the last call."""
+        events, self.events = self.events, []
+        return events
