@@ -97,7 +97,9 @@ class _SplitWalker(Walker):
         weights = self._weights(kernel)
         made: list[tuple[Array, Gradient]] = []
         if seeds or not any(array.shape for array in kernel.writes[:1]):
-            for array in kernel.gradients:
+            if kernel.derivative is not None:
+                made += self._run_derivative(kernel, kernel.derivative)
+            for array in kernel.gradients if kernel.derivative is None else ():
                 if array not in weights:
                     storage = self._gradient_storage(array)
                     self.log.add(storage.nbytes, storage.label)

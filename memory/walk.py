@@ -61,8 +61,8 @@ class Walker:
         self.storages: dict[Array, Storage] = {}
         self.saved: dict[Kernel | Region, list[Storage]] = {}
         self.gradients: dict[Array, Gradient] = {}
-        self.cache: dict[Array, Storage] = {}
         self.unwrapped: list[tuple[Array, Gradient]] = []
+        self.cache: dict[Array, Storage] = {}
         self.pending = contributions_of(segment.body)
         self.labels = Labels(segment, rules)
         self.modules = modules_of(segment)

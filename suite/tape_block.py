@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from suite.operators import Array, DType, Kernel, Size
-from suite.tape import ONE, Backend, Tape
+from suite.tape import Backend, Tape
 from suite.tape_attention import Heads
 
 
@@ -93,131 +93,112 @@ class _Open:
         self.block = block
         self.kernels: list[Kernel] = []
         heads = block.heads
-        #: queries that share a key head are stacked, which copies them
+        # queries that share a key head are stacked, which copies them
         self.stacks = heads.count.value > heads.kv_count.value and block.rows.value > 1
-        #: [b, k, ...] of [b, s, k, d] is no view of [b k, ...]; of one sequence it is, but oneDNN wants it contiguous
+        # [b, k, ...] of [b, s, k, d] is no view of [b k, ...]; of one sequence it is, but oneDNN wants it contiguous
         several = heads.batch.value > 1 or (block.tape.backend is Backend.CPU and block.kind is DType.BF16)
-        self.must_fold = several and heads.kv_count.value > 1
-
-    def run(self, name: str, reads: tuple[Array, ...], *writes: Array, scratch: int = 0) -> None:
-        self.kernels.append(Kernel(name, reads, writes, forward_scratch=scratch))
-
-    def widen(self, x: Array) -> Array:
-        """x in fp32, in passing beside x."""
-        if x.dtype is DType.FP32:
-            return x
-        wide = Array(f"{x.name} in fp32", x.shape, DType.FP32)
-        self.run("cast", (x,), wide)
-        return wide
-
-    def narrow(self, x: Array) -> Array:
-        """x in the type of the products."""
-        if x.dtype is self.block.kind:
-            return x
-        small = Array(f"{x.name}, cast", x.shape, self.block.kind)
-        self.run("cast", (x,), small)
-        return small
-
-    def product(self, reads: tuple[Array, ...], y: Array, copies: int, inner: tuple[Size, Size]) -> None:
-        """A product a key head; `copies` of its operands' bytes live as long as it runs."""
-        tape = self.block.tape
-        packed = tape.workspace.batched_product(inner[0].value, inner[1].value) if tape.packs_products else 0
-        self.run("bmm", reads, y, scratch=copies + packed)
-
-    def key_copy(self) -> int:
-        return self.block.keys("keys", self.block.kind).nbytes if self.must_fold else 0
-
-    def stacked(self, x: Array | None) -> Array | None:
-        """Queries stacked by key head: a copy where several share one. None: kept tensors, as they are."""
-        if not self.stacks:
-            return x
-        copy = self.block.queries("stacked queries", self.block.kind)
-        self.run("clone", () if x is None else (x,), copy)
-        return copy
-
-    def query_copy(self) -> int:
-        """What a product copies of queries that were not stacked."""
-        return self.block.queries("q", self.block.kind).nbytes if self.must_fold and not self.stacks else 0
-
-    def scaled(self) -> Array | None:
-        scaled = self.block.queries("q / sqrt(d)", self.block.kind)
-        self.run("mul", (), scaled)
-        return self.stacked(scaled)
-
-    def scores(self) -> Array:
-        block = self.block
-        scaled = self.scaled()
-        assert scaled is not None
-        rows = block.scores("scores", block.kind)
-        inner = (block.heads.width, block.columns)
-        self.product((scaled,), rows, self.key_copy() + self.query_copy(), inner)
-        scores = self.widen(rows)
-        if block.is_masked:
-            mask = Array("ring: mask", (block.rows, block.columns), DType.BOOL)
-            self.run("mask", (), mask)
-            masked = block.scores("masked scores", DType.FP32)
-            self.run("masked_fill", (scores,), masked)
-            self.run("release", (rows, scores, mask))
-            return masked
-        self.run("release", (rows,))
-        return scores
-
-    def exponentials(self, scores: Array) -> Array:
-        """exp(scores - log-sum-exp)."""
-        less, y = (self.block.scores(name, DType.FP32) for name in ("scores - log-sum-exp", "probabilities"))
-        self.run("sub", (scores,), less)
-        self.run("exp", (less,), y)
-        return y
+        must_fold = several and heads.kv_count.value > 1
+        #: bytes that a product copies of keys or values, and of queries that were not stacked
+        self.key_copy = block.keys("keys", block.kind).nbytes if must_fold else 0
+        self.query_copy = block.queries("queries", block.kind).nbytes if must_fold and not self.stacks else 0
 
     def forward(self) -> tuple[Array, ...]:
+        """Output and log-sum-exp."""
         block = self.block
-        scores = self.scores()
+        scores = self._scores()
         lse, out = block.row_sums("log-sum-exp of a block"), block.queries("output of a block", block.kind)
-        self.run("logsumexp", (), lse, scratch=scores.nbytes + lse.nbytes)
-        probabilities = self.narrow(self.exponentials(scores))
-        self.product((probabilities,), out, self.key_copy(), (block.columns, block.heads.width))
-        self.run("release", (scores, out, lse))
+        self._run("logsumexp", (), lse, scratch=scores.nbytes + lse.nbytes)
+        probabilities = self._in(block.kind, self._exponentials(scores))
+        self._product((probabilities,), out, self.key_copy, (block.columns, block.heads.width))
+        self._run("release", (scores, out, lse))
         return out, lse
 
     def backward(self) -> tuple[Array, ...]:
+        """Gradients of queries, keys and values."""
         block, width = self.block, self.block.heads.width
         dq, dk, dv = _gradients(block)
-        probabilities = self.exponentials(self.scores())
-        rows = self.stacked(None)
-        stacked = () if rows is None else (rows,)
-        self.product((self._cast_of(probabilities),), dv, self.query_copy(), (block.rows, width))
+        probabilities = self._exponentials(self._scores())
+        rows = self._stacked()
+        self._product((self._in(block.kind, probabilities),), dv, self.query_copy, (block.rows, width))
         inner = self._row_sums()
-        steps = block.scores("gradient of probabilities", block.kind)
-        self.product(stacked, steps, self.key_copy() + self.query_copy(), (width, block.columns))
-        steps = self.widen(steps)
-        less = block.scores("gradient of probabilities, centred", DType.FP32)
-        self.run("sub", (steps, inner), less)
-        scores = block.scores("gradient of scores", DType.FP32)
-        self.run("mul", (), scores)
-        scores = self.narrow(scores)
+        product = block.scores("gradient of probabilities", block.kind)
+        self._product(rows, product, self.key_copy + self.query_copy, (width, block.columns))
+        centred = block.scores("gradient of probabilities, centred", DType.FP32)
+        self._run("sub", (self._in(DType.FP32, product), inner), centred)
+        wide = block.scores("gradient of scores", DType.FP32)
+        self._run("mul", (), wide)
+        scores = self._in(block.kind, wide)
         unscaled = block.queries("gradient of a block's queries, unscaled", block.kind)
-        self.product((), unscaled, self.key_copy(), (block.columns, width))
-        self.run("mul", (unscaled,), dq)
-        scaled = self.scaled()
-        assert scaled is not None
-        self.product((scaled,), dk, self.query_copy(), (block.rows, width))
-        self.run("release", (probabilities, inner, less, scores, dq, dk, dv, *stacked))
+        self._product((), unscaled, self.key_copy, (block.columns, width))
+        self._run("mul", (unscaled,), dq)
+        self._product((self._scaled(),), dk, self.query_copy, (block.rows, width))
+        self._run("release", (probabilities, inner, centred, scores, dq, dk, dv, *rows))
         return dq, dk, dv
 
-    def _cast_of(self, probabilities: Array) -> Array:
-        return self.narrow(probabilities)
+    def _run(self, name: str, reads: tuple[Array, ...], *writes: Array, scratch: int = 0) -> None:
+        self.kernels.append(Kernel(name, reads, writes, forward_scratch=scratch))
+
+    def _in(self, kind: DType, x: Array) -> Array:
+        """x in that type: itself, or a cast."""
+        if x.dtype is kind:
+            return x
+        cast = Array(f"{x.name} in {kind.label}", x.shape, kind)
+        self._run("cast", (x,), cast)
+        return cast
+
+    def _product(self, reads: tuple[Array, ...], y: Array, copied: int, inner: tuple[Size, Size]) -> None:
+        """A product a key head; `copied` bytes of its operands live as long as it runs. inner: what is summed over, and
+        columns."""
+        tape = self.block.tape
+        packed = tape.workspace.batched_product(inner[0].value, inner[1].value) if tape.packs_products else 0
+        self._run("bmm", reads, y, scratch=copied + packed)
+
+    def _stacked(self, *reads: Array) -> tuple[Array, ...]:
+        """Queries stacked by key head: a copy where several share one, else what was read."""
+        if not self.stacks:
+            return reads
+        copy = self.block.queries("stacked queries", self.block.kind)
+        self._run("clone", reads, copy)
+        return (copy,)
+
+    def _scaled(self) -> Array:
+        """q / sqrt(d), stacked."""
+        scaled = self.block.queries("queries / sqrt(d)", self.block.kind)
+        self._run("mul", (), scaled)
+        return self._stacked(scaled)[0]
+
+    def _scores(self) -> Array:
+        """In fp32, masked."""
+        block = self.block
+        product = block.scores("scores", block.kind)
+        self._product((self._scaled(),), product, self.key_copy + self.query_copy, (block.heads.width, block.columns))
+        scores = self._in(DType.FP32, product)
+        if not block.is_masked:
+            self._run("release", (product,))
+            return scores
+        mask = Array("ring: mask", (block.rows, block.columns), DType.BOOL)
+        masked = block.scores("masked scores", DType.FP32)
+        self._run("mask", (), mask)
+        self._run("masked_fill", (), masked)
+        self._run("release", (product, scores, mask))
+        return masked
+
+    def _exponentials(self, scores: Array) -> Array:
+        """exp(scores - log-sum-exp)."""
+        less, y = (self.block.scores(name, DType.FP32) for name in ("scores - log-sum-exp", "probabilities"))
+        self._run("sub", (scores,), less)
+        self._run("exp", (less,), y)
+        return y
 
     def _row_sums(self) -> Array:
-        """Sums over a head's width of output times its gradient."""
+        """Sums over a head's width of the output times its gradient."""
         block = self.block
-        wide = []
-        if block.kind is not DType.FP32:
-            wide = [block.queries(f"{name} in fp32", DType.FP32) for name in ("gradient", "output")]
-            self.run("cast", (), *wide)
-        product = block.queries("output * gradient", DType.FP32)
-        inner = Array("ring: output * gradient, summed", (*block.row_sums("").shape, ONE), DType.FP32)
-        self.run("mul", tuple(wide), product)
-        self.run("sum", (product,), inner)
+        names = ("gradient", "output") if block.kind is not DType.FP32 else ()
+        wide = [block.queries(f"{name} in fp32", DType.FP32) for name in names]
+        self._run("cast", (), *wide)
+        product, inner = block.queries("output * gradient", DType.FP32), block.row_sums("output * gradient, summed")
+        self._run("mul", tuple(wide), product)
+        self._run("sum", (product,), inner)
         return inner
 
 

@@ -20,6 +20,17 @@ def spread_attention(tape: Tape, name: str, heads: Heads, kernel: AttentionKerne
     return ulysses(tape, name, heads, kernel)
 
 
+def merge_spread_heads(tape: Tape, name: str, x: Array, heads: Size, kernel: AttentionKernel) -> Array:
+    """[b, s/n, a, d] as [b, s/n, a d]: a copy only of what a ring leaves as [b, a, s/n, d], without the fused kernel.
+    The ring takes a gradient that is strided."""
+    is_ring = tape.share.context is ContextMethod.RING
+    if not is_ring or kernel is AttentionKernel.FLASH or min(heads.value, x.shape[1].value) == 1:
+        return x
+    y = Array(name, x.shape, x.dtype)
+    tape.operator(name, OperatorKind.POINTWISE, [Kernel("clone", (x,), (y,), passes=(x,))])
+    return y
+
+
 def ulysses(tape: Tape, name: str, heads: Heads, kernel: AttentionKernel) -> Array:
     """All-to-alls of queries, keys and values, the core on the whole sequence of a part of the heads, and an
     all-to-all back. Keeps what the core keeps.

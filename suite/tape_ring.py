@@ -25,7 +25,7 @@ Pair = tuple[Array, Array]  # keys and values, or sums of their gradients
 
 def ring(tape: Tape, name: str, heads: Heads, kernel: AttentionKernel) -> Array:
     """Causal attention of this rank's queries while keys and values visit. Keeps q, k, v, the output and a log-sum-exp
-    a row; the core's output as it is returned to the block, [b, s, a, d].
+    a row.
 
     FLOPs: the rank's queries by the whole sequence, less what the mask leaves out for this rank.
     """
@@ -39,12 +39,7 @@ def ring(tape: Tape, name: str, heads: Heads, kernel: AttentionKernel) -> Array:
     )  # fmt: skip
     kernels += [last, Kernel("release", (q, k, v))]
     tape.operator(name, OperatorKind.ATTENTION, kernels, flops=_flops(tape, heads))
-    if kernel is AttentionKernel.FLASH or min(heads.count.value, heads.seq.value) == 1:
-        return output
-    # [b, a, s, d] is copied where the heads are merged
-    merged = Array(f"{name} output, contiguous", output.shape, output.dtype)
-    tape.operator(merged.name, OperatorKind.POINTWISE, [Kernel("clone", (output,), (merged,), passes=(output,))])
-    return merged
+    return output
 
 
 def _flops(tape: Tape, heads: Heads) -> Flops:

@@ -12,7 +12,7 @@ from suite.share import WHOLE, Share
 from suite.spec import LOSS_CHUNKS, AttentionKernel, LossKernel, Workload
 from suite.tape import Backend, Numerics, Tape
 from suite.tape_attention import Heads, eager, flash, merge_heads, release, rotate
-from suite.tape_context import spread_attention
+from suite.tape_context import merge_spread_heads, spread_attention
 from suite.tape_dropout import dropout
 from suite.tape_loss import chunked_head, cross_entropy
 from suite.tape_tensor import enter, own_places, rows, vocabulary_rows
@@ -101,10 +101,11 @@ def _embedding(tape: Tape, spec: DecoderSpec, sizes: _Sizes, ids: Array) -> Segm
     x = vocabulary_rows(tape, "embedding", ids, sizes.v, sizes.h, sizes.part)
     batch: tuple[Array, ...] = (ids,)
     if spec.position is Position.LEARNED:
-        places = own_places(tape, "own places", _places(tape, sizes), sizes.part)
+        whole = _places(tape, sizes)
+        places = own_places(tape, "own places", whole, sizes.part)
         table = tape.embedding("positions", places, Size("P", spec.max_positions), sizes.h, Split.NONE)
         x = tape.add_broadcast("embedding and positions", x, table)
-        batch = (ids, places) if tape.share.cp > 1 else batch
+        batch = (ids, whole) if tape.share.cp > 1 else batch
     x = dropout(tape, "dropout", x, spec.dropout, sizes.whole)
     return Segment("embedding", tuple(tape.body), (), batch, x)
 
@@ -157,12 +158,7 @@ def _attention(
     release(tape, "attention.core returns", q, k, v)
     if recompute.kind is RecomputeKind.SELECTIVE:
         tape.region("attention.core", start, (q, k, v), (out,))
-    merged = merge_heads(
-        tape,
-        "attention.core output, contiguous",
-        out,
-        contiguous=tape.share.cp > 1 or kernel is AttentionKernel.FLASH or min(sizes.heads.value, sizes.s.value) == 1,
-    )
+    merged = _merge(tape, sizes, out, kernel)
     y = rows(tape, "attention.wo", merged, sizes.h, spec.bias, sizes.part)
     release(tape, "attention returns", x, whole, out)
     return y
@@ -172,6 +168,14 @@ def _core(tape: Tape, heads: Heads, kernel: AttentionKernel) -> Array:
     if tape.share.cp > 1:
         return spread_attention(tape, "attention.core", heads, kernel)
     return (flash if kernel is AttentionKernel.FLASH else eager)(tape, "attention.core", heads)
+
+
+def _merge(tape: Tape, sizes: _Sizes, x: Array, kernel: AttentionKernel) -> Array:
+    name = "attention.core output, contiguous"
+    if tape.share.cp > 1:
+        return merge_spread_heads(tape, name, x, sizes.heads, kernel)
+    contiguous = kernel is AttentionKernel.FLASH or min(sizes.heads.value, sizes.s.value) == 1
+    return merge_heads(tape, name, x, contiguous)
 
 
 def _mlp(tape: Tape, spec: DecoderSpec, sizes: _Sizes, x: Array) -> Array:
