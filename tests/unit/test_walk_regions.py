@@ -48,8 +48,9 @@ def test_a_frame_that_never_returned_holds_its_tensors_to_the_end_of_the_rerun()
     # forward: y dies with g, or with its frame
     assert deltas(alone)[0] == [8, 12, -8, 16, -12]
     assert deltas(framed)[0] == [8, 12, 16, -12, -8]
-    # rerun: y(8), z(12); then h's derivative: dz(12), z and dout go; dy(8), dz goes; dx(4), dy goes; x is let go
-    derivatives = [12, -12, -16, 8, -12, 4, -8, -4]
+    # rerun: y(8), z(12); then h's derivative: dz(12), z and dout go, and x with the last tensor kept inside; dy(8), dz
+    # goes; dx(4), dy goes
+    derivatives = [12, -12, -16, -4, 8, -12, 4, -8]
     assert deltas(alone)[1] == [8, 12, -8, *derivatives]
     assert deltas(framed)[1] == [8, 12, -8, *derivatives]
     assert [event.label.name for event in framed.backward.events[:3]] == [
