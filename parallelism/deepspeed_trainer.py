@@ -23,6 +23,9 @@ from suite.case import Case
 from suite.record import Component
 from suite.spec import Precision
 
+#: torch's own, before any engine has put DeepSpeed's in its place
+LINEAR = torch.nn.functional.linear
+
 
 def import_deepspeed(device_type: str) -> Any:
     """DeepSpeed, told which accelerator to drive before its first import decides, and to keep quiet.
@@ -83,9 +86,11 @@ class DeepSpeedTrainer(Trainer):
 
     def close(self) -> None:
         """Let go of the engine. DeepSpeed keeps a stage 3 model and its state reachable for good (a list of modules in
-        parameter_offload, a cache of the class that gathers parameters), so their memory is given back by hand."""
+        parameter_offload, a cache of the class that gathers parameters), so their memory is given back by hand. And it
+        leaves its own F.linear in torch, which keeps other tensors than torch's, for whatever runs next."""
         held = self.state()
         self.engine.destroy()
+        torch.nn.functional.linear = LINEAR
         for tensors in held.values():
             for tensor in tensors:
                 tensor.untyped_storage().resize_(0)

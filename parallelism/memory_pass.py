@@ -78,6 +78,7 @@ def cpu_memory(make: TrainerMaker, batch: Batches, rank: int, heartbeat: Callabl
         trainer, inputs = _steps(make, batch, PhaseMarks(listen), trainers, heartbeat)
         sightings.see(IDLE, Component.INPUTS, inputs)
         sightings.states(IDLE, trainer.state())
+    trainer.close()
     return cpu_samples(trace, sightings, rank)
 
 
@@ -90,7 +91,8 @@ def cuda_memory(make: TrainerMaker, batch: Batches, rank: int, heartbeat: Callab
         groups = trainers[0].state() if trainers else {}
         moments.mark(name, {component: _bytes(tensors) for component, tensors in groups.items()})
 
-    _steps(make, batch, PhaseMarks(listen), trainers, heartbeat)
+    trainer, _ = _steps(make, batch, PhaseMarks(listen), trainers, heartbeat)
+    trainer.close()
     return moments.samples(rank, PEAKS, LEVELS, FORWARD, IDLE)
 
 

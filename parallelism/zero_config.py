@@ -111,10 +111,11 @@ def parameters_of(ledger: Ledger) -> tuple[Parameter, ...]:
 
 
 def groups_of(ledger: Ledger) -> tuple[tuple[Parameter, ...], ...]:
-    """The optimizer's groups: matrices, then vectors."""
+    """The optimizer's groups: matrices and vectors, first the kind of the first parameter (a later pipeline stage
+    begins with a norm)."""
     parameters = parameters_of(ledger)
-    groups = (tuple(item for item in parameters if item.is_matrix is is_matrix) for is_matrix in (True, False))
-    return tuple(group for group in groups if group)
+    kinds = dict.fromkeys(item.is_matrix for item in parameters)
+    return tuple(tuple(item for item in parameters if item.is_matrix is kind) for kind in kinds)
 
 
 def padded_group(group: Sequence[Parameter], ranks: int) -> int:

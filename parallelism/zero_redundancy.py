@@ -44,8 +44,9 @@ def shares(ledger: Ledger, ranks: int) -> list[list[int]]:
 
 def optimizer_bytes(case: Case, ledger: Ledger, rank: int) -> int:
     """Bytes of a rank's optimizer state: of its own parameters alone. Not counted: Python's own objects."""
-    kind, ranks = case.workload.optimizer, case.layout.replica_ranks
-    mine = shares(ledger, ranks)[case.layout.data_rank(rank) % ranks]
+    kind, layout = case.workload.optimizer, case.layout
+    place = layout.place("dp", rank) * layout.cp + layout.place("cp", rank)  # among its replicas, which cp makes too
+    mine = shares(ledger, layout.replica_ranks)[place]
     return FP32 * MOMENTS[kind] * sum(mine) + STEP_BYTES[kind] * len(mine)
 
 

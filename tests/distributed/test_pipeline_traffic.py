@@ -35,6 +35,8 @@ CASES = [
     pipeline(GPT, "zbv", 5, pp=3),
     pipeline(GPT, "gpipe", 2, dp=2),
     pipeline(NARROW, "zbv", 2, dp=2),
+    pipeline(GPT, "1f1b", 2, dp=2, zero=1),
+    pipeline(NARROW, "zbv", 2, dp=2, zero=1),
     pipeline(GPT, "gpipe", 2, fsdp=2, workload=BF16),
     pipeline(GPT, "1f1b", 3, fsdp=2),
     pipeline(GPT, "1f1b", 3, fsdp=2, reshard_after_forward=False),

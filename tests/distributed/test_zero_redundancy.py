@@ -18,8 +18,9 @@ from parallelism.training import Trainer
 from parallelism.zero_redundancy import messages, optimizer_bytes
 from suite.case import Case
 from suite.collectives import Call, Collective, tally
-from suite.layout import Engine
+from suite.layout import Engine, Layout
 from suite.memory_probe import optimizer_tensors
+from suite.spec import Cluster
 from tests.distributed.judgement import differences
 from tests.distributed.plans import Plan
 from tests.distributed.ranks import Ran, run_jobs, run_on_ranks
@@ -85,6 +86,16 @@ def test_state_and_broadcasts_are_as_said(numerics: str) -> None:
         made = tally(calls)
         assert {Collective.BROADCAST: made[Collective.BROADCAST]} == sent
         assert made.keys() == {Collective.BROADCAST, Collective.ALL_REDUCE}
+
+
+@pytest.mark.parametrize("layout", [{"pp": 2, "dp": 2}, {"dp": 2, "cp": 2}], ids=str)
+def test_state_is_divided_over_what_a_rank_shares_with_its_replicas(layout: dict[str, int]) -> None:
+    """A stage's parameters, over the ranks that hold them: context ranks are replicas too."""
+    plan = Plan("ddp4", form="llama-gqa", micro_batches=2, numerics="fp32-adamw")
+    case = replace(plan.case, layout=Layout(**layout, zero=1, engine=Engine.TORCH), cluster=Cluster())
+    memory = MemoryModel(case)
+    for rank, (nbytes, _) in enumerate(run_on_ranks(4, partial(measure, case))):
+        assert nbytes == optimizer_bytes(case, memory.ledger_of_rank(rank), rank)
 
 
 class Keeps(Trainer):
