@@ -52,8 +52,8 @@ VERBS = ("bench", "estimate", "report", "models")
         ("bench --suite nightly", "--suite: 'nightly' is not known; known: default, quick, strategies, speed"),
         ("bench --suite quick --model gpt2", "--suite: 'quick' given beside --model; give one"),
         (
-            "bench --suite quick --zero 1",
-            "case 3: layout: fsdp(2) with zero(1) with engine(auto): both shard the same state",
+            "bench --suite quick --tp 4",
+            "case 3: model.kv_heads(2) % layout.tp(4) != 0: each rank takes whole key-value heads",
         ),
         ("bench --resume /nowhere", "/nowhere: no run is recorded there; expected a folder with records.jsonl"),
         ("bench --resume x --steps 3", "--resume: given beside --steps; a run goes on with its own cases"),

@@ -134,8 +134,8 @@ def test_a_suite_is_the_base_of_a_verb_that_runs_one() -> None:
 
 
 def test_a_flag_that_does_not_fit_every_case_of_a_suite_names_the_case() -> None:
-    with pytest.raises(SpecError, match=r"^case 3: layout: fsdp\(2\) with zero\(1\) with engine\(auto\): "):
-        cases_of(parsed("--suite", "quick", "--zero", "1", suites=True))
+    with pytest.raises(SpecError, match=r"^case 3: model.kv_heads\(2\) % layout.tp\(4\) != 0: "):
+        cases_of(parsed("--suite", "quick", "--tp", "4", suites=True))
 
 
 def test_given_changes_are_told() -> None:
