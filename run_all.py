@@ -17,7 +17,7 @@ from typing import Any
 from reports.streams import abandon_output, open_streams, output, tell
 from suite import flags
 from suite.case import Case
-from suite.parse import SpecError, require, to_mapping
+from suite.parse import SpecError, require, shown, to_mapping
 
 WORKER = "parallelism.worker"
 RATE_SECONDS = 4.0  # of timing for each number of ranks
@@ -29,16 +29,23 @@ def bench(options: argparse.Namespace) -> int:
     """Run cases for real, record them, and lay the formulas beside what was measured."""
     from reports.load import load_run
     from suite.launch import Launcher
+    from suite.machines import Machines
     from suite.progress import ConsoleProgress
     from suite.sweep import sweep
 
     if options.suite == "speed":
         return _speed(options)
-    store, cases, predictor = _resumed(options) if options.resume is not None else _started(options)
+    if options.emit is not None:
+        return _emit(options)
     launcher = Launcher(WORKER, timeout_s=options.timeout, hang_s=options.hang)
+    machines = Machines.parse(options.rdzv, options.node_rank)
+    if machines.follows:
+        return _follow(options, machines, launcher)
+    begin = _started if options.resume is None else _resumed
+    store, cases, predictor = begin(options, machines)
     try:
-        with ConsoleProgress() as progress:
-            sweep(cases, store, launcher, predictor, progress)
+        with ConsoleProgress() as progress, machines.runner(cases, launcher, options.timeout) as runner:
+            sweep(cases, store, runner, predictor, progress)
     except (KeyboardInterrupt, OSError):
         tell(f"stopped; go on with: {PROGRAM} bench --resume {shlex.quote(str(store.folder))}")
         raise
@@ -46,7 +53,7 @@ def bench(options: argparse.Namespace) -> int:
     return 1 if unfinished else 0
 
 
-def _started(options: argparse.Namespace) -> tuple[Any, tuple[Case, ...], Any]:
+def _started(options: argparse.Namespace, machines: Any) -> tuple[Any, tuple[Case, ...], Any]:
     """A new run: its cases checked, its data read once, this machine's matrix rates measured."""
     from reports.predict import Predictor
     from suite.environment import environment
@@ -55,6 +62,7 @@ def _started(options: argparse.Namespace) -> tuple[Any, tuple[Case, ...], Any]:
     bases, root = flags.given_bases(options), Path("runs" if options.runs is None else options.runs)
     require(not (bases and options.suite), f"--suite: {options.suite!r} given beside {' and '.join(bases)}; give one")
     cases = flags.cases_of(options)
+    machines.check(cases)
     root.mkdir(parents=True, exist_ok=True)
     require(os.access(root, os.W_OK), f"--runs: {str(root)!r} cannot be written; name a folder that can")
     _check(cases)
@@ -83,7 +91,45 @@ def _check(cases: Iterable[Case]) -> None:
         check_data(case)
 
 
-def _resumed(options: argparse.Namespace) -> tuple[Any, tuple[Case, ...], Any]:
+def _follow(options: argparse.Namespace, machines: Any, launcher: Any) -> int:
+    """Run this machine's part of the cases that the recording machine calls."""
+    from reports.load import load_run
+    from suite.follow import follow, following
+
+    resumed = () if options.resume is None else load_run(options.resume).results
+    cases = {case.case_id: case for case in [result.case for result in resumed] or flags.cases_of(options)}
+    machines.check(tuple(cases.values()))
+    _check(cases.values())
+    where = str(machines.endpoint)
+    with following(machines.endpoint, cases, options.timeout) as (link, node, nodes):
+        tell(f"node {node} of {nodes}: runs its part; {where} records")
+        try:
+            done = follow(launcher, link, cases, tell)
+        except ConnectionError as error:
+            tell(f"{where} has gone ({error}); the ranks here were ended")
+            return 1
+    if options.json:
+        print(json.dumps({"recorded_at": where, "node": node, "nodes": nodes, "parts": to_mapping(done)}))
+    return 1 if any(part.code != 0 for part in done) else 0
+
+
+def _emit(options: argparse.Namespace) -> int:
+    """Print the sbatch file that runs these cases."""
+    from suite.slurm import sbatch
+
+    require(options.emit == "slurm", f"--emit: {shown(options.emit)} is not known; known: slurm")
+    given = [flag for flag in ("resume", "rdzv", "node_rank") if getattr(options, flag) is not None]
+    require(not given, f"--emit: given beside --{', --'.join(given).replace('_', '-')}; the file says where and what")
+    cases = flags.cases_of(options)
+    _check(cases)
+    kept = [] if options.runs is None else ["--runs", options.runs]
+    command = [*shlex.split(PROGRAM), "bench", "--case", "-", "--timeout", f"{options.timeout:g}"]
+    text = sbatch(cases, [*command, "--hang", f"{options.hang:g}", *kept], options.timeout)
+    print(json.dumps({"emit": options.emit, "text": text}) if options.json else text, end="\n" if options.json else "")
+    return 0
+
+
+def _resumed(options: argparse.Namespace, machines: Any) -> tuple[Any, tuple[Case, ...], Any]:
     """An earlier run, with the rates it was begun with: cases that have ended are not run again."""
     from reports.load import load_run
     from reports.predict import Predictor
@@ -101,6 +147,7 @@ def _resumed(options: argparse.Namespace) -> tuple[Any, tuple[Case, ...], Any]:
     cases = tuple(result.case for result in run.results)
     done = finished(store)
     _check(case for case in cases if case.case_id not in done)
+    machines.check(cases)
     return store, cases, predictor
 
 
@@ -113,7 +160,7 @@ def _measured_rates(cases: Sequence[Case]) -> Any:
     local = [case for case in cases if case.cluster.device == "cpu"]
     if not local:
         return None
-    ranks = sorted({case.layout.world_size for case in local})
+    ranks = sorted({case.cluster.per_node for case in local})
     dtypes = sorted({matmul_dtype(case.workload.precision) for case in local})
     tell(f"measuring this machine's matrix rates (ranks at once: {', '.join(map(str, ranks))}) ...")
     try:
@@ -128,7 +175,7 @@ def _speed(options: argparse.Namespace) -> int:
     from suite.environment import ROOT
 
     why = "it has flags of its own: python -m parallelism.speed --help"
-    flags.refuse_beside(options, "--suite speed", "resume", "runs", why=why)
+    flags.refuse_beside(options, "--suite speed", "resume", "runs", "rdzv", "node_rank", "emit", why=why)
     form = ["--json"] if options.json else []
     return subprocess.run([sys.executable, "-m", "parallelism.speed", *form], cwd=ROOT, check=False).returncode
 
@@ -221,6 +268,9 @@ def _parser() -> argparse.ArgumentParser:
     seconds = flags.above_zero(float)
     run.add_argument("--timeout", type=seconds, default=900.0, metavar="SECONDS", help="that a case may take [900]")
     run.add_argument("--hang", type=seconds, default=180.0, metavar="SECONDS", help="of silence from all ranks [180]")
+    run.add_argument("--rdzv", metavar="HOST:PORT", help="where several machines meet; the same command on each")
+    run.add_argument("--node-rank", type=int, metavar="N", help="0 records, others follow [0 on HOST]")
+    run.add_argument("--emit", metavar="slurm", help="print an sbatch file for the cases; run nothing")
     flags.add_case_flags(run)
     said = verb(estimate)
     said.add_argument("--explain", action="store_true", help="every term of the largest moment, with its source")

@@ -19,7 +19,7 @@ from suite.cpu_workspace import has_tiles
 from suite.layout import Layout
 from suite.models.ledgers import ledger_of
 from suite.operators import Ledger
-from suite.record import Component, MemoryEstimate, Moment, Term
+from suite.record import MemoryEstimate, Moment, Term
 from suite.share import WHOLE, Share, share_of
 from suite.spec import Precision
 from suite.tape import BF16_AUTOCAST, BF16_POLICY, FP32, Backend, Numerics
@@ -39,10 +39,10 @@ def representative_ranks(layout: Layout) -> tuple[int, ...]:
 
 
 def numerics_of(case: Case) -> Numerics:
-    """The number formats of a case: FSDP casts parameters by its own policy, everything else by autocast."""
+    """The number formats of a case: FSDP's policy casts parameters, DeepSpeed's are bf16, else autocast casts."""
     if case.workload.precision is Precision.FP32:
         return FP32
-    return BF16_POLICY if case.layout.fsdp > 1 else BF16_AUTOCAST
+    return BF16_POLICY if case.layout.fsdp > 1 or case.layout.is_deepspeed else BF16_AUTOCAST
 
 
 def backend_of(case: Case) -> Backend:
@@ -73,7 +73,7 @@ class MemoryModel:
 
     def step(self, rank: int = 0) -> StepWalk:
         """The walk over one step of a rank."""
-        return self._steps(*self._kind(rank))
+        return self._steps(*self._kind(rank), rank if self.case.layout.is_deepspeed else 0)
 
     def peak_bytes(self, rank: int = 0) -> int:
         """Bytes of the largest moment, without writing the terms down."""
@@ -94,7 +94,7 @@ class MemoryModel:
         alive = dict(self.step(rank).compositions())
         # clipping allocates scalars alone, so the optimizer's highest instant is the level it starts from, and what
         # its step needs in passing
-        alive[Moment.OPTIMIZER_PEAK] = alive[Moment.AFTER_BACKWARD]
+        alive.setdefault(Moment.OPTIMIZER_PEAK, alive[Moment.AFTER_BACKWARD])
         passing = optimizer_transient(self.case, ledger, rank)
         if passing is not None:
             terms.append(_held(passing, Moment.OPTIMIZER_PEAK, rank))
@@ -133,15 +133,15 @@ class MemoryModel:
         return ledger
 
     @cached_property
-    def _steps(self) -> Callable[[Share, int], StepWalk]:
-        """Share, place in the pipeline -> walk; each made once."""
+    def _steps(self) -> Callable[[Share, int, int], StepWalk]:
+        """Share, place in the pipeline, rank where an engine makes them differ -> walk; each made once."""
 
         @cache
-        def step(share: Share, place: int) -> StepWalk:
+        def step(share: Share, place: int, rank: int) -> StepWalk:
             formats = numerics_of(self.case), backend_of(self.case)
             if self.case.layout.pp > 1:
                 return walk_pipeline(self.case, self._whole(share), place, *formats)
-            return walk_step(self.case, self._ledgers(share, place), *formats)
+            return walk_step(self.case, self._ledgers(share, place), *formats, rank)
 
         return step
 
@@ -155,7 +155,7 @@ class MemoryModel:
 
 def _exists(item: Holding, moment: Moment) -> bool:
     """Does the moment find it? The first step makes the optimizer's state, and some buffers."""
-    return moment is not Moment.INIT or (item.component is not Component.OPTIMIZER and item.since is Moment.INIT)
+    return moment is not Moment.INIT or not item.is_lazy
 
 
 def _held(item: Holding, moment: Moment, rank: int) -> Term:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from typing import TypeGuard
 
 from suite.operators import Array, Kernel, Operator, Region, Segment, Weight
@@ -15,6 +16,15 @@ def parts_of(body: Iterable[Operator | Region]) -> Iterable[Kernel | Region]:
             yield part
         else:
             yield from part.kernels
+
+
+def kernels_of(body: Iterable[Operator | Region]) -> Iterable[Kernel]:
+    """Every kernel, those inside regions included, in order."""
+    for part in parts_of(body):
+        if isinstance(part, Region):
+            yield from kernels_of(part.body)
+        else:
+            yield part
 
 
 def last_reads(parts: list[Kernel | Region]) -> dict[int, list[Array]]:
@@ -37,11 +47,11 @@ def kept_of(segment: Segment) -> dict[Array, str]:
     for part in parts_of(segment.body):
         inside = part.inputs if isinstance(part, Region) else part.saves
         kept.update({array: f"{part.name} (rerun)" if isinstance(part, Region) else part.name for array in inside})
-    for part in reversed(list(parts_of(segment.body))):
-        if isinstance(part, Kernel) and part.is_view:  # keeping a view keeps what it is a view of
-            for array in part.writes:
+    for kernel in reversed(list(kernels_of(segment.body))):
+        if kernel.is_view:  # keeping a view keeps what it is a view of
+            for array in kernel.writes:
                 if array in kept:
-                    kept[part.reads[0]] = kept[array]
+                    kept[kernel.reads[0]] = kept[array]
     return kept
 
 
@@ -69,3 +79,20 @@ def casts_of(body: Iterable[Operator | Region]) -> frozenset[Array]:
         elif part.is_weight_cast:
             found.update(part.writes)
     return frozenset(found)
+
+
+@dataclass(frozen=True)
+class Modules:
+    """The weights of each module that has some, by the kernels that it begins and ends with."""
+
+    first: Mapping[Kernel, tuple[Weight, ...]]
+    last: Mapping[Kernel, tuple[Weight, ...]]
+
+
+def modules_of(segment: Segment) -> Modules:
+    """An operator with weights is a module."""
+    owners = [operator for operator in segment.operators() if operator.weights]
+    return Modules(
+        {operator.kernels[0]: operator.weights for operator in owners},
+        {operator.kernels[-1]: operator.weights for operator in owners},
+    )

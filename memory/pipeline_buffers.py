@@ -9,7 +9,7 @@ from parallelism.pipeline import joins_weights, stream_bytes
 from parallelism.pipeline_orders import Pass, schedule_order
 from parallelism.stages import stages_of_rank
 from suite.case import Case
-from suite.record import Component, Moment
+from suite.record import Component
 
 SOURCE = "torch/distributed/pipelining/stage.py"
 #: stage.py makes args_recv_info and grad_recv_info for every micro-batch in the first step
@@ -28,9 +28,9 @@ def pipeline_holdings(case: Case, pp_rank: int) -> tuple[Holding, ...]:
     rows = (
         Holding(
             BUFFER.component, buffers * stream, BUFFER.name, "m*(inputs + output gradients)*b*s*h*4", SOURCE,
-            Moment.FORWARD_PEAK,
+            is_lazy=True,
         ),
-        Holding(LEFT.component, left * stream, LEFT.name, "m*inputs*b*s*h*4", SOURCE, Moment.FORWARD_PEAK),
+        Holding(LEFT.component, left * stream, LEFT.name, "m*inputs*b*s*h*4", SOURCE, is_lazy=True),
     )  # fmt: skip
     return tuple(row for row in rows if row.nbytes)
 

@@ -71,11 +71,11 @@ class _SplitWalker(Walker):
     @cached_property
     def _casts(self) -> dict[Array, Kernel]:
         """Autocast's copies of weights, and the kernels whose backward leads from them to the weights."""
-        return {kernel.writes[0]: kernel for kernel in self._kernels if kernel.is_weight_cast and kernel.gradients}
+        return {kernel.writes[0]: kernel for kernel in self._kernels if _casts_weight(kernel) and kernel.gradients}
 
     def _weights(self, kernel: Kernel) -> list[Array]:
         """Of a kernel's gradients, those of weights or of their copies."""
-        if kernel.is_weight_cast:
+        if _casts_weight(kernel):
             return []
         return [array for array in kernel.gradients if isinstance(array, Weight) or array in self._casts]
 
@@ -88,7 +88,7 @@ class _SplitWalker(Walker):
                     storage.references += 1
                     self.regions.append(storage)
                 self._rerun(part)
-            elif not part.is_weight_cast:
+            elif not _casts_weight(part):
                 self._derive_inputs(part)
 
     def _derive_inputs(self, kernel: Kernel) -> None:
@@ -97,7 +97,9 @@ class _SplitWalker(Walker):
         weights = self._weights(kernel)
         made: list[tuple[Array, Gradient]] = []
         if seeds or not any(array.shape for array in kernel.writes[:1]):
-            for array in kernel.gradients:
+            if kernel.derivative is not None:
+                made += self._run_derivative(kernel, kernel.derivative)
+            for array in kernel.gradients if kernel.derivative is None else ():
                 if array not in weights:
                     storage = self._gradient_storage(array)
                     self.log.add(storage.nbytes, storage.label)
@@ -149,3 +151,8 @@ class _SplitWalker(Walker):
         for kernel in kernels:
             for storage in self.saved.pop(kernel, ()):
                 self._release(storage)
+
+
+def _casts_weight(kernel: Kernel) -> bool:
+    """Does it make a copy of a weight in the compute type, cached by autocast or not?"""
+    return kernel.name == "cast" and isinstance(kernel.reads[0], Weight)

@@ -5,16 +5,19 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from parallelism import replicate
-from parallelism.ddp import bucket_bytes
+from parallelism import zero_redundancy
+from parallelism.ddp import DDP, bucket_bytes
 from parallelism.fsdp import padded_elements, shard_elements, shard_place
+from parallelism.zero_redundancy import is_zero_redundancy
+from parallelism.zero_state import Place, held
 from suite.case import Case
 from suite.layout import Offload
 from suite.operators import Ledger, Weight
-from suite.record import Component, Moment
+from suite.record import Component
 from suite.spec import OptimizerKind
 
 MASTER_BYTES = 4  # weights, gradients and optimizer state are fp32 in every precision so far
+POSITION_BYTES = 8  # int64
 STEP_BYTES = 4  # AdamW's step counter, an fp32 scalar a tensor
 MOMENTS = {OptimizerKind.ADAMW: 2, OptimizerKind.SGD: 1}
 HAS_STEP = {OptimizerKind.ADAMW}
@@ -29,7 +32,7 @@ class Holding:
     name: str
     formula: str
     source: str
-    since: Moment = Moment.INIT  # the first moment that finds it
+    is_lazy: bool = False  # made in the first step, and kept
 
 
 def parameter_shapes(ledger: Ledger) -> Iterator[tuple[int, tuple[int, ...]]]:
@@ -62,6 +65,8 @@ def optimizer_bytes(case: Case, ledger: Ledger, rank: int) -> int:
     """
     if _is_on_host(case):
         return 0
+    if is_zero_redundancy(case.layout):
+        return zero_redundancy.optimizer_bytes(case, ledger, rank)
     ranks, kind = case.layout.shard_ranks, case.workload.optimizer
     place = shard_place(case.layout, rank)
     shapes = list(parameter_shapes(ledger))
@@ -76,7 +81,9 @@ def _is_on_host(case: Case) -> bool:
 
 
 def holdings(case: Case, ledger: Ledger, rank: int) -> tuple[Holding, ...]:
-    """What lives between two steps, gradients left out."""
+    """What lives between two steps; gradients only where an engine keeps them."""
+    if case.layout.is_deepspeed:
+        return (*_held_by_engine(case, ledger, rank), *_held_by_loop(case, ledger))
     parameters = parameter_bytes(case, ledger)
     shards = case.layout.shard_ranks
     sharded = f" / {shards}, rows padded" if shards > 1 else ""
@@ -87,33 +94,56 @@ def holdings(case: Case, ledger: Ledger, rank: int) -> tuple[Holding, ...]:
         Holding(
             Component.OPTIMIZER, optimizer_bytes(case, ledger, rank), f"{case.workload.optimizer.value} state",
             f"parameters*4*{moments}{sharded and f' / {shards}'}{step}", "torch.optim, one state a parameter",
+            is_lazy=True,
         ),
-        Holding(
-            Component.INPUTS, case.workload.micro_batches * sum(array.nbytes for array in ledger.batch),
-            "token ids and labels", "m*b*s*8*2", "int64, held by the training loop",
-        ),
+        *_held_by_loop(case, ledger),
     ]  # fmt: skip
-    rows += [
-        Holding(Component.BUFFERS, array.nbytes, array.name, array.formula, "module buffer") for array in ledger.buffers
-    ]
-    if case.layout.replica_ranks > 1 and shards == 1 and not replicate.is_used(case.layout):
+    if DDP.is_used(case.layout):
         rows.append(
             Holding(
                 Component.COMMUNICATION, bucket_bytes(parameters), "DDP buckets", "parameters*4",
                 "c10d reducer.cpp: flat buckets beside the gradients unless gradient_as_bucket_view",
             )
         )  # fmt: skip
+    if case.layout.cp > 1:
+        tokens = case.workload.seq_len // case.layout.cp
+        rows.append(
+            Holding(
+                Component.COMMUNICATION, tokens * POSITION_BYTES, "positions of this rank's tokens", "s/cp*8",
+                "int64, parallelism/context.py",
+            )
+        )  # fmt: skip
     return tuple(row for row in rows if row.nbytes)
+
+
+def _held_by_loop(case: Case, ledger: Ledger) -> tuple[Holding, ...]:
+    """What every engine leaves as it is: inputs and the module's buffers."""
+    batch = case.workload.micro_batches * sum(array.nbytes for array in ledger.batch)
+    source = "int64, held by the training loop"
+    return (
+        Holding(Component.INPUTS, batch, "token ids and labels", "m*b*s*8*2", source),
+        *(Holding(Component.BUFFERS, item.nbytes, item.name, item.formula, "module buffer") for item in ledger.buffers),
+    )
+
+
+def _held_by_engine(case: Case, ledger: Ledger, rank: int) -> tuple[Holding, ...]:
+    """What DeepSpeed's engine keeps in this device's memory; the CPU's is the host's."""
+    is_host = case.cluster.device == "cpu"
+    return tuple(
+        Holding(row.component, row.nbytes, row.name, row.formula, row.source, row.is_lazy)
+        for row in held(case, ledger, rank)
+        if is_host or row.place is Place.DEVICE
+    )
 
 
 def optimizer_transient(case: Case, ledger: Ledger, rank: int) -> Holding | None:
     """What the optimizer's step allocates in passing: nothing where it is one fused kernel.
 
-    torch has no fused SGD for DTensors, so under FSDP its loop runs: a decayed gradient is a new tensor, one
-    parameter at a time, and the largest counts (torch/optim/sgd.py, _single_tensor_sgd).
+    torch has no fused SGD for DTensors, so under FSDP and tensor parallelism its loop runs: a decayed gradient is a new
+    tensor, one parameter at a time, and the largest counts (torch/optim/sgd.py, _single_tensor_sgd).
     """
-    ranks = case.layout.shard_ranks
-    if case.workload.optimizer is not OptimizerKind.SGD or ranks == 1 or not case.recipe.weight_decay:
+    ranks, has_dtensors = case.layout.shard_ranks, case.layout.fsdp > 1 or case.layout.tp > 1
+    if case.workload.optimizer is not OptimizerKind.SGD or not has_dtensors or not case.recipe.weight_decay:
         return None
     if _is_on_host(case):
         return None

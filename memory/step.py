@@ -8,10 +8,12 @@ from functools import cached_property, partial
 
 from memory.events import Event, Label, Phase, gradient_label, phase_of
 from memory.gathers import Gathers
+from memory.leftovers import leftovers
 from memory.units import Unit, exchange_of, micro_of, unit_of
 from memory.walk import SegmentWalk, WalkRules, walk_segment
+from memory.zero_walk import Acts, acts_of
 from suite.case import Case
-from suite.operators import Ledger, Segment
+from suite.operators import Ledger, Placed, Segment
 from suite.record import Component, Moment
 from suite.tape import Backend, Numerics
 
@@ -91,14 +93,17 @@ def _add(sums: dict[Label, int], change: Mapping[Label, int], times: int = 1) ->
         sums[label] = sums.get(label, 0) + nbytes * times
 
 
-def walk_step(case: Case, ledger: Ledger, numerics: Numerics, backend: Backend) -> StepWalk:
+def walk_step(case: Case, ledger: Ledger, numerics: Numerics, backend: Backend, rank: int = 0) -> StepWalk:
     """One optimizer step. Micro-batches between the second and the last are like the second, so three are walked at
     most."""
     last = case.workload.micro_batches - 1
     stretches: list[Stretch] = []
     walks: Walks = {}
+    engine = acts_of(case, ledger, rank, backend)
     for index in sorted({0, min(1, last), last}):
-        stretches += _MicroBatch(case, ledger, numerics, backend, index, walks).walk()
+        stretches += _MicroBatch(case, ledger, numerics, backend, index, walks, engine).walk()
+    if engine is not None:
+        stretches.append(Stretch(engine.update(), Moment.OPTIMIZER_PEAK))
     return StepWalk(tuple(stretches))
 
 
@@ -109,19 +114,23 @@ def reduced_gradients(numerics: Numerics) -> Label:
 
 class _MicroBatch:
     def __init__(
-        self, case: Case, ledger: Ledger, numerics: Numerics, backend: Backend, index: int, walks: Walks
-    ) -> None:
+        self, case: Case, ledger: Ledger, numerics: Numerics, backend: Backend, index: int, walks: Walks,
+        engine: Acts | None,
+    ) -> None:  # fmt: skip
         self.case = case
+        self.engine = engine
+        self.is_first, self.is_last = index == 0, index == case.workload.micro_batches - 1
         self.ledger = ledger
         self.layout = case.layout
         self.is_sharded = case.layout.fsdp > 1
         self.gradient = reduced_gradients(numerics)
         self.exchange = exchange_of(case, numerics, backend)
         self.micro = micro_of(case.layout, index, case.workload.micro_batches)
+        self.is_last = index == case.workload.micro_batches - 1
         self.gathers = Gathers(self.exchange, self.micro, self.gradient)
         # autograd adds to the whole gradients that it finds; those that were converted FSDP2 adds to itself
         finds_whole = self.micro.has_whole and not self.exchange.converts
-        self.accumulate = finds_whole if self.is_sharded else index > 0
+        self.accumulate = finds_whole if self.is_sharded else index > 0 and (engine is None or engine.accumulates)
         if self.accumulate not in walks:
             walks[self.accumulate] = self._segment_walks()
         self.walks = walks[self.accumulate]
@@ -140,7 +149,7 @@ class _MicroBatch:
 
     def _rules(self, segment: Segment, awaiting: Mapping[str, bool]) -> WalkRules:
         kept = Component.LOSS if segment.name in self.ledger.loss else Component.ACTIVATIONS
-        if self.is_sharded:
+        if self.is_sharded or not (self.engine is None or self.engine.keeps_whole):
             return WalkRules(kept, self.gradient.component, self.gradient.name, self.accumulate, awaiting)
         return WalkRules(kept, accumulate=self.accumulate, awaiting=awaiting)
 
@@ -150,7 +159,7 @@ class _MicroBatch:
         for walk in (self.walks[placed.segment] for placed in self.ledger.segments):
             self._put(walk.uncache, LOSS)
         self._backward()
-        self._put(Phase(), BACKWARD, Moment.AFTER_BACKWARD)
+        self._put(leftovers(self.case, self.ledger, self.is_last), BACKWARD, Moment.AFTER_BACKWARD)
         return self.stretches
 
     def _forward(self) -> None:
@@ -166,7 +175,7 @@ class _MicroBatch:
                 self._fetch(ahead, self.layout.forward_prefetch, FORWARD)
             window = LOSS if index >= first_loss else FORWARD
             level = Moment.AFTER_FORWARD if index == first_loss - 1 else None
-            self._put(self.walks[segment].forward, window, level)
+            self._put(self._woven(self.walks[segment].forward, self.ledger.segments[index]), window, level)
             if unit is not None and self.layout.reshard_after_forward:
                 self._strategy(partial(self.gathers.reshard_after_forward, unit), FORWARD)
         self._strategy(self.gathers.end_forward, LOSS)
@@ -181,13 +190,18 @@ class _MicroBatch:
             if unit is not None and self.layout.reshard_after_forward:
                 self._strategy(partial(self.gathers.use_in_backward, unit), BACKWARD)
                 self._fetch(ahead, self.layout.backward_prefetch, BACKWARD)
-            self._put(self.walks[segment].backward, BACKWARD)
+            self._put(self._woven(self.walks[segment].backward, self.ledger.segments[-1 - place]), BACKWARD)
             if place == max(blocks, default=len(segments) - 1):  # the last to read what all blocks share
                 self._put(_shared(self.ledger, -1), BACKWARD)
             if unit is not None:
                 self._strategy(partial(self.gathers.reduce, unit), BACKWARD)
         self._strategy(partial(self.gathers.reduce, self.root), BACKWARD)
         self._strategy(self.gathers.end_backward, BACKWARD)
+        if self.engine is not None:
+            self._put(self.engine.end_backward(self.is_first, self.is_last), BACKWARD)
+
+    def _woven(self, phase: Phase, placed: Placed) -> Phase:
+        return phase if self.engine is None else self.engine.weave(phase, placed)
 
     def _fetch(self, ahead: list[Unit], depth: int, window: Moment) -> None:
         """Gather units ahead until so many wait for their turn; in backward only what is no longer there."""

@@ -11,10 +11,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from memory.events import Label, Log, Phase
+from memory.events import Act, Label, Log, Phase
 from memory.labels import Labels, WalkRules
-from memory.liveness import contributions_of, is_tied, last_reads, parts_of
-from suite.operators import Array, Kernel, Operator, Region, Segment, Weight
+from memory.liveness import contributions_of, is_tied, last_reads, modules_of, parts_of
+from suite.operators import TO_LOCAL, Array, Derivative, Kernel, Operator, Region, Segment, Weight
 
 
 @dataclass(slots=True)
@@ -61,9 +61,13 @@ class Walker:
         self.storages: dict[Array, Storage] = {}
         self.saved: dict[Kernel | Region, list[Storage]] = {}
         self.gradients: dict[Array, Gradient] = {}
+        self.unwrapped: list[tuple[Array, Gradient]] = []
         self.cache: dict[Array, Storage] = {}
         self.pending = contributions_of(segment.body)
         self.labels = Labels(segment, rules)
+        self.modules = modules_of(segment)
+        self.waiting: list[tuple[Act, tuple[Weight, ...]]] = []  # told once a kernel's derivative has let go
+        self.rerun_by: Kernel | None = None  # its module is in its backward pass while its forward is run again
 
     def run(self) -> SegmentWalk:
         """The three stretches."""
@@ -92,7 +96,8 @@ class Walker:
         for weight in self.segment.weights:
             if weight.name in self.rules.awaiting:
                 is_view = self.rules.awaiting[weight.name]
-                self.gradients[weight] = Gradient(self._gradient_storage(weight, is_last=not is_view), is_view)
+                is_last = not is_view and not weight.is_part
+                self.gradients[weight] = Gradient(self._gradient_storage(weight, is_last), is_view)
         return forward, uncache
 
     # --- forward ----------------------------------------------------------------------------------------
@@ -112,6 +117,8 @@ class Walker:
                     self._release_name(array)
 
     def _run(self, kernel: Kernel, keeps: bool, recomputed: bool = False) -> None:
+        if kernel is not self.rerun_by:
+            self.log.note(Act.NEEDED, self.modules.first.get(kernel, ()))
         for array in kernel.writes:
             if kernel.is_view:
                 self.storages[array] = self._retain(kernel.reads[0])
@@ -122,6 +129,8 @@ class Walker:
         self._scratch(kernel.name, kernel.forward_scratch)
         if keeps:
             self.saved[kernel] = [self._retain(array) for array in kernel.saves if array in self.storages]
+        if kernel is not self.rerun_by:
+            self.log.note(Act.RERUN if recomputed else Act.LEFT, self.modules.last.get(kernel, ()))
 
     def _allocate(self, array: Array, recomputed: bool) -> Storage:
         label = self.labels.of_recomputed(array) if recomputed else self.labels.of_made(array)
@@ -145,6 +154,7 @@ class Walker:
                 self._rerun(part)
             else:
                 self._derive(part)
+            self._tell()
 
     def _rerun(self, region: Region) -> None:
         """Run a region again from its inputs, keeping what its backward reads; it stops at the last such tensor.
@@ -155,10 +165,16 @@ class Walker:
         ends = max((index for index, kernel in enumerate(kernels) if kernel.saves), default=-1)
         for kernel in reversed(kernels[ends + 1 :]):
             self._derive(kernel)
+        self.rerun_by = kernels[ends]
+        self.log.note(Act.NEEDED, self.modules.last.get(kernels[ends], ()))
         self._recompute(region, kernels, ends)
-        for kernel in reversed(kernels[: ends + 1]):
-            self._derive(kernel)
-        for storage in self.saved.pop(region):
+        starts = next((index for index, kernel in enumerate(kernels) if kernel.saves), 0)
+        for index in range(ends, -1, -1):
+            self._derive(kernels[index])
+            if index == starts:  # the last derivative that reads what was run again lets go of its inputs
+                for storage in self.saved.pop(region):
+                    self._release(storage)
+        for storage in self.saved.pop(region, ()):
             self._release(storage)
 
     def _recompute(self, region: Region, kernels: list[Kernel], ends: int) -> None:
@@ -190,10 +206,15 @@ class Walker:
         """A kernel's backward: gradients beside scratch, then what it kept and its output's gradient go."""
         if kernel.is_weight_cast and not kernel.gradients:
             return  # found in autocast's cache: the first cast's backward serves all readers
+        self._tell()
+        if kernel is not self.rerun_by:
+            self.log.note(Act.NEEDED, self.modules.last.get(kernel, ()))
         seeds = [self.gradients.pop(array) for array in kernel.writes if array in self.gradients]
         made: list[tuple[Array, Gradient]] = []
         if seeds or not any(array.shape for array in kernel.writes[:1]):
-            for array in kernel.gradients:
+            if kernel.derivative is not None:
+                made += self._run_derivative(kernel, kernel.derivative)
+            for array in kernel.gradients if kernel.derivative is None else ():
                 storage = self._gradient_storage(array, self._is_last(array, kernel))
                 self.log.add(storage.nbytes, storage.label)
                 made.append((array, Gradient(storage, kernel.through_view)))
@@ -206,18 +227,38 @@ class Walker:
             self._release(storage)
         for gradient in seeds:
             self._release(gradient.storage)
+        if kernel.name == TO_LOCAL:
+            made, self.unwrapped = self.unwrapped, []
         for array, gradient in made:
-            self._accumulate(array, gradient)
+            if kernel.name != TO_LOCAL and isinstance(array, Weight) and array.is_part:
+                self.unwrapped.append((array, gradient))
+            else:
+                self._accumulate(array, gradient)
+        if any(not isinstance(array, Weight) for array in (*kernel.gradients, *kernel.passes)):
+            self.waiting.append((Act.LEFT, self.modules.first.get(kernel, ())))  # the input's gradient tells it
+
+    def _run_derivative(self, kernel: Kernel, derivative: Derivative) -> list[tuple[Array, Gradient]]:
+        """A custom function's backward: its kernels, what they make dying with its last reader, gradients excepted."""
+        last = last_reads(list(derivative.kernels))
+        for index, step in enumerate(derivative.kernels):
+            self._run(step, False)
+            for array in last.get(index, ()):
+                if array not in derivative.gradients:
+                    self._release_name(array)
+        found = zip(kernel.gradients, derivative.gradients, strict=True)
+        return [(array, Gradient(self.storages.pop(made), kernel.through_view)) for array, made in found]
 
     def _accumulate(self, array: Array, new: Gradient) -> None:
-        """torch's InputBuffer: in place where the first holds its storage alone and is no view, else a new sum."""
+        """torch's InputBuffer: in place where the first holds its storage alone and is no view, nor a DTensor's, else a
+        new sum."""
         old = self.gradients.get(array)
+        is_part = isinstance(array, Weight) and array.is_part
         if old is None:
             self.gradients[array] = new
-        elif old.storage.references == 1 and not old.is_view:
+        elif old.storage.references == 1 and not old.is_view and not is_part:
             self._release(new.storage)
         else:
-            total = self._gradient_storage(array)
+            total = self._gradient_storage(array, not is_part or self._is_only(array))
             self.log.add(total.nbytes, total.label)
             self._release(old.storage)
             self._release(new.storage)
@@ -233,6 +274,13 @@ class Walker:
         gradient = self.gradients.pop(weight)
         if self.rules.adds(weight):
             self._release(gradient.storage)
+        self.waiting.append((Act.REDUCIBLE, (weight,)))
+
+    def _tell(self) -> None:
+        """Gradients reach their weights, and modules their end, when what the derivative held is freed."""
+        for act, weights in self.waiting:
+            self.log.note(act, weights)
+        self.waiting.clear()
 
     # --- bookkeeping ------------------------------------------------------------------------------------
 
@@ -240,7 +288,11 @@ class Walker:
         """Will a weight's new gradient become its .grad? Not if it is added to another, or replaced by their sum."""
         if not isinstance(array, Weight) or array in self.gradients:
             return False
-        return not kernel.through_view or (self.pending[array] == 1 and not self.rules.waits(array))
+        return not (kernel.through_view or array.is_part) or self._is_only(array)
+
+    def _is_only(self, weight: Array) -> bool:
+        """Is a weight's next gradient the last one?"""
+        return self.pending[weight] == 1 and isinstance(weight, Weight) and not self.rules.waits(weight)
 
     def _gradient_storage(self, array: Array, is_last: bool = True) -> Storage:
         label = self.labels.of_weights(array, is_last) if isinstance(array, Weight) else self.labels.of_gradient(array)

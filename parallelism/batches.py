@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 
 from parallelism.context import is_balanced
-from parallelism.sequence_shards import shard_sequence
 from suite.case import Case
 from suite.data import rank_slice
+from suite.sequence_shards import shard_sequence
 
 KEY_BITS = 40  # with a site's 20 below them, a seed of 60
 

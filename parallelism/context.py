@@ -6,10 +6,10 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 from parallelism.base import Strategy
-from parallelism.sequence_shards import sequence_positions
 from suite.collectives import Collective, Message
 from suite.layout import ContextMethod, Layout, RecomputeKind
 from suite.record import Component
+from suite.sequence_shards import sequence_positions
 from suite.spec import Precision
 
 if TYPE_CHECKING:

@@ -93,7 +93,8 @@ def apply(model: nn.Module, mesh: DeviceMesh | None, case: Case) -> nn.Module:
 
 
 def _is_used(layout: Layout) -> bool:
-    return layout.replica_ranks > 1 and layout.fsdp == 1 and not replicate.is_used(layout)
+    is_own = not replicate.is_used(layout) and not layout.is_deepspeed
+    return layout.replica_ranks > 1 and layout.fsdp == 1 and is_own
 
 
 DDP = Strategy(

@@ -143,7 +143,8 @@ def _reductions(layout: Layout, unit: ShardedUnit, nbytes: int, reductions: int)
 def apply(model: nn.Module, mesh: DeviceMesh | None, case: Case) -> nn.Module:
     """Shard every block, then what is left (embedding, final norm, head) as the root. In bf16-mixed, parameters are
     gathered in bf16 and gradients reduced in the layout's reduce_type. With dp > 1 the shards are replicated over dp
-    (HSDP, arXiv:2304.11277, section 3.2.2)."""
+    (HSDP, arXiv:2304.11277, section 3.2.2). Resharding to n makes two process groups a block: FSDP2 gives each its
+    own mesh."""
     from torch.distributed.fsdp import CPUOffloadPolicy, OffloadPolicy, fully_shard
 
     assert mesh is not None

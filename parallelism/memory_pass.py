@@ -23,7 +23,6 @@ from suite.memory_probe import (
     Sightings,
     cpu_samples,
     local_tensor,
-    state_tensors,
 )
 from suite.record import Component, Sample
 
@@ -57,7 +56,7 @@ class PhaseMarks:
         """Hear when the model's output projection is called; a pipeline stage may have none."""
         for name, module in model.named_modules():
             if name.rpartition(".")[2] == "head":
-                module.register_forward_pre_hook(self._head_called)
+                module.register_forward_pre_hook(self._head_called, prepend=True)
 
     def _head_called(self, *_: object) -> None:
         if self._in_forward:
@@ -72,13 +71,13 @@ def cpu_memory(make: TrainerMaker, batch: Batches, rank: int, heartbeat: Callabl
     def listen(name: str) -> None:
         mark(name)
         if name == OPTIMIZER:  # the gradients are whole now, and soon gone
-            sightings.states(OPTIMIZER, trainers[0].model, trainers[0].optimizer)
+            sightings.states(OPTIMIZER, trainers[0].state())
 
     with record_allocations() as trace, settled_collectives():
         mark(SETUP)
         trainer, inputs = _steps(make, batch, PhaseMarks(listen), trainers, heartbeat)
         sightings.see(IDLE, Component.INPUTS, inputs)
-        sightings.states(IDLE, trainer.model, trainer.optimizer)
+        sightings.states(IDLE, trainer.state())
     return cpu_samples(trace, sightings, rank)
 
 
@@ -88,7 +87,7 @@ def cuda_memory(make: TrainerMaker, batch: Batches, rank: int, heartbeat: Callab
     trainers: list[Trainer] = []
 
     def listen(name: str) -> None:
-        groups = state_tensors(trainers[0].model, trainers[0].optimizer) if trainers else {}
+        groups = trainers[0].state() if trainers else {}
         moments.mark(name, {component: _bytes(tensors) for component, tensors in groups.items()})
 
     _steps(make, batch, PhaseMarks(listen), trainers, heartbeat)

@@ -82,7 +82,11 @@ class TrainedStage(PipelineStage):
         with self._context():
             return super().forward_one_chunk(*given, **named)
 
-    def backward_one_chunk(self, *given: Any, **named: Any) -> Any:
+    def backward_one_chunk(self, bwd_chunk_id: int, *given: Any, **named: Any) -> Any:
         """One micro-batch backward, or the part of it that the schedule wants now."""
         self._before_backward()
-        return super().backward_one_chunk(*given, **named)
+        super().backward_one_chunk(bwd_chunk_id, *given, **named)
+        if not self.is_first:  # a backward for inputs alone would keep their gradients here until the next step
+            for received in self.args_recv_info[bwd_chunk_id]:
+                if received.buffer is not None:
+                    received.buffer.grad = None

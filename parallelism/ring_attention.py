@@ -12,9 +12,9 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 from parallelism.block_attention import BlockKernel, block_kernel, wide_type
-from parallelism.sequence_shards import Product, ring_products
 from suite.models.blocks import rotate
 from suite.parse import require
+from suite.sequence_shards import Product, ring_products
 from suite.spec import AttentionKernel
 
 #: tags of what is under way at the same time: keys and values, and the sums of their gradients

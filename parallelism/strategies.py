@@ -12,6 +12,8 @@ from parallelism.fsdp import FSDP
 from parallelism.pipeline import PIPELINE
 from parallelism.replicate import REPLICATE
 from parallelism.tensor import TENSOR
+from parallelism.zero import ZERO
+from parallelism.zero_redundancy import ZERO_REDUNDANCY
 from suite.layout import Layout
 
 if TYPE_CHECKING:
@@ -22,7 +24,8 @@ if TYPE_CHECKING:
     from suite.case import Case
 
 STRATEGIES: dict[str, Strategy] = {
-    strategy.name: strategy for strategy in (PIPELINE, TENSOR, CONTEXT, CHECKPOINTING, FSDP, DDP, REPLICATE)
+    strategy.name: strategy
+    for strategy in (PIPELINE, TENSOR, CONTEXT, CHECKPOINTING, FSDP, ZERO, ZERO_REDUNDANCY, DDP, REPLICATE)
 }
 
 

@@ -21,6 +21,7 @@ from suite import memory_probe as phases
 from suite.case import Case
 from suite.layout import Reduction
 from suite.models.decoder_module import Decoder
+from suite.record import Component
 from suite.spec import OptimizerKind, Precision, Recipe
 
 BETAS = (0.9, 0.95)
@@ -128,6 +129,13 @@ class Trainer:
         """Mean loss of this rank's part of held-out batches of one micro-batch each."""
         with torch.no_grad(), self.autocast():
             return torch.stack([self.model(batch.ids[0], batch.labels[0]) for batch in batches]).mean()
+
+    def state(self) -> dict[Component, list[Tensor]]:
+        """The tensors that this rank holds as they are now, by component; several may share a storage."""
+        return phases.state_tensors(self.model, self.optimizer)
+
+    def close(self) -> None:
+        """Let go of what would outlive the trainer: nothing here; an engine may have more."""
 
     def _micro_step(self, ids: Tensor, labels: Tensor, keys: Tensor | None, is_last: bool) -> Tensor:
         self.mark(phases.FORWARD)

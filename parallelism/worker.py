@@ -1,4 +1,4 @@
-"""What torchrun starts on every rank: `python -m parallelism.worker CASE.json --out FOLDER`.
+"""What torchrun starts on every rank: `python -m parallelism.worker CASES.json --out FOLDER`.
 
 Builds the case's model, applies its strategies, trains, and writes what it measured to rank-<R>.jsonl. Three passes:
 the training pass is timed and carries no probes; the memory pass runs a few steps of a fresh model under the
@@ -8,12 +8,12 @@ allocator's recorder; the traffic pass counts a step's collectives.
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import resource
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from datetime import timedelta
 from pathlib import Path
 
 import torch
@@ -22,16 +22,17 @@ from torch import Tensor
 
 from parallelism.batches import Batch, batch_of, held_out
 from parallelism.building import make_trainer
+from parallelism.group import Place, facts_of, gather_rows, meet, process_group
 from parallelism.memory_pass import cpu_memory, cuda_memory
 from parallelism.mesh import build_mesh
 from parallelism.traffic_pass import measure_traffic
 from parallelism.training import StepResult, Trainer
 from suite.case import Case, case_from
 from suite.data import load_data, train_windows, validation_windows
+from suite.documents import read_json
 from suite.environment import environment
-from suite.layout import Offload
-from suite.parse import SpecError
-from suite.ranklog import FailureKind, RankWriter
+from suite.parse import SpecError, require
+from suite.ranklog import FailureKind, RankWriter, rows_path
 from suite.record import Quantity, Sample
 
 VALIDATION_POINTS = 10
@@ -78,6 +79,7 @@ class Worker:
             self.writer.sample(Sample(Quantity.STEP_TIME, seconds, self.rank, step))
         if held_out:
             self._validate(trainer, self.case.recipe.steps, held_out)
+        trainer.close()
         self._report(results)
 
     def _report(self, results: list[StepResult]) -> None:
@@ -139,13 +141,6 @@ class Worker:
             torch.cuda.synchronize(self.device)
 
 
-def _backend(case: Case) -> str:
-    """gloo on the CPU, NCCL on CUDA; both where FSDP2's gradients are in host memory, whose norm is reduced there."""
-    if case.cluster.device == "cpu":
-        return "gloo"
-    return "cpu:gloo,cuda:nccl" if case.layout.offload is Offload.PARAMETERS else "nccl"
-
-
 def _device(case: Case) -> torch.device:
     """This machine's device for the case: its CPU for `cpu`, else the CUDA device of this rank."""
     if case.cluster.device == "cpu":
@@ -179,33 +174,84 @@ def run(case: Case, rank: int, writer: RankWriter) -> None:
 
 
 def main(arguments: list[str]) -> int:
-    """The rank's life: read the case, join the group, run, say `done`. One line on standard error if it fails."""
-    parser = argparse.ArgumentParser(prog="parallelism.worker")
-    parser.add_argument("case", type=Path)
-    parser.add_argument("--out", type=Path, required=True)
-    options = parser.parse_args(arguments)
-    rank, world = int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
-    writer = RankWriter(options.out, rank)
+    """The rank's life: read the cases, meet the other ranks, run one case after another; the exit status.
+
+    Each case of a list has a folder under --out, named by its id. The first that fails ends the launch (its process
+    group is not to be trusted), and those after it are skipped. A failure is one line on standard error.
+    """
+    options = _options(arguments)
+    place, timeout = Place.from_environment(), timedelta(seconds=options.timeout)
+    cases, refusal = _cases(options.case, options.out, place.world)
+    writers = [_writer(folder, place.rank) for folder in cases or [options.out]]
     try:
-        case = case_from(json.loads(options.case.read_text()))
-        if case.layout.world_size != world:
-            raise SpecError(f"layout: {case.layout.world_size} ranks, but torchrun started {world}")
-        if rank == 0:
-            writer.environment(environment() | _threads())
-        if world > 1:
-            dist.init_process_group(_backend(case))
-        run(case, rank, writer)
-        if world > 1:
-            dist.barrier()
-            dist.destroy_process_group()
+        writers[0].heartbeat("meets the other ranks")
+        store = meet(place, refusal or facts_of(tuple(cases.values())), timeout)
     except Exception as error:
-        message = str(error).strip().splitlines() or [""]
-        writer.failure(_failure_kind(error), f"{type(error).__name__}: {message[0]}"[:500])
-        print(f"rank {rank}: {type(error).__name__}: {error}", file=sys.stderr)
-        return 1
-    writer.done()
+        return _fail(error, place.rank, writers)
+    gathers = options.rows == "gathered" and place.nodes > 1
+    for number, (writer, (folder, case)) in enumerate(zip(writers, cases.items(), strict=True), start=1):
+        try:
+            if place.rank == 0:
+                writer.environment(environment() | _threads())
+            with process_group(place, store, case, timeout):
+                run(case, place.rank, writer)
+                if store is not None:
+                    dist.barrier()
+                writer.done()
+                if gathers:
+                    gather_rows(place, folder)
+        except Exception as error:
+            for skipped in writers[number:]:
+                skipped.skipped(f"case {number} of {len(cases)}, before it in the same launch, failed")
+            return _fail(error, place.rank, [writer])
     return 0
 
 
+def _options(arguments: list[str]) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="parallelism.worker", allow_abbrev=False)
+    parser.add_argument("case", type=Path, metavar="CASES", help="a Case, or a list of Cases of one size, as JSON")
+    parser.add_argument("--out", type=Path, required=True, metavar="FOLDER", help="for rank-<R>.jsonl")
+    parser.add_argument("--timeout", type=float, default=600.0, metavar="SECONDS", help="of one collective [600]")
+    text = "of several machines: to rank 0 at the end, or left where they were written [gathered]"
+    parser.add_argument("--rows", choices=("gathered", "local"), default="gathered", help=text)
+    return parser.parse_args(arguments)
+
+
+def _cases(path: Path, out: Path, world: int) -> tuple[dict[Path, Case], str]:
+    """The cases by the folder that each writes to, or none and why they are refused."""
+    try:
+        data = read_json(str(path), "cases")
+        cases = [case_from(item) for item in (data if isinstance(data, list) else [data])]
+        require(bool(cases), f"cases: {str(path)!r} holds none")
+        for number, case in enumerate(cases, start=1):
+            which = f"case {number}: " if len(cases) > 1 else ""
+            size = case.layout.world_size
+            require(size == world, f"{which}layout: {size} ranks, but torchrun started {world}")
+    except SpecError as error:
+        return {}, str(error)
+    return {out / case.case_id if isinstance(data, list) else out: case for case in cases}, ""
+
+
+def _writer(folder: Path, rank: int) -> RankWriter:
+    """For this rank's rows in a folder, without those of an earlier launch."""
+    folder.mkdir(parents=True, exist_ok=True)
+    rows_path(folder, rank).unlink(missing_ok=True)
+    return RankWriter(folder, rank)
+
+
+def _fail(error: Exception, rank: int, writers: Sequence[RankWriter]) -> int:
+    """Say what stopped this rank."""
+    message = str(error).strip().splitlines() or [""]
+    for writer in writers:
+        writer.failure(_failure_kind(error), f"{type(error).__name__}: {message[0]}"[:500])
+    print(f"rank {rank}: {type(error).__name__}: {error}", file=sys.stderr)
+    return 1
+
+
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    status = main(sys.argv[1:])
+    sys.stdout.flush()
+    sys.stderr.flush()
+    # Not sys.exit: a thread of torch that wants the interpreter while it is taken down aborts the whole rank, after
+    # its last row. Every row has been flushed.
+    os._exit(status)

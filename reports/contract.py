@@ -59,7 +59,7 @@ def estimate_mapping(case: Case, predictor: Predictor) -> dict[str, Any]:
             ],
         },
         "traffic": traffic_mapping(busiest_traffic(case, model)),
-        "time": time_mapping(predictor.time(case, model.ledger)),
+        "time": time_mapping(predictor.time(case, model)),
     }
 
 

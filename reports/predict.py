@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 from memory.estimate import MemoryModel, representative_ranks
-from parallelism.simulator.roofline import estimate_time
+from parallelism.simulator.roofline import bubble_share, estimate_time
 from parallelism.traffic import estimate_traffic
 from suite.case import Case
 from suite.hardware import MatmulDtype, device, matmul_dtype
@@ -30,40 +30,41 @@ class Predictor:
             case_id=case.case_id,
             case=case.to_mapping(),
             memory=tuple(model.estimate(rank) for rank in ranks),
-            time=self.time(case, model.ledger),
+            time=self.time(case, model),
             traffic=tuple(estimate_traffic(case, model.ledger, rank) for rank in ranks),
         )
 
-    def time(self, case: Case, ledger: Ledger) -> TimeEstimate:
-        """Time of a step: the ledger's FLOPs over the device's matrix rate."""
-        dtype = matmul_dtype(case.workload.precision)
-        hardware = device(case.cluster.device)
-        steps = case.workload.micro_batches
-        model = ledger.flops(causal=True) * steps
-        skips = case.workload.attention is AttentionKernel.FLASH
-        executed = (ledger.flops(causal=skips) + ledger.recompute_flops(causal=skips)) * steps
-        rate, basis = self._rate(case, ledger, dtype)
+    def time(self, case: Case, memory: MemoryModel) -> TimeEstimate:
+        """Time of a step: the FLOPs of the rank that computes most, over the device's matrix rate, and the pipeline's
+        bubble. Utilisation counts a rank's even share of the model's FLOPs."""
+        layout, steps = case.layout, case.workload.micro_batches
+        dtype, hardware, whole = matmul_dtype(case.workload.precision), device(case.cluster.device), memory.ledger
+        share = steps / (layout.tp * layout.cp * layout.pp)
+        busiest = max(map(memory.ledger_of_rank, representative_ranks(layout)), key=lambda own: _executed(case, own))
+        rate, basis = self._rate(case, busiest, dtype)
         if rate is None:
             achieved = hardware.achieved(dtype)
             rate, basis = achieved.value, f"{hardware.product}: {achieved.source}"
+        model = whole.flops(causal=True) * share
         time = estimate_time(
             case,
             flops_model=model,
-            flops_hardware=model + ledger.recompute_flops(causal=True) * steps,
-            flops_executed=executed,
+            flops_hardware=model + whole.recompute_flops(causal=True) * share,
+            flops_executed=_executed(case, busiest) * steps,
             rate_flops_per_second=rate,
             peak_flops_per_second=hardware.peak(dtype).value,
             basis=basis if rate is not None else hardware.product,
+            bubble=bubble_share(layout, steps),
         )
         if time.mfu is None:
             return time
-        return replace(time, mfu_full_attention=time.mfu * ledger.flops() / ledger.flops(causal=True))
+        return replace(time, mfu_full_attention=time.mfu * whole.flops() / whole.flops(causal=True))
 
     def _rate(self, case: Case, ledger: Ledger, dtype: MatmulDtype) -> tuple[float | None, str]:
         """The rate at which this case's products run here: each at the rate of its own shape."""
         if self.rates is None or case.cluster.device != "cpu":
             return None, ""
-        ranks = case.layout.world_size
+        ranks = case.cluster.per_node  # those that share a machine
         if not any((rate.dtype, rate.ranks) == (dtype, ranks) for rate in self.rates.rates):
             return None, ""
         flops = seconds = 0.0
@@ -74,6 +75,12 @@ class Predictor:
             flops, seconds = flops + work, seconds + work / found.flops_per_second
             basis = basis or found.basis
         return (flops / seconds, basis) if seconds else (None, "")
+
+
+def _executed(case: Case, own: Ledger) -> float:
+    """FLOPs of a micro-batch that a rank's kernels really do: flash attention skips the masked half."""
+    skips = case.workload.attention is AttentionKernel.FLASH
+    return own.flops(causal=skips) + own.recompute_flops(causal=skips)
 
 
 def _products(ledger: Ledger) -> list[tuple[int, int, int, int]]:
@@ -89,5 +96,5 @@ def _products(ledger: Ledger) -> list[tuple[int, int, int, int]]:
 
 def product_shapes(cases: list[Case]) -> tuple[tuple[int, int, int], ...]:
     """The distinct (m, n, k) that these cases multiply, for a measurement that is exact on them."""
-    shapes = {(m, n, k) for case in cases for m, n, k, _ in _products(MemoryModel(case).ledger)}
+    shapes = {(m, n, k) for case in cases for m, n, k, _ in _products(MemoryModel(case).ledger_of_rank(0))}
     return tuple(sorted(shapes))

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import time
 from bisect import bisect_right
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from itertools import accumulate
@@ -101,19 +101,46 @@ def settled_collectives(seconds: float = 0.005) -> Iterator[None]:
     tensors for a moment after `wait` returns; whoever drops the last reference frees them. A pause makes that the
     caller, whose frees are heard. For passes that count bytes, never for passes that are timed.
     """
-    work: Any = torch.distributed.Work
-    wait = work.wait
+    replaced = [
+        (torch.distributed.Work, "wait", _settling(torch.distributed.Work.wait, seconds)),
+        (torch.ops._c10d_functional, "all_gather_into_tensor", _all_gather),
+        (torch.ops._c10d_functional, "reduce_scatter_tensor", _reduce_scatter),
+    ]
+    originals = [(owner, name, getattr(owner, name)) for owner, name, _ in replaced]
+    try:
+        for owner, name, call in replaced:
+            setattr(owner, name, call)
+        yield
+    finally:
+        for owner, name, call in originals:
+            setattr(owner, name, call)
 
-    def wait_and_settle(self: Any, *arguments: Any) -> Any:
-        result = wait(self, *arguments)
+
+def _settling(wait: Callable[..., Any], seconds: float) -> Callable[..., Any]:
+    def wait_and_settle(*arguments: Any) -> Any:
+        result = wait(*arguments)
         time.sleep(seconds)
         return result
 
-    work.wait = wait_and_settle
-    try:
-        yield
-    finally:
-        work.wait = wait
+    return wait_and_settle
+
+
+def _all_gather(x: torch.Tensor, ranks: int, group_name: Any) -> torch.Tensor:
+    """The functional operator, which holds its work where no pause can keep it: the same calls, waited for."""
+    gathered = x.new_empty((ranks * x.shape[0], *x.shape[1:]))
+    _group(group_name)._allgather_base(gathered, x).wait()
+    return gathered
+
+
+def _reduce_scatter(x: torch.Tensor, operation: str, ranks: int, group_name: Any) -> torch.Tensor:
+    assert operation == "sum"  # what a process group does unless it is told
+    mine = x.new_empty((x.shape[0] // ranks, *x.shape[1:]))
+    _group(group_name)._reduce_scatter_base(mine, x).wait()
+    return mine
+
+
+def _group(name: Any) -> Any:
+    return torch.distributed.distributed_c10d._resolve_process_group(name)
 
 
 def _fill(trace: AllocationTrace, roots: Iterable[Any]) -> None:

@@ -35,22 +35,25 @@ class CpuWorkspace:
         """Partial sums of the weight's and the bias's gradients, a row of each a thread (layer_norm_kernel.cpp)."""
         return 2 * self.threads * width * nbytes
 
-    def attention(self, batch: int, heads: int, kv_heads: int, seq: int, width: int, nbytes: int) -> tuple[int, int]:
+    def attention(
+        self, batch: int, heads: int, kv_heads: int, seq: int, width: int, nbytes: int, keys: int | None = None
+    ) -> tuple[int, int]:
         """Forward and backward of the fused kernel (FlashAttentionKernel.cpp): a tile of scores a thread; in bf16 one
-        more in bf16, and with AMX, where queries are many, keys and values packed."""
+        more in bf16, and with AMX, where queries are many, keys and values packed. `keys` a sequence, if not `seq`."""
+        keys = seq if keys is None else keys
         rows = min(256 if seq >= 768 else 64 if seq >= 192 else 32, seq)
-        columns = min(512, seq)
+        columns = min(512, keys)
         forward = FP32_BYTES * rows * (columns + 2 + width)
         backward = FP32_BYTES * rows * (2 * columns + 1)
         if nbytes == FP32_BYTES:
             return self.threads * forward, self.threads * backward
         backward += nbytes * 2 * rows * columns + _transposed(rows, columns)
         tasks = -(-batch * heads * -(-seq // rows) // self.threads)
-        if not self.tiles or seq < 64 or tasks * rows < 4 * batch * kv_heads:
+        if not self.tiles or min(seq, keys) < 64 or tasks * rows < 4 * batch * kv_heads:
             return self.threads * (forward + nbytes * rows * columns), self.threads * backward
         forward += nbytes * (rows * _even(columns) + columns * width + (rows * _even(width) if width % 2 else 0))
-        whole, rest = divmod(seq - 1, columns)
-        packed = _even(width) * seq + (whole * _even(columns) + _even(rest + 1)) * width
+        whole, rest = divmod(keys - 1, columns)
+        packed = _even(width) * keys + (whole * _even(columns) + _even(rest + 1)) * width
         return self.threads * forward + nbytes * batch * kv_heads * packed, self.threads * backward
 
     def product(self, rows: int, depth: int, columns: int) -> int:

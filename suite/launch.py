@@ -10,9 +10,10 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Protocol
 
 import psutil
 
@@ -24,6 +25,48 @@ from suite.ranklog import RankLog, last_line, logs_path, read_rank, tail_text
 from suite.record import Measurement, Outcome
 
 GUARD = "suite.guard"
+#: seconds after the hang limit at which the ranks give a collective up by themselves
+COLLECTIVE_MARGIN_S = 30.0
+
+
+@dataclass(frozen=True)
+class Place:
+    """This machine's place among those that run a case together: what its torchrun needs to meet the others."""
+
+    endpoint: str
+    """HOST:PORT of torchrun's own rendezvous"""
+    run_id: str
+    is_host: bool
+    """does this machine's torchrun keep the store?"""
+    address: str
+    """the address at which the other machines reach this one"""
+
+
+class Watch(Protocol):
+    """What a launcher listens to between two looks at a running case."""
+
+    def look(self, seconds: float) -> bool:
+        """Wait so long at most; True where this machine's part is to end now."""
+        ...
+
+
+class Alone:
+    """No other machine takes part."""
+
+    def look(self, seconds: float) -> bool:
+        """Sleep."""
+        time.sleep(seconds)
+        return False
+
+
+@dataclass(frozen=True)
+class Part:
+    """How a case ended on this machine: every rank's log (empty where it ran elsewhere) before any was ended."""
+
+    logs: tuple[RankLog, ...]
+    ending: Ending
+    code: int | None
+    """torchrun's exit status; None where it was ended"""
 
 
 @dataclass(frozen=True)
@@ -35,7 +78,7 @@ class Launcher:
     """
 
     module: str
-    """what each rank runs: python -m MODULE CASE.json --out FOLDER"""
+    """what each rank runs: python -m MODULE CASE.json --out FOLDER --timeout SECONDS"""
     timeout_s: float = 600.0
     """seconds a case may take"""
     hang_s: float = 120.0
@@ -59,32 +102,48 @@ class Launcher:
         Raises OSError where the folder cannot be written, KeyboardInterrupt after the ranks have ended.
         """
         if case.cluster.nodes > 1:
-            reason = f"cluster.nodes: {case.cluster.nodes} machines; this launcher starts ranks on one"
-            return Measurement(case.case_id, Outcome.SKIPPED, reason=reason)
+            return Measurement(case.case_id, Outcome.SKIPPED, reason=self._several_machines(case))
+        start = time.monotonic()
+        part = self.run_part(case, folder)
+        return measurement(case, part.logs, part.ending, time.monotonic() - start)
+
+    def run_part(self, case: Case, folder: Path, place: Place | None = None, watch: Watch | None = None) -> Part:
+        """Run this machine's ranks of the case: all, or those that `place` makes its own. As `run` otherwise."""
         folder = folder.resolve()
         _clear(folder)
         (folder / "case.json").write_text(json.dumps(case.to_mapping(), indent=1) + "\n", encoding="ascii")
         start, kills_before = time.monotonic(), oom_kills()
-        with self._torchrun(case.layout.world_size, folder) as process:
-            stopped = self._wait(process, folder, start)
+        with self._torchrun(case, folder, place) as process:
+            stopped = self._wait(process, folder, start, watch or Alone())
             # Before the ranks are ended: what they say of being ended is no reason for anything.
-            logs = tuple(read_rank(folder, rank) for rank in range(case.layout.world_size))
+            logs, now = tuple(read_rank(folder, rank) for rank in range(case.layout.world_size)), time.time()
+            code = process.poll()
         kills_after = oom_kills()
         ending = Ending(
             stopped=stopped,
             limit_s=self.timeout_s if stopped is Outcome.TIMEOUT else self.hang_s,
             oom_kills=None if kills_before is None or kills_after is None else kills_after - kills_before,
             launcher_line=last_line(tail_text(folder / "torchrun.log")),
+            time=now,
         )
-        return _measurement(case, logs, ending, time.monotonic() - start)
+        return Part(logs, ending, code)
+
+    def _several_machines(self, case: Case) -> str:
+        """What would run a case that one machine alone cannot."""
+        nodes, ranks = case.cluster.nodes, case.cluster.per_node
+        return (
+            f"cluster.nodes: {nodes} machines; give --rdzv HOST:PORT and run the same command on each, or run on each:"
+            f" torchrun --nnodes {nodes} --nproc-per-node {ranks} --rdzv-backend c10d --rdzv-endpoint HOST:PORT"
+            f" -m {self.module} CASE.json --out FOLDER"
+        )
 
     @contextlib.contextmanager
-    def _torchrun(self, ranks: int, folder: Path) -> Iterator[subprocess.Popen[bytes]]:
+    def _torchrun(self, case: Case, folder: Path, place: Place | None) -> Iterator[subprocess.Popen[bytes]]:
         """torchrun under its guard; on the way out, however that is, the guard and all below it have ended."""
         with (folder / "torchrun.log").open("wb") as log:
             process = subprocess.Popen(
-                self._command(ranks, folder),
-                env=self._variables(ranks),
+                self._command(case, folder, place),
+                env=self._variables(case.cluster.per_node),
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=subprocess.STDOUT,
@@ -95,20 +154,33 @@ class Launcher:
         finally:
             _end(process, self.grace_s)
 
-    def _command(self, ranks: int, folder: Path) -> list[str]:
+    def _command(self, case: Case, folder: Path, place: Place | None) -> list[str]:
         """guard -> torchrun -> a guard for each rank -> the rank."""
         python = [sys.executable, "-m"]
         grace = ["--grace", str(self.grace_s)]
         worker = [*python, self.module, str(folder / "case.json"), "--out", str(folder)]
+        worker += ["--timeout", f"{self.hang_s + COLLECTIVE_MARGIN_S:g}"]
         return [
             *[*python, GUARD, "--parent", str(os.getpid()), *grace, "--"],
-            *[*python, "torch.distributed.run", "--standalone", "--nproc-per-node", str(ranks)],
-            *["--local-addr", "127.0.0.1"],  # the name of this machine need not resolve
+            *[*python, "torch.distributed.run", "--nproc-per-node", str(case.cluster.per_node)],
+            *self._meeting(case, place),
             *["--max-restarts", "0", "--monitor-interval", "0.2"],
             *["--shutdown-timeout", str(math.ceil(self.grace_s) + 1)],  # the ranks' guards come first
             *["--redirects", "3", "--log-dir", str(logs_path(folder)), "--no-python"],
             *[*python, GUARD, "--exits", str(folder), *grace, "--"],
             *worker,
+            *(["--rows", "local"] if place else []),  # the launchers bring the rows together, whatever happens
+        ]
+
+    def _meeting(self, case: Case, place: Place | None) -> list[str]:
+        """torchrun's flags for where its machines meet."""
+        if place is None:
+            return ["--standalone", "--local-addr", "127.0.0.1"]  # the name of this machine need not resolve
+        # is_host: torch compares the host with what this machine's name resolves to, which may be nothing
+        settings = f"is_host={int(place.is_host)},join_timeout={math.ceil(self.timeout_s)}"
+        return [
+            *["--nnodes", str(case.cluster.nodes), "--rdzv-backend", "c10d", "--rdzv-endpoint", place.endpoint],
+            *["--rdzv-id", place.run_id, "--rdzv-conf", settings, "--local-addr", place.address],
         ]
 
     def _variables(self, ranks: int) -> dict[str, str]:
@@ -126,22 +198,23 @@ class Launcher:
             variables["PYTHONPATH"] = os.pathsep.join(paths)
         return variables | self.environment
 
-    def _wait(self, process: subprocess.Popen[bytes], folder: Path, start: float) -> Outcome | None:
-        """Sleep until torchrun has ended (None) or a limit is passed (which one)."""
-        seen, grown_at = _row_bytes(folder), start
+    def _wait(self, process: subprocess.Popen[bytes], folder: Path, start: float, watch: Watch) -> Outcome | None:
+        """Sleep until torchrun has ended or the watch wants it ended (None), or a limit is passed (which one)."""
+        seen, grown_at = row_bytes(folder), start
         while process.poll() is None:
-            now, size = time.monotonic(), _row_bytes(folder)
+            now, size = time.monotonic(), row_bytes(folder)
             if size != seen:
                 seen, grown_at = size, now
             if now - start > self.timeout_s:
                 return Outcome.TIMEOUT
             if now - grown_at > self.hang_s:
                 return Outcome.HANG
-            time.sleep(self.look_s)
+            if watch.look(self.look_s):
+                return None
         return None
 
 
-def _measurement(case: Case, logs: tuple[RankLog, ...], ending: Ending, wall_seconds: float) -> Measurement:
+def measurement(case: Case, logs: Sequence[RankLog], ending: Ending, wall_seconds: float) -> Measurement:
     """The ranks' logs as one Measurement."""
     outcome, reason = judge(logs, ending)
     return Measurement(
@@ -155,7 +228,7 @@ def _measurement(case: Case, logs: tuple[RankLog, ...], ending: Ending, wall_sec
     )
 
 
-def _row_bytes(folder: Path) -> int:
+def row_bytes(folder: Path) -> int:
     """Bytes in all ranks' rows: it grows with every row."""
     return sum(path.stat().st_size for path in folder.glob("rank-*.jsonl"))
 

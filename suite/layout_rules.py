@@ -64,6 +64,24 @@ RULES: tuple[Rule[Layout], ...] = (
         _fields("zero", "engine", "pp", "cp", "tp"),
     ),
     Rule(
+        "DeepSpeed's engine on one rank",
+        "it shards over data-parallel ranks, and one rank has no process group for it; raise dp, or use engine torch",
+        lambda layout: layout.is_deepspeed and layout.dp == 1,
+        _fields("zero", "engine", "dp"),
+    ),
+    Rule(
+        "reduction each micro-batch on DeepSpeed's engine",
+        "its stage decides: 2 and 3 reduce every micro-batch, 0 and 1 once a step; use step",
+        lambda layout: layout.is_deepspeed and layout.reduction.value == "micro-batch",
+        _fields("reduction", "zero", "engine"),
+    ),
+    Rule(
+        "bucket_mib with stage 0 on DeepSpeed's engine",
+        "its all-reduce has a bucket of 5e8 elements that no setting reaches; use 0, zero >= 1, or engine torch",
+        lambda layout: layout.is_deepspeed and layout.zero == 0 and layout.bucket_mib > 0,
+        _fields("bucket_mib", "zero", "engine"),
+    ),
+    Rule(
         "zero >= 2 on torch's engine",
         "ZeroRedundancyOptimizer shards optimizer state alone, which is stage 1; use deepspeed without pp, or fsdp",
         lambda layout: layout.zero >= 2 and not layout.is_deepspeed,
@@ -116,6 +134,12 @@ RULES: tuple[Rule[Layout], ...] = (
         "it goes back to groups of that many ranks; use true, false, or n with 1 < n < fsdp * cp that divides it",
         lambda layout: not _can_reshard(layout),
         _fields("reshard_after_forward", "fsdp", "cp"),
+    ),
+    Rule(
+        "reshard_after_forward to a number with pp",
+        "FSDP2 makes each block's smaller groups by itself, and all ranks would have to take part; use true or false",
+        lambda layout: not isinstance(layout.reshard_after_forward, bool) and layout.pp > 1,
+        _fields("reshard_after_forward", "pp"),
     ),
     Rule(
         "reshard_after_forward to a number with tp",

@@ -9,7 +9,7 @@ a probe of its own (suite/cuda_probe.py).
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from itertools import pairwise
 
@@ -70,9 +70,9 @@ class Sightings:
         """Say that at the latest mark of that name these tensors are of this component."""
         self.seen[mark_name, component] = frozenset(storage_address(tensor) for tensor in tensors)
 
-    def states(self, mark_name: str, model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
+    def states(self, mark_name: str, held: Mapping[Component, Iterable[Tensor]]) -> None:
         """Parameters, buffers, gradients and optimizer state as they are now."""
-        for component, tensors in state_tensors(model, optimizer).items():
+        for component, tensors in held.items():
             self.see(mark_name, component, tensors)
 
 

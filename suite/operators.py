@@ -75,6 +75,10 @@ class Array:
         return "*".join([*(size.symbol for size in self.shape), str(self.dtype.nbytes)])
 
 
+#: the kernel that takes a rank's parts of weights out of their DTensors; backward, where their gradients are wrapped
+TO_LOCAL = "to_local"
+
+
 class Split(StrEnum):
     """How tensor parallelism divides a weight."""
 
@@ -90,6 +94,7 @@ class Weight(Array):
 
     split: Split = Split.NONE
     tied_to: str | None = None  # name of the weight whose storage this one shares
+    is_part: bool = False  # a part of it is on this rank, wrapped as a DTensor
 
 
 @dataclass(frozen=True, eq=False)
@@ -110,9 +115,22 @@ class Kernel:
     passes: tuple[Array, ...] = ()
     forward_scratch: int = 0
     backward_scratch: int = 0
+    derivative: Derivative | None = None  # makes the gradients by kernels of its own
     through_view: bool = False
     is_weight_cast: bool = False  # autocast's copy of a weight, cached until autocast ends
     is_view: bool = False  # its writes are parts of its first read: nothing is allocated
+
+
+@dataclass(frozen=True, eq=False)
+class Derivative:
+    """The backward pass of a custom function: kernels that run forward, and what they make for `Kernel.gradients`.
+
+    Their `saves`, `gradients` and backward scratch mean nothing here. What none of them made they need not read: the
+    output's gradient and what was kept outlive them all.
+    """
+
+    kernels: tuple[Kernel, ...]
+    gradients: tuple[Array, ...]
 
 
 class OperatorKind(StrEnum):

@@ -16,6 +16,8 @@ from suite.record import Outcome
 
 REASON_CHARACTERS = 300
 CRASH_LEAD_S = 0.5
+#: ranks whose last words a reason repeats
+RANKS_TOLD = 8
 SIGKILL_CODES = (-signal.SIGKILL, 128 + signal.SIGKILL)  # ended by signal 9; a shell's or container's word for it
 
 
@@ -31,13 +33,17 @@ class Ending:
     """processes the kernel's out-of-memory killer ended on this machine during the run; None: it does not say"""
     launcher_line: str = ""
     """the last words of torchrun itself"""
+    time: float = 0.0
+    """when the ranks' logs were read, in seconds since the epoch; 0 where it was not noted"""
+    lost: tuple[str, ...] = ()
+    """machines that went away while the case ran, each in words that name its ranks"""
 
 
 def judge(logs: Sequence[RankLog], ending: Ending) -> tuple[Outcome, str]:
     """The outcome of a run and its reason (empty where it is OK), from every rank's log in order of rank.
 
-    A rank's own word comes first (skipped, out of memory), then the first rank that failed, then the
-    launcher's limits, then what is missing. Failures that follow from another rank's are not reasons.
+    A rank's own word comes first (skipped, out of memory), then a machine that went away, then the first rank
+    that failed, then the launcher's limits, then what is missing. Failures that follow from another's are not reasons.
     """
     for log in logs:
         if log.skipped is not None:
@@ -45,6 +51,8 @@ def judge(logs: Sequence[RankLog], ending: Ending) -> tuple[Outcome, str]:
     for log in logs:
         if log.failure and log.failure.kind is FailureKind.OOM:
             return Outcome.OOM, _rank_says(log, log.failure.message)
+    if ending.lost:
+        return Outcome.FAILED, one_line("; ".join(ending.lost))
     if failed := sorted(filter(_has_failed, logs), key=_failed_at):
         return _judge_failure(failed[0], ending)
     if ending.stopped:
@@ -100,10 +108,22 @@ def _judge_ended(logs: Sequence[RankLog], ending: Ending) -> tuple[Outcome, str]
 
 
 def _stopped_reason(logs: Sequence[RankLog], ending: Ending) -> str:
-    """What passed its limit, and where every rank was."""
+    """What passed its limit, where the ranks were, and which of them has said nothing for longest."""
     what = "no new row from any rank for" if ending.stopped is Outcome.HANG else "still running after"
-    last = [f"rank {log.rank} {'was done' if log.done else repr(log.heartbeat)}" for log in logs]
-    return one_line(f"{what} {ending.limit_s:g} s; last: {', '.join(last)}")
+    last = [f"rank {log.rank} {'was done' if log.done else repr(log.heartbeat)}" for log in logs[:RANKS_TOLD]]
+    last += [f"{len(logs) - RANKS_TOLD} more"] if len(logs) > RANKS_TOLD else []
+    return one_line(f"{what} {ending.limit_s:g} s; last: {', '.join(last)}{_silence(logs, ending)}")
+
+
+def _silence(logs: Sequence[RankLog], ending: Ending) -> str:
+    """The rank, of those that were not done, whose last row is oldest; empty where no row has a time."""
+    running = [log for log in logs if not log.done]
+    if silent := [log for log in running if not log.row_time]:
+        return f"; rank {silent[0].rank} has written no row at all" if ending.time else ""
+    if not running or not ending.time:
+        return ""
+    oldest = min(running, key=lambda log: log.row_time)
+    return f"; silent for longest: rank {oldest.rank}, {ending.time - oldest.row_time:.1f} s"
 
 
 def _has_failed(log: RankLog) -> bool:

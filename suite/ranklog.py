@@ -65,6 +65,7 @@ class RankLog:
     exit: RankExit | None = None
     stderr_tail: str = ""
     fault: str = ""  # the first row that could not be read
+    row_time: float = 0.0  # when the last row was written, in seconds since the epoch; 0 where there is none
 
 
 class RankWriter:
@@ -127,6 +128,7 @@ def read_rank(folder: Path, rank: int) -> RankLog:
         rank=rank,
         exit=_read_exit(exit_path(folder, rank)),
         stderr_tail=stderr_tail(folder, rank),
+        row_time=_written_at(rows_path(folder, rank)),
     )
     rows: dict[str, Any] = {}
     samples: list[Sample] = []
@@ -205,6 +207,15 @@ def _read_row(line: bytes, where: str) -> tuple[str, Any]:
         raise SpecError(f"{where}: expected one of {', '.join(_KINDS)}, got {line[:60]!r}")
     [(key, value)] = row.items()
     return key, convert(value, _KINDS[key], f"{where}: {key}")
+
+
+def _written_at(path: Path) -> float:
+    """When a file was last written to; 0 where it does not exist or is empty."""
+    try:
+        status = path.stat()
+    except FileNotFoundError:
+        return 0.0
+    return status.st_mtime if status.st_size else 0.0
 
 
 def _read_exit(path: Path) -> RankExit | None:

@@ -10,7 +10,7 @@ from suite.layout import ContextMethod, Layout
 
 @dataclass(frozen=True)
 class Share:
-    """What tensor and context parallelism leave one rank: `tp` and `cp` are degrees, `tp_rank` and `cp_rank` its places."""
+    """What tensor and context parallelism leave one rank: degrees, and the rank's place in each."""
 
     tp: int = 1
     tp_rank: int = 0

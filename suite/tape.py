@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from suite.cpu_workspace import CpuWorkspace
-from suite.operators import Array, DType, Flops, Kernel, Operator, OperatorKind, Region, Size, Split, Weight
+from suite.operators import TO_LOCAL, Array, DType, Flops, Kernel, Operator, OperatorKind, Region, Size, Split, Weight
 from suite.share import WHOLE, Share
 
 
@@ -72,22 +72,31 @@ class Tape:
 
     def linear(self, name: str, x: Array, width: Size, bias: bool, split: Split, tied_to: str | None = None) -> Array:
         """y = x W^T (+ b): F.linear. Keeps x (its cast copy under autocast) and autocast's copy of W."""
-        weight = Weight(f"{name}.weight", (width, x.shape[-1]), self.numerics.weights, split, tied_to)
-        weights: tuple[Weight, ...] = (weight,)
+        weights: tuple[Weight, ...] = (self.weight(f"{name}.weight", (width, x.shape[-1]), split, tied_to),)
         if bias:
             bias_split = Split.COLUMN if split is Split.COLUMN else Split.NONE
-            weights += (Weight(f"{name}.bias", (width,), self.numerics.weights, bias_split),)
+            weights += (self.weight(f"{name}.bias", (width,), bias_split),)
         return self.project(name, x, weights)
 
-    def project(self, name: str, x: Array, weights: tuple[Weight, ...]) -> Array:
-        """`linear` with the weights given: one matrix, and perhaps a bias."""
+    def weight(
+        self, name: str, shape: tuple[Size, ...], split: Split = Split.NONE, tied_to: str | None = None
+    ) -> Weight:
+        """A parameter of this rank's sizes."""
+        is_part = split is not Split.NONE and self.share.tp > 1
+        return Weight(name, shape, self.numerics.weights, split, tied_to, is_part)
+
+    def project(self, name: str, x: Array, weights: tuple[Weight, ...], is_strided: bool = False) -> Array:
+        """`linear` with the weights given: one matrix, and perhaps a bias. A strided x is copied if no cast does it."""
         width, wide = weights[0].shape
-        kernels: list[Kernel] = []
+        kernels = parts_of(weights)
         read_weights: tuple[Array, ...] = weights
         read_x = x
+        if is_strided and x.dtype is self.numerics.compute:
+            read_x = Array(f"{x.name}, contiguous", x.shape, x.dtype)
+            kernels.append(Kernel("clone", (x,), (read_x,), passes=(x,)))
         if self.numerics.autocast:
             read_weights = tuple(self._cast_weight(item, kernels) for item in weights)
-            read_x = self._cast(f"{name} input", x, kernels)
+            read_x = self._cast(f"{name} input", read_x, kernels)
         y = Array(f"{name} output", (*x.shape[:-1], width), self.numerics.compute)
         saved = (read_x, read_weights[0]) if self.numerics.autocast else (read_x,)
         gradients = (read_weights[0], read_x, *read_weights[1:])
@@ -119,7 +128,12 @@ class Tape:
         return copy
 
     def _cast_weight(self, weight: Weight, kernels: list[Kernel]) -> Array:
-        """Autocast's copy, made once: later readers find it in the cache, and their gradients meet on it."""
+        """Autocast's copy, made once: later readers find it in the cache, and their gradients meet on it. Of a part,
+        whose local tensor is no leaf of the graph, every reader makes its own."""
+        if weight.is_part:
+            part = Array("bf16 copies of weights", weight.shape, self.numerics.compute)
+            kernels.append(Kernel("cast", (weight,), (part,), gradients=(weight,)))
+            return part
         if weight in self.casts:
             kernels.append(Kernel("cast", (weight,), (self.casts[weight],), is_weight_cast=True))
             return self.casts[weight]
@@ -210,11 +224,16 @@ class Tape:
 
     def embedding(self, name: str, ids: Array, rows: Size, width: Size, split: Split = Split.VOCAB) -> Array:
         """Rows of a table. Keeps the ids; the gradient is dense, as large as the table."""
-        weight = Weight(f"{name}.weight", (rows, width), self.numerics.weights, split)
+        weight = self.weight(f"{name}.weight", (rows, width), split)
         x = Array(f"{name} output", (*ids.shape, width), self.numerics.stream)
         kernel = Kernel("embedding", (ids, weight), (x,), (ids,), (weight,))
-        self.operator(name, OperatorKind.EMBEDDING, [kernel], (weight,))
+        self.operator(name, OperatorKind.EMBEDDING, [*parts_of((weight,)), kernel], (weight,))
         return x
+
+
+def parts_of(weights: tuple[Weight, ...]) -> list[Kernel]:
+    """The views of a DTensor's local parts that operators read: backward, where gradients become DTensors."""
+    return [Kernel(TO_LOCAL, weights)] if weights[0].is_part else []
 
 
 def _composite_rms_norm(name: str, x: Array, weight: Weight, rstd: Array, y: Array) -> list[Kernel]:

@@ -104,17 +104,22 @@ def eager(tape: Tape, name: str, heads: Heads) -> Array:
     must_fold = (
         min(heads.batch.value, heads.kv_count.value, heads.seq.value) > 1
     )  # [b, k, ...] -> [b k, ...] is no view
+    # in bf16 the CPU's products copy what is strided, in passing: keys of one sequence, values, the output's gradient
+    is_strided = tape.backend is Backend.CPU and kind is DType.BF16 and not must_fold
+    strided = k.nbytes if is_strided and min(heads.kv_count.value, heads.seq.value) > 1 else 0
+    is_grouped = heads.count.value > heads.kv_count.value  # then the stacked gradient is a copy already
+    strided_out = q.nbytes if strided and not is_grouped else 0
     kernels = [
         Kernel("mul", (q,), (scaled,), gradients=(q,)),
         _copy_if(not is_flat, scaled, packed[0]),
         Kernel("rebind", (q,)),
         _copy_if(must_fold, k, packed[1]),
-        _batched(tape, heads, packed[0], packed[1], scores, (heads.width, heads.seq)),
+        _batched(tape, heads, packed[0], packed[1], scores, (heads.width, heads.seq), strided, strided),
         Kernel("mask", (), (mask,)),
         Kernel("add", (scores, mask), (masked,), passes=(scores,)),
         Kernel("softmax", (masked,), (probabilities,), (probabilities,), (masked,)),
         _copy_if(must_fold, v, packed[2]),
-        _batched(tape, heads, probabilities, packed[2], out, (heads.seq, heads.width)),
+        _batched(tape, heads, probabilities, packed[2], out, (heads.seq, heads.width), strided, strided + strided_out),
         # what the frame still names when it returns
         Kernel("release", (packed[0], probabilities, k, v)),
     ]
@@ -122,8 +127,18 @@ def eager(tape: Tape, name: str, heads: Heads) -> Array:
     return out
 
 
-def _batched(tape: Tape, heads: Heads, left: Array, right: Array, y: Array, inner: tuple[Size, Size]) -> Kernel:
-    """A product for each key-value head. Keeps both operands. inner: what is summed over, and columns."""
+def _batched(
+    tape: Tape,
+    heads: Heads,
+    left: Array,
+    right: Array,
+    y: Array,
+    inner: tuple[Size, Size],
+    copied: int,
+    copied_back: int,
+) -> Kernel:
+    """A product for each key-value head. Keeps both operands. inner: what is summed over, and columns; copied: bytes
+    of strided operands that are copied in passing, forward and for the left operand's gradient, the last."""
     forward, backward = 0, 0
     if tape.packs_products:
         depth, columns = (size.value for size in inner)
@@ -132,7 +147,9 @@ def _batched(tape: Tape, heads: Heads, left: Array, right: Array, y: Array, inne
         batch = heads.batch.value * heads.kv_count.value
         backward = tape.workspace.batched_product_backward(batch, rows, depth, columns)
     both = (left, right)
-    return Kernel("bmm", both, (y,), both, both, forward_scratch=forward, backward_scratch=backward)
+    return Kernel(
+        "bmm", both, (y,), both, both, forward_scratch=forward + copied, backward_scratch=backward + copied_back
+    )
 
 
 def _copy_if(is_needed: bool, x: Array, y: Array) -> Kernel:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from suite.operators import Array, DType, Flops, Kernel, OperatorKind, Size, Split, Weight
+from suite.operators import Array, DType, Flops, Kernel, OperatorKind, Size, Split
 from suite.tape import Tape
+from suite.tape_tensor import vocabulary_cross_entropy
 
 
-def cross_entropy(tape: Tape, name: str, logits: Array, labels: Array) -> None:
-    """Mean negative log-likelihood. Logits are widened to fp32; keeps the log-probabilities.
+def cross_entropy(tape: Tape, name: str, logits: Array, labels: Array, is_mean: bool = True) -> None:
+    """Negative log-likelihood, mean or sum. Logits are widened to fp32; keeps the log-probabilities.
 
     Backward holds three fp32 arrays of the logits' size at once: the log-probabilities, the gradient of
     the selection (dense) and the gradient of the logits.
@@ -17,6 +18,10 @@ def cross_entropy(tape: Tape, name: str, logits: Array, labels: Array) -> None:
     if logits.dtype is not DType.FP32:
         wide = Array("fp32 logits", logits.shape, DType.FP32)
         kernels.append(Kernel("cast", (logits,), (wide,), gradients=(logits,)))
+    if tape.share.tp > 1:
+        tape.operator(f"{name} input", OperatorKind.POINTWISE, kernels)
+        vocabulary_cross_entropy(tape, name, wide, labels, is_mean)
+        return
     log_probs = Array("log-probabilities", logits.shape, DType.FP32)
     loss = Array("loss", (), DType.FP32)
     kernels.append(Kernel("log_softmax", (wide,), (log_probs,), (log_probs,), (wide,)))
@@ -30,7 +35,7 @@ def chunked_head(
 ) -> None:
     """Head and cross-entropy over slices of the sequence, each rerun in backward (torch.chunk's split)."""
     batch, seq, width = hidden.shape
-    weight = Weight(f"{name}.weight", (vocab, width), tape.numerics.weights, Split.VOCAB, tied_to)
+    weight = tape.weight(f"{name}.weight", (vocab, width), Split.VOCAB, tied_to)
     step = -(-seq.value // chunks)
     lengths = [min(step, seq.value - start) for start in range(0, seq.value, step)]
     pieces = [Array("hidden slice", (batch, Size("c", length), width), hidden.dtype) for length in lengths]
@@ -38,15 +43,11 @@ def chunked_head(
     tape.operator("split", OperatorKind.POINTWISE, [split])
     for index, piece in enumerate(pieces):
         start = len(tape.body)
-        source = piece
-        if not tape.numerics.autocast and batch.value > 1:
-            # a slice of the sequence is not contiguous: F.linear copies it before it multiplies
-            source = Array("hidden slice, contiguous", piece.shape, piece.dtype)
-            tape.operator("slice", OperatorKind.POINTWISE, [Kernel("clone", (piece,), (source,), passes=(piece,))])
-        logits = tape.project(name, source, (weight,))
+        # a slice of the sequence is not contiguous: F.linear copies it before it multiplies
+        logits = tape.project(name, piece, (weight,), is_strided=batch.value > 1)
         goal = Array("labels slice", piece.shape[:2], DType.INT64)
         is_flat = batch.value == 1  # else flattening a slice of the sequence copies it
         flatten = Kernel("view" if is_flat else "clone", (labels,), (goal,), is_view=is_flat)
         tape.operator("labels", OperatorKind.POINTWISE, [flatten])
-        cross_entropy(tape, "loss", logits, goal)
+        cross_entropy(tape, "loss", logits, goal, is_mean=False)
         tape.region(f"loss slice {index}", start, (piece, labels), ())

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     import tokenizers
 
 BYTES = 256
+DIGEST_BYTES = 32  # of SHA-256
 #: Raised whenever the training below changes, so that no older cache file is taken for its result.
 TRAINING_VERSION = 1
 #: Characters tokenized at once. A token never spans two pieces; memory stays bounded on a large text.
@@ -67,6 +68,8 @@ class BpeTokenizer:
     """Byte-level BPE: the 256 bytes are its first ids, so no text is unknown to it."""
 
     model: tokenizers.Tokenizer
+    stored: Path | None = None
+    """where it is cached; what it makes of a text is kept beside it"""
 
     @property
     def vocab(self) -> int:
@@ -74,7 +77,18 @@ class BpeTokenizer:
         return self.model.get_vocab_size()
 
     def encode(self, text: str) -> NDArray[np.int32]:
-        """The text's token ids, shape [tokens]."""
+        """The text's token ids, shape [tokens]; read back where the same text was encoded before."""
+        if self.stored is None:
+            return self._encode(text)
+        name = f"{self.stored.stem}-{hashlib.sha256(text.encode()).hexdigest()[:16]}.ids"
+        path = self.stored.with_name(name)
+        ids = _read_ids(path)
+        if ids is None:
+            ids = self._encode(text)
+            _write(path, hashlib.sha256(ids.tobytes()).digest() + ids.tobytes())
+        return ids
+
+    def _encode(self, text: str) -> NDArray[np.int32]:
         pieces = [encoding.ids for piece in _pieces(text) for encoding in self.model.encode_batch_fast([piece])]
         return np.concatenate([np.array(ids, dtype=np.int32) for ids in pieces] or [np.empty(0, dtype=np.int32)])
 
@@ -105,7 +119,7 @@ def load_tokenizer(kind: TokenizerKind, text: str, vocab: int, cache: Path | Non
     if stored is None:
         stored = _train_bpe(text, vocab)
         _write_cache(path, stored)
-    return BpeTokenizer(_library().Tokenizer.from_str(stored))
+    return BpeTokenizer(_library().Tokenizer.from_str(stored), path)
 
 
 def default_cache() -> Path:
@@ -161,13 +175,27 @@ def _read_cache(path: Path) -> str | None:
 
 
 def _write_cache(path: Path, text: str) -> None:
-    """Store a tokenizer so that a reader at any instant sees the old file, the whole new one, or none."""
-    document = json.dumps({"sha256": _checksum(path, text), "tokenizer": text})
+    """Store a tokenizer with its checksum."""
+    _write(path, json.dumps({"sha256": _checksum(path, text), "tokenizer": text}).encode())
+
+
+def _read_ids(path: Path) -> NDArray[np.int32] | None:
+    """The ids stored at `path` behind their digest; None where there are none, or not all."""
+    try:
+        stored = path.read_bytes()
+    except OSError:
+        return None
+    digest, ids = stored[:DIGEST_BYTES], stored[DIGEST_BYTES:]
+    return np.frombuffer(ids, dtype=np.int32) if hashlib.sha256(ids).digest() == digest else None
+
+
+def _write(path: Path, document: bytes) -> None:
+    """Store a file so that a reader at any instant sees the old one, the whole new one, or none."""
     with contextlib.suppress(OSError):
         path.parent.mkdir(parents=True, exist_ok=True)
         handle, temporary = tempfile.mkstemp(prefix=f"{path.name}.", suffix=".tmp", dir=path.parent)
         try:
-            with open(handle, "w", encoding="utf-8") as file:
+            with open(handle, "wb") as file:
                 file.write(document)
             os.replace(temporary, path)
         except BaseException:

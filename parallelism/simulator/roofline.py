@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 
 from suite.case import Case
+from suite.layout import Layout
 from suite.parse import require
 from suite.record import TimeEstimate
 
@@ -22,8 +23,9 @@ def estimate_time(
     rate_flops_per_second: float | None,
     peak_flops_per_second: float | None,
     basis: str,
+    bubble: float = 0.0,
 ) -> TimeEstimate:
-    """Time of one optimizer step as `flops_executed / rate`, everything else left out.
+    """Time of one optimizer step as `flops_executed / rate` and the pipeline's bubble, everything else left out.
 
     case                    gives the tokens of a step, all ranks together
     flops_model             per rank and step, recomputation not counted (MFU)
@@ -32,6 +34,7 @@ def estimate_time(
     rate_flops_per_second   achieved, per rank; None: the datasheet peak stands in, and the basis says lower bound
     peak_flops_per_second   dense datasheet peak of the step's format; None: mfu and hfu are None
     basis                   where the rate comes from, in words; more is appended to it
+    bubble                  time that a pipeline rank waits, as a share of its compute time (bubble_share)
 
     With neither rate nor peak every figure is None and no part is named.
     Raises SpecError for FLOPs or rates that are not positive and finite, or flops_hardware < flops_model.
@@ -43,7 +46,8 @@ def estimate_time(
         notes.append(LOWER_BOUND)
     if rate is None:
         return TimeEstimate(None, None, None, None, None, basis="; ".join(filter(None, [basis, NO_RATE])))
-    step_seconds = flops_executed / rate
+    compute = flops_executed / rate
+    step_seconds = compute * (1 + bubble)
     notes.append(NO_COMMUNICATION)
     return TimeEstimate(
         step_seconds=step_seconds,
@@ -51,9 +55,20 @@ def estimate_time(
         tflops_per_gpu=flops_model / step_seconds / TERA,
         mfu=_utilization(flops_model, step_seconds, peak_flops_per_second),
         hfu=_utilization(flops_hardware, step_seconds, peak_flops_per_second),
-        parts_seconds={"compute": step_seconds, "exposed_communication": 0.0, "bubble": 0.0},
+        parts_seconds={"compute": compute, "exposed_communication": 0.0, "bubble": compute * bubble},
         basis="; ".join(filter(None, notes)),
     )
+
+
+def bubble_share(layout: Layout, micro_batches: int) -> float:
+    """Time a pipeline rank waits over the time it computes: (p - 1) / (v m), p ranks of v stages, m micro-batches.
+
+    GPipe, 1F1B and interleaved 1F1B (arXiv:2104.04473, section 2.2), passes of all stages taken to be equally long.
+    Schedules that split backward fill their bubbles with weight gradients, but for warm-up: 0 here, a lower bound.
+    """
+    if layout.schedule.splits_backward:
+        return 0.0
+    return (layout.pp - 1) / (layout.virtual_stages * micro_batches)
 
 
 def _utilization(flops: float, step_seconds: float, peak_flops_per_second: float | None) -> float | None:

@@ -12,7 +12,10 @@ from suite.share import WHOLE, Share
 from suite.spec import LOSS_CHUNKS, AttentionKernel, LossKernel, Workload
 from suite.tape import Backend, Numerics, Tape
 from suite.tape_attention import Heads, eager, flash, merge_heads, release, rotate
+from suite.tape_context import merge_spread_heads, spread_attention
+from suite.tape_dropout import dropout
 from suite.tape_loss import chunked_head, cross_entropy
+from suite.tape_tensor import enter, own_places, rows, vocabulary_rows
 
 
 @dataclass(frozen=True)
@@ -21,6 +24,8 @@ class _Sizes:
 
     b: Size
     s: Size
+    part: Size  # tokens a sequence between the regions that tensor parallelism divides
+    whole: Size  # tokens a sequence on all ranks together
     h: Size
     q: Size
     k: Size
@@ -42,11 +47,7 @@ def decoder_ledger(
     share: Share = WHOLE,
 ) -> Ledger:
     """The ledger of one micro-batch on a rank with that share: embedding, blocks, final norm, head with loss."""
-    sizes = _Sizes(
-        Size("b", workload.micro_batch), Size("s", workload.seq_len), Size("h", spec.hidden),
-        Size("a*d", spec.q_dim), Size("k*d", spec.kv_dim), Size("f", spec.ffn), Size("V", spec.vocab),
-        Size("a", spec.heads), Size("k", spec.kv_heads), Size("d", spec.head_dim), Size("r", spec.rotary_dim),
-    )  # fmt: skip
+    sizes = _sizes(spec, workload, share)
 
     def tape() -> Tape:
         return Tape(numerics, backend, workspace, share)
@@ -54,17 +55,17 @@ def decoder_ledger(
     ids = Array("token ids", (sizes.b, sizes.s), DType.INT64)
     labels = Array("labels", (sizes.b, sizes.s), DType.INT64)
     embedding = _embedding(tape(), spec, sizes, ids)
-    stream = Array("block input", (sizes.b, sizes.s, sizes.h), numerics.stream)
+    stream = Array("block input", (sizes.b, sizes.part, sizes.h), numerics.stream)
     kinds = {
         rerun: _block(tape(), spec, sizes, stream, workload.attention, recompute, rerun)
         for rerun in {recompute.covers_block(index) for index in range(spec.layers)}
     }
     blocks = [Placed(f"blocks.{index}", kinds[recompute.covers_block(index)]) for index in range(spec.layers)]
-    norm = _final_norm(tape(), spec, stream)
+    norm = _final_norm(tape(), spec, sizes, stream)
     assert norm.output is not None
     hidden = Array("final norm output", norm.output.shape, norm.output.dtype)
     head = _head(tape(), spec, sizes, hidden, labels, workload.loss)
-    buffers, shared = _rope_tables(spec, workload, numerics)
+    buffers, shared = _rope_tables(spec, sizes, numerics, share)
     return Ledger(
         segments=(Placed("", embedding), *blocks, Placed("", norm), Placed("", head)),
         loss=frozenset({head.name}),
@@ -74,18 +75,46 @@ def decoder_ledger(
     )
 
 
+def _sizes(spec: DecoderSpec, workload: Workload, share: Share) -> _Sizes:
+    seq = _tokens(workload, share)
+
+    def own(symbol: str, whole: int) -> Size:
+        return Size(symbol if share.tp == 1 else f"{symbol}/t", share.rows(whole))
+
+    return _Sizes(
+        Size("b", workload.micro_batch), seq, _over(seq, share.stream_parts), Size("s", workload.seq_len),
+        Size("h", spec.hidden),
+        own("a*d", spec.q_dim), own("k*d", spec.kv_dim), own("f", spec.ffn), own("V", spec.vocab),
+        own("a", spec.heads), own("k", spec.kv_heads), Size("d", spec.head_dim), Size("r", spec.rotary_dim),
+    )  # fmt: skip
+
+
+def _over(size: Size, parts: int) -> Size:
+    return size if parts == 1 else Size(f"{size.symbol}/t", size.value // parts)
+
+
 def _norm(tape: Tape, spec: DecoderSpec, name: str, x: Array) -> Array:
     return tape.layer_norm(name, x, spec.bias) if spec.norm is Norm.LAYERNORM else tape.rms_norm(name, x)
 
 
 def _embedding(tape: Tape, spec: DecoderSpec, sizes: _Sizes, ids: Array) -> Segment:
-    x = tape.embedding("embedding", ids, sizes.v, sizes.h)
+    x = vocabulary_rows(tape, "embedding", ids, sizes.v, sizes.h, sizes.part)
+    batch: tuple[Array, ...] = (ids,)
     if spec.position is Position.LEARNED:
-        table = tape.embedding(
-            "positions", tape.arange("places", sizes.s), Size("P", spec.max_positions), sizes.h, Split.NONE
-        )
+        whole = _places(tape, sizes)
+        places = own_places(tape, "own places", whole, sizes.part)
+        table = tape.embedding("positions", places, Size("P", spec.max_positions), sizes.h, Split.NONE)
         x = tape.add_broadcast("embedding and positions", x, table)
-    return Segment("embedding", tuple(tape.body), (), (ids,), x)
+        batch = (ids, whole) if tape.share.cp > 1 else batch
+    x = dropout(tape, "dropout", x, spec.dropout, sizes.whole)
+    return Segment("embedding", tuple(tape.body), (), batch, x)
+
+
+def _places(tape: Tape, sizes: _Sizes) -> Array:
+    """Positions of the rank's tokens: made in every pass, or held for good where they are a part of the sequence's."""
+    if tape.share.cp == 1:
+        return tape.arange("places", sizes.s)
+    return Array("places", (sizes.s,), DType.INT64)
 
 
 def _block(
@@ -100,9 +129,11 @@ def _block(
     """x + attention(norm(x)), then x + mlp(norm(x)); as one region if the whole block is rerun in backward."""
     normed = _norm(tape, spec, "attention_norm", x)
     mixed = _attention(tape, spec, sizes, normed, kernel, recompute)
+    mixed = dropout(tape, "attention_dropout", mixed, spec.dropout, sizes.whole)
     middle = tape.add("residual after attention", x, mixed)
     normed = _norm(tape, spec, "mlp_norm", middle)
-    out = tape.add("block output", middle, _mlp(tape, spec, sizes, normed))
+    mixed = dropout(tape, "mlp_dropout", _mlp(tape, spec, sizes, normed), spec.dropout, sizes.whole)
+    out = tape.add("block output", middle, mixed)
     if rerun:
         tape.region("block", 0, (x,), (out,))
     return Segment("block", tuple(tape.body), (x,), (), out)
@@ -111,8 +142,10 @@ def _block(
 def _attention(
     tape: Tape, spec: DecoderSpec, sizes: _Sizes, x: Array, kernel: AttentionKernel, recompute: Recompute
 ) -> Array:
+    whole = enter(tape, "attention", x, sizes.s)
+
     def project(name: str, width: Size) -> Array:
-        return tape.linear(f"attention.{name}", x, width, spec.projection_bias, Split.COLUMN)
+        return tape.linear(f"attention.{name}", whole, width, spec.projection_bias, Split.COLUMN)
 
     q, k, v = project("wq", sizes.q), project("wk", sizes.k), project("wv", sizes.k)
     start = len(tape.body)
@@ -121,36 +154,46 @@ def _attention(
         turned_q = rotate(tape, "attention.rope q", q, sizes.heads, sizes.r, sizes.d)
         turned_k = rotate(tape, "attention.rope k", k, sizes.kv_heads, sizes.r, sizes.d)
     heads = Heads(turned_q, turned_k, v, sizes.heads, sizes.kv_heads, sizes.d)
-    is_flash = kernel is AttentionKernel.FLASH
-    out = (flash if is_flash else eager)(tape, "attention.core", heads)
+    out = _core(tape, heads, kernel)
     release(tape, "attention.core returns", q, k, v)
     if recompute.kind is RecomputeKind.SELECTIVE:
         tape.region("attention.core", start, (q, k, v), (out,))
-    merged = merge_heads(
-        tape,
-        "attention.core output, contiguous",
-        out,
-        contiguous=is_flash or min(sizes.heads.value, sizes.s.value) == 1,
-    )
-    y = tape.linear("attention.wo", merged, sizes.h, spec.bias, Split.ROW)
-    release(tape, "attention returns", x, out)
+    merged = _merge(tape, sizes, out, kernel)
+    y = rows(tape, "attention.wo", merged, sizes.h, spec.bias, sizes.part)
+    release(tape, "attention returns", x, whole, out)
     return y
+
+
+def _core(tape: Tape, heads: Heads, kernel: AttentionKernel) -> Array:
+    if tape.share.cp > 1:
+        return spread_attention(tape, "attention.core", heads, kernel)
+    return (flash if kernel is AttentionKernel.FLASH else eager)(tape, "attention.core", heads)
+
+
+def _merge(tape: Tape, sizes: _Sizes, x: Array, kernel: AttentionKernel) -> Array:
+    name = "attention.core output, contiguous"
+    if tape.share.cp > 1:
+        return merge_spread_heads(tape, name, x, sizes.heads, kernel)
+    contiguous = kernel is AttentionKernel.FLASH or min(sizes.heads.value, sizes.s.value) == 1
+    return merge_heads(tape, name, x, contiguous)
 
 
 def _mlp(tape: Tape, spec: DecoderSpec, sizes: _Sizes, x: Array) -> Array:
+    whole = enter(tape, "mlp", x, sizes.s)
     if spec.activation is Activation.GELU:
-        wide = tape.gelu("mlp.gelu", tape.linear("mlp.up", x, sizes.f, spec.bias, Split.COLUMN))
+        wide = tape.gelu("mlp.gelu", tape.linear("mlp.up", whole, sizes.f, spec.bias, Split.COLUMN))
     else:
-        gate = tape.silu("mlp.silu", tape.linear("mlp.gate", x, sizes.f, spec.bias, Split.COLUMN))
-        wide = tape.mul("mlp.mul", gate, tape.linear("mlp.up", x, sizes.f, spec.bias, Split.COLUMN))
-    y = tape.linear("mlp.down", wide, sizes.h, spec.bias, Split.ROW)
-    release(tape, "mlp returns", x)
+        gate = tape.silu("mlp.silu", tape.linear("mlp.gate", whole, sizes.f, spec.bias, Split.COLUMN))
+        wide = tape.mul("mlp.mul", gate, tape.linear("mlp.up", whole, sizes.f, spec.bias, Split.COLUMN))
+    y = rows(tape, "mlp.down", wide, sizes.h, spec.bias, sizes.part)
+    release(tape, "mlp returns", x, whole)
     return y
 
 
-def _final_norm(tape: Tape, spec: DecoderSpec, x: Array) -> Segment:
-    y = _norm(tape, spec, "norm", x)
-    release(tape, "trunk returns", x)
+def _final_norm(tape: Tape, spec: DecoderSpec, sizes: _Sizes, x: Array) -> Segment:
+    normed = _norm(tape, spec, "norm", x)
+    y = enter(tape, "head", normed, sizes.s)
+    release(tape, "trunk returns", x, normed)
     return Segment("final norm", tuple(tape.body), (x,), (), y)
 
 
@@ -165,15 +208,21 @@ def _head(tape: Tape, spec: DecoderSpec, sizes: _Sizes, hidden: Array, labels: A
     return Segment("head", tuple(tape.body), (hidden,), (labels,), None)
 
 
+def _tokens(workload: Workload, share: Share) -> Size:
+    """The rank's tokens of a sequence."""
+    return Size("s" if share.cp == 1 else "s/cp", workload.seq_len // share.cp)
+
+
 def _rope_tables(
-    spec: DecoderSpec, workload: Workload, numerics: Numerics
+    spec: DecoderSpec, sizes: _Sizes, numerics: Numerics, share: Share
 ) -> tuple[tuple[Array, ...], tuple[Array, ...]]:
-    """The cosine and sine tables (buffers), and the step's copies of them where its type is not fp32."""
+    """The cosine and sine tables (buffers), and the step's copies of them: where its type is not fp32, or where the
+    rank's rows are gathered."""
     if spec.position is not Position.ROPE:
         return (), ()
     half = Size("r/2", spec.rotary_dim // 2)
     buffers = tuple(Array(f"rope.{name}", (Size("P", spec.max_positions), half), DType.FP32) for name in ("cos", "sin"))
-    if numerics.compute is DType.FP32:
+    if numerics.compute is DType.FP32 and share.cp == 1:
         return buffers, ()
-    seq = Size("s", workload.seq_len)
-    return buffers, tuple(Array(f"rope {name} of this step", (seq, half), numerics.compute) for name in ("cos", "sin"))
+    shape = (sizes.s, half)
+    return buffers, tuple(Array(f"rope {name} of this step", shape, numerics.compute) for name in ("cos", "sin"))

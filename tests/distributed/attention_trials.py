@@ -11,9 +11,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from parallelism.ring_attention import ring_attention
-from parallelism.sequence_shards import sequence_positions
 from parallelism.ulysses import ulysses_attention
 from suite.layout import ContextMethod
+from suite.sequence_shards import sequence_positions
 from suite.spec import AttentionKernel
 
 BATCH, SEQ_LEN, WIDTH = 2, 24, 6  # 24 is 2 n chunks for n = 2, 3, 4

@@ -102,6 +102,9 @@ PRODUCTS = [
     run_of("gpt", pipeline("interleaved-zero-bubble", fsdp=2, virtual_stages=3, **KEEP), 6),
     run_of("gpt", pipeline("zbv", fsdp=2, **KEEP), 3),
     run_of("llama-tied", pipeline("dualpipev", fsdp=2, **KEEP, **recompute("every-2")), 6, "chunked"),
+    run_of("gpt", pipeline("1f1b", fsdp=2, dp=2), 3),
+    run_of("gpt", pipeline("1f1b", dp=2, zero=1), 3),
+    run_of("llama-tied", pipeline("zbv", dp=2, zero=1, **recompute("selective")), 2),
 ]
 TENSOR = [
     run_of("gpt", pipeline("1f1b", tp=2), 3, "chunked"),

@@ -16,11 +16,11 @@ from torch import Tensor, nn
 from parallelism.checkpointing import CHECKPOINTING
 from parallelism.context import CONTEXT, context_messages, is_balanced
 from parallelism.mesh import build_mesh
-from parallelism.sequence_shards import shard_sequence
 from suite.case import Case
 from suite.collectives import Call, Collective, tally
 from suite.layout import ContextMethod, Layout, Recompute
 from suite.models.decoder_module import Decoder
+from suite.sequence_shards import shard_sequence
 from suite.spec import AttentionKernel, Precision, Workload
 from tests.distributed.plans import FORMS, single_process
 from tests.distributed.ranks import run_jobs, run_on_ranks

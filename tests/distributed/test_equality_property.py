@@ -13,7 +13,8 @@ from hypothesis import HealthCheck, Phase, given, note, settings
 from hypothesis import strategies as st
 
 from suite.case import Case
-from suite.layout import Layout, Recompute, Reduction
+from suite.case_rules import sequence_parts
+from suite.layout import ContextMethod, Layout, Recompute, Reduction
 from suite.models.decoder import Activation, DecoderSpec, Norm, Position
 from suite.spec import AttentionKernel, LossKernel, OptimizerKind, Precision, Workload
 from tests.distributed.differences import are_same_bits
@@ -46,6 +47,7 @@ def models(draw: st.DrawFn) -> DecoderSpec:
         bias=draw(st.booleans()),
         qkv_bias=draw(st.booleans()),
         tied=draw(st.booleans()),
+        dropout=draw(st.sampled_from((0.0, 0.1))),
         name="drawn",
     )
 
@@ -65,15 +67,43 @@ def sharded_layouts(draw: st.DrawFn) -> Layout:
 
 
 @st.composite
+def divided_layouts(draw: st.DrawFn) -> Layout:
+    """Tensor parallelism alone, and beside replicas, FSDP2 and context parallelism."""
+    beside = draw(st.sampled_from([{}, {"tp": 4}, {"dp": 2}, {"fsdp": 2}, {"cp": 2}]))
+    return Layout(
+        **({"tp": 2} | beside),
+        sequence_parallel=draw(st.booleans()),
+        context=draw(st.sampled_from(ContextMethod)),
+        load_balance=draw(st.booleans()),
+    )
+
+
+def made_to_fit(model: DecoderSpec, seq_len: int, layout: Layout) -> tuple[DecoderSpec, int]:
+    """The model and the sequence made wide and long enough for the layout's rules."""
+    ranks, parts = layout.tp * layout.cp, sequence_parts(layout)
+    wider = replace(
+        model,
+        heads=model.heads * ranks,
+        kv_heads=model.kv_heads * ranks,
+        ffn=model.ffn * layout.tp,
+        vocab=model.vocab + 2 * ranks,
+        max_positions=model.max_positions + parts,
+    )
+    return wider, -(-seq_len // parts) * parts
+
+
+@st.composite
 def cases(draw: st.DrawFn) -> Case:
-    """Models under data-parallel or sharded layouts of up to 4 ranks, with every workload's choices."""
+    """Models under data-parallel, sharded or divided layouts of up to 4 ranks, with every workload's choices."""
     layout = replace(
-        draw(st.builds(Layout, dp=st.integers(1, 4)) | sharded_layouts()),
+        draw(st.builds(Layout, dp=st.integers(1, 4)) | sharded_layouts() | divided_layouts()),
         reduction=draw(st.sampled_from(Reduction)),
         recompute=Recompute.parse(draw(st.sampled_from(("none", "selective", "full", "every-2", "every-3")))),
     )
+    # of one token alone, attention has no gradient
+    model, seq_len = made_to_fit(draw(models()), draw(st.integers(4, 12)), layout)
     workload = Workload(
-        seq_len=draw(st.integers(4, 12)),  # of one token alone, attention has no gradient
+        seq_len=seq_len,
         micro_batch=draw(st.integers(1, 2)),
         micro_batches=draw(st.integers(1, 3)),
         precision=Precision.FP32,
@@ -81,7 +111,7 @@ def cases(draw: st.DrawFn) -> Case:
         attention=draw(st.sampled_from(AttentionKernel)),
         loss=draw(st.sampled_from(LossKernel)),
     )
-    return case_of(draw(models()), layout, workload, learning_rate=1e-2)
+    return case_of(model, layout, workload, learning_rate=1e-2)
 
 
 @settings(

@@ -8,13 +8,17 @@ from functools import partial
 from typing import Any
 
 import pytest
+import torch
+from torch.distributed.tensor import DTensor
 from torch.profiler import ProfilerActivity, profile
 
 from parallelism.building import make_trainer
 from parallelism.mesh import build_mesh, hsdp_mesh, shard_mesh
+from parallelism.strategies import parallelize
+from parallelism.training import build_model
 from suite.case import Case
 from suite.layout import Layout, Recompute, ReduceType, Reduction
-from suite.spec import Workload
+from suite.spec import Precision, Workload
 from tests.distributed.differences import are_same_bits
 from tests.distributed.judgement import differences
 from tests.distributed.plans import FORMS, GLOBAL_BATCH, NUMERICS, case_of, single_process
@@ -123,6 +127,49 @@ def test_knobs_change_nothing_that_is_computed(choice: dict[str, Any], traces: d
 def test_checkpointing_changes_no_bit(choice: dict[str, Any], traces: dict[Run, Trace]) -> None:
     case, double = knobs_case(choice), is_double(choice)
     assert are_same_bits(traces[case, double], traces[stored(case), double])
+
+
+#: beside the axes that split a sequence or a matrix, on four and on eight ranks
+OTHER_AXES = [
+    Layout(fsdp=2, tp=2, forward_prefetch=1, backward_prefetch=0),
+    Layout(fsdp=2, cp=2, reshard_after_forward=2),
+    Layout(dp=2, fsdp=2, cp=2, reduction=Reduction.MICRO_BATCH),
+    Layout(dp=2, fsdp=2, tp=2, backward_prefetch=2, reduction=Reduction.MICRO_BATCH),
+]
+
+
+@pytest.mark.parametrize("layout", OTHER_AXES, ids=str)
+def test_knobs_change_nothing_beside_other_axes(layout: Layout) -> None:
+    numerics = NUMERICS["fp64-adamw"]
+    workload = Workload(
+        seq_len=8, micro_batch=3, micro_batches=2, precision=numerics.precision, optimizer=numerics.optimizer
+    )
+    case = case_of(FORMS["llama-gqa"], layout, workload, numerics.learning_rate)
+    trace = merged(run_on_ranks(layout.world_size, partial(record, case, double=True)))
+    reference = merged(run_on_ranks(1, partial(record, single_process(case), double=True)))
+    assert not differences(trace, reference, case, is_double=True)
+
+
+def stage_gradients(layout: Layout, rank: int) -> dict[str, torch.Tensor]:
+    """Whole gradients of a middle stage, without embedding or head, on this rank's half of a stream."""
+    case = case_of(FORMS["llama-gqa"], layout, Workload(seq_len=8, precision=Precision.FP32), 1e-3)
+    model = build_model(case, CPU).double()
+    model.embedding = model.norm = model.head = None
+    stream = torch.randn(2, 8, case.model.hidden, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    stage = parallelize(model, build_mesh(layout, "cpu"), case)
+    mine = stream.chunk(layout.data_ranks)[rank].requires_grad_()  # as what a stage receives does
+    stage(mine).square().mean().backward()
+    found = {name: item.grad for name, item in stage.named_parameters() if item.grad is not None}
+    return {name: item.full_tensor() if isinstance(item, DTensor) else item for name, item in found.items()}
+
+
+def test_a_stage_without_embedding_or_head_is_sharded_as_well() -> None:
+    """Its root has no parameters of its own."""
+    sharded, *_ = run_on_ranks(2, partial(stage_gradients, Layout(fsdp=2, forward_prefetch=1, backward_prefetch=2)))
+    (whole,) = run_on_ranks(1, partial(stage_gradients, Layout()))
+    assert sharded.keys() == whole.keys()
+    for name, gradient in whole.items():
+        torch.testing.assert_close(sharded[name], gradient, rtol=1e-10, atol=1e-15)
 
 
 def prefetches(layout: Layout, rank: int) -> list[str]:

@@ -44,6 +44,9 @@ CASES = [
     pipeline(NARROW | {"heads": 4, "kv_heads": 2}, "1f1b", 2, tp=2, workload={"micro_batch": 2}),
     pipeline(NARROW | {"heads": 4, "kv_heads": 2}, "zbv", 3, tp=2, sequence_parallel=False),
     pipeline(NARROW, "dualpipev", 4, cp=2),
+    pipeline(GPT, "1f1b", 3, fsdp=2, dp=2),
+    pipeline(GPT, "1f1b", 3, dp=2, zero=1),
+    pipeline(GPT, "zbv", 3, dp=2, zero=1),
 ]  # fmt: skip
 
 
@@ -51,7 +54,7 @@ CASES = [
 def heard() -> dict[Case, tuple[list[Sample], ...]]:
     """Every case's samples, rank by rank."""
     found: dict[Case, tuple[list[Sample], ...]] = {}
-    for ranks in (2, 3, 4):
+    for ranks in (2, 3, 4, 8):
         cases = [case for case in CASES if case.layout.world_size == ranks]
         runs = run_jobs(ranks, [partial(measure, case) for case in cases], deadline_s=120.0)
         found |= {case: run.result() for case, run in zip(cases, runs, strict=True)}

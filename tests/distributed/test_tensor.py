@@ -125,6 +125,8 @@ TRIALS = [
     Trial(TIED, tp(2, dp=2, bucket_mib=1), "bf16-adamw"),
     Trial(GPT, tp(2, cp=2), dropout=0.1, micro_batches=2, recompute="full"),
     Trial(LLAMA, tp(2, cp=2, context=ContextMethod.ULYSSES, **WHOLE), "fp32-sgd", dropout=0.1, loss="chunked"),
+    Trial(GPT, tp(2, pp=2), dropout=0.1, micro_batches=4, recompute="full"),
+    Trial(LLAMA, tp(2, pp=2, **WHOLE), "fp32-sgd", micro_batches=4, loss="chunked"),
     Trial(GPT, tp(2, fsdp=2, dp=2), dropout=0.1),
 ]
 

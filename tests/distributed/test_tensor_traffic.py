@@ -38,6 +38,7 @@ CASES = [
     case_of(LLAMA, {"tp": 2, "fsdp": 2, "reshard_after_forward": False, **WHOLE}, **BF16),
     case_of(GPT, {"tp": 2, "dp": 2}, 2),
     case_of(LARGE, {"tp": 2, "dp": 2, "bucket_mib": 1, "reduction": "micro-batch"}, 2, **BF16),
+    case_of(LLAMA, {"tp": 2, "pp": 2, "recompute": "every-2"}, 4),
     case_of(LLAMA, {"tp": 2, "cp": 2}, seq_len=16, loss="chunked"),
     case_of(GPT, {"tp": 2, "fsdp": 2, "dp": 2}, 2),
 ]

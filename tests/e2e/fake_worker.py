@@ -26,6 +26,8 @@ def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("case", type=Path)
     parser.add_argument("--out", type=Path)
+    parser.add_argument("--timeout", type=float)
+    parser.add_argument("--rows", default="gathered")
     options = parser.parse_args()
     case = case_from(json.loads(options.case.read_text()))
     rank = int(os.environ["RANK"])

@@ -193,7 +193,11 @@ def test_the_ends_of_a_run(
 def test_a_case_for_two_machines_is_skipped(tmp_path: Path) -> None:
     measurement = launcher().run(case_of("ok", nodes=2), tmp_path / "case")
     assert measurement.outcome is Outcome.SKIPPED
-    assert measurement.reason == "cluster.nodes: 2 machines; this launcher starts ranks on one"
+    assert measurement.reason == (
+        "cluster.nodes: 2 machines; give --rdzv HOST:PORT and run the same command on each, or run on each:"
+        " torchrun --nnodes 2 --nproc-per-node 1 --rdzv-backend c10d --rdzv-endpoint HOST:PORT"
+        f" -m {MODULE} CASE.json --out FOLDER"
+    )
     assert not (tmp_path / "case").exists()
 
 

@@ -32,6 +32,21 @@ def test_the_fused_kernel_holds_a_tile_of_scores_a_thread(seq: int, rows: int, c
     assert backward == 2 * 4 * (2 * rows * columns + rows)
 
 
+def test_the_fused_kernels_tile_is_as_wide_as_the_keys_are_many() -> None:
+    """100 queries, 40 keys in fp32: 32 rows by 40 columns."""
+    forward, backward = CpuWorkspace(1).attention(1, 1, 1, seq=100, width=16, nbytes=4, keys=40)
+    assert (forward, backward) == (4 * (32 * 40 + 32 + 32 + 32 * 16), 4 * (2 * 32 * 40 + 32))
+
+
+def test_what_is_packed_are_keys_and_values() -> None:
+    """128 queries and 64 keys are packed like 64 of both: 64 keys of 8 and as many values."""
+    sizes = {"batch": 2, "heads": 4, "kv_heads": 2, "width": 8, "nbytes": 2}
+    many, alike = (CpuWorkspace(1, tiles=True).attention(**sizes, seq=seq, keys=64) for seq in (128, 64))
+    assert many == alike
+    few = CpuWorkspace(1, tiles=True).attention(**sizes, seq=128, keys=63)
+    assert few == CpuWorkspace(1, tiles=False).attention(**sizes, seq=128, keys=63)
+
+
 def test_bf16_tiles_are_halved_once_more_and_packed_where_the_processor_has_tiles() -> None:
     """64 tokens: a tile is 32 by 64. Packed: keys and values whole, and a transposed tile of keys a thread."""
     sizes = {"batch": 2, "heads": 4, "kv_heads": 2, "seq": 64, "width": 8, "nbytes": 2}

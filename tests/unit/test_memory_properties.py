@@ -96,6 +96,30 @@ def test_larger_models_never_need_less(
 
 
 @settings(max_examples=25, deadline=None)
+@given(
+    model=MODELS, grid=st.sampled_from([(1, 2), (1, 4), (2, 3), (4, 2)]), precision=PRECISIONS, recompute=RECOMPUTE,
+    micro_batches=st.integers(1, 4), forward=st.integers(0, 3), backward=st.integers(0, 3),
+)  # fmt: skip
+def test_what_fsdp2_is_told_to_hold_it_pays_for(
+    model: str, grid: tuple[int, int], precision: str, recompute: str, micro_batches: int, forward: int, backward: int
+) -> None:
+    """Deeper prefetch and whole gradients never need less; with one micro-batch there is nothing to keep; replicas of
+    shards change no state."""
+    usual = {"dp": grid[0], "fsdp": grid[1], "recompute": recompute}
+
+    def of(**layout: Any) -> MemoryModel:
+        return model_of(model, usual | layout, precision=precision, micro_batches=micro_batches)
+
+    depths = {"forward_prefetch": forward, "backward_prefetch": backward}
+    assert of(**depths).peak_bytes() <= of(**depths | {"forward_prefetch": forward + 1}).peak_bytes()
+    assert of(**depths).peak_bytes() <= of(**depths | {"backward_prefetch": backward + 1}).peak_bytes()
+    each, once = (of(reduction=reduction).peak_bytes() for reduction in ("micro-batch", "step"))
+    assert each <= once
+    assert micro_batches > 1 or each == once
+    assert states(of().estimate()) == states(of(dp=1).estimate())
+
+
+@settings(max_examples=25, deadline=None)
 @given(model=MODELS, precision=PRECISIONS, attention=ATTENTION, every=st.integers(1, 4), ranks=st.integers(1, 3))
 def test_more_recomputation_never_keeps_more(
     model: str, precision: str, attention: str, every: int, ranks: int

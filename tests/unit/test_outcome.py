@@ -114,6 +114,42 @@ def test_stopped_by_a_limit(stopped: Outcome, reason: str) -> None:
     assert judge(logs, Ending(stopped=stopped, limit_s=5.0)) == (stopped, reason)
 
 
+@pytest.mark.parametrize(
+    "logs, silence",
+    [
+        (
+            [RankLog(0, heartbeat="a", row_time=95.5), RankLog(1, heartbeat="b", row_time=94.0)],
+            "; silent for longest: rank 1, 6.0 s",
+        ),
+        ([RankLog(0, heartbeat="a", row_time=95.0), RankLog(1)], "; rank 1 has written no row at all"),
+        (
+            [RankLog(0, heartbeat="a", row_time=90.0, done=True), RankLog(1, heartbeat="b", row_time=99.0)],
+            "; silent for longest: rank 1, 1.0 s",
+        ),
+        ([RankLog(0, heartbeat="a", row_time=90.0, done=True)], ""),
+    ],
+)
+def test_the_rank_that_was_silent_for_longest(logs: list[RankLog], silence: str) -> None:
+    outcome, reason = judge(logs, Ending(stopped=Outcome.HANG, limit_s=5.0, time=100.0))
+    assert outcome is Outcome.HANG
+    last = ", ".join(f"rank {log.rank} {'was done' if log.done else repr(log.heartbeat)}" for log in logs)
+    assert reason == f"no new row from any rank for 5 s; last: {last}{silence}"
+
+
+def test_of_many_ranks_a_few_are_told_and_the_silent_one() -> None:
+    logs = [RankLog(rank, heartbeat="step 3", row_time=90.0 + rank) for rank in range(64)]
+    _, reason = judge(logs, Ending(stopped=Outcome.TIMEOUT, limit_s=60.0, time=200.0))
+    assert reason.endswith("rank 7 'step 3', 56 more; silent for longest: rank 0, 110.0 s")
+
+
+def test_a_machine_that_went_away_is_the_reason_for_what_its_peers_met() -> None:
+    logs = [died(0, 1, failure=says(CLOSED, 40.0)), RankLog(1, heartbeat="step 3")]
+    gone = "rank 1: node 1 (10.0.0.2) is gone (connection closed)"
+    assert judge(logs, Ending(lost=(gone,))) == (Outcome.FAILED, gone)
+    logs[0] = died(0, 1, failure=says("asked for 8 GiB", 39.0, FailureKind.OOM))
+    assert judge(logs, Ending(lost=(gone,))) == (Outcome.OOM, "rank 0: asked for 8 GiB")
+
+
 def test_no_rank_started() -> None:
     logs = [RankLog(0), RankLog(1)]
     assert judge(logs, Ending(launcher_line="RuntimeError: no rendezvous")) == (

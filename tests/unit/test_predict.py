@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +30,7 @@ def case(device: str = "h100-sxm", layout: dict[str, Any] | None = None, **workl
 
 
 def time_of(of: Case, rates: MatrixRates | None = None) -> TimeEstimate:
-    return Predictor(rates).time(of, MemoryModel(of).ledger)
+    return Predictor(rates).time(of, MemoryModel(of))
 
 
 def seconds_of(of: Case, rates: MatrixRates | None = None) -> float:
@@ -163,3 +164,21 @@ def test_a_device_that_is_not_known_is_refused() -> None:
 
 def test_fp32_and_bf16_run_at_their_own_rates() -> None:
     assert seconds_of(case(precision="bf16-mixed")) < seconds_of(case()) / 5
+
+
+@pytest.mark.parametrize("layout", [{"tp": 4}, {"cp": 2}, {"pp": 2}, {"fsdp": 2}])
+def test_ranks_share_the_models_flops(layout: dict[str, int]) -> None:
+    """One sequence for each data rank: what a rank is credited with is its part of one process's figure."""
+    work = {"seq_len": 256, "precision": "fp32", "micro_batches": 2}
+
+    def figures(settings: dict[str, int]) -> tuple[float, float]:
+        of = case_from({"model": "gpt-1m", "layout": settings, "workload": work, "cluster": {"device": "h100-sxm"}})
+        time = Predictor().time(of, MemoryModel(of))
+        assert time.tflops_per_gpu is not None
+        assert time.step_seconds is not None
+        return time.tflops_per_gpu * time.step_seconds, time.parts_seconds["compute"]
+
+    (alone, alone_seconds), (shared, seconds) = figures({}), figures(layout)
+    ranks = math.prod(layout.values()) if "fsdp" not in layout else 1
+    assert shared == pytest.approx(alone / ranks)
+    assert alone_seconds / ranks <= seconds * (1 + 1e-9) <= alone_seconds * (1 + 1e-9)

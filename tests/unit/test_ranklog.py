@@ -20,7 +20,7 @@ def test_a_rank_that_said_nothing(tmp_path: Path) -> None:
     log = read_rank(tmp_path, 3)
     assert (log.rank, log.samples, log.heartbeat, log.environment) == (3, (), "", {})
     assert (log.failure, log.skipped, log.exit) == (None, None, None)
-    assert (log.done, log.stderr_tail, log.fault) == (False, "", "")
+    assert (log.done, log.stderr_tail, log.fault, log.row_time) == (False, "", "", 0.0)
 
 
 def test_rows_are_read_while_the_rank_still_writes(tmp_path: Path) -> None:
@@ -33,6 +33,7 @@ def test_rows_are_read_while_the_rank_still_writes(tmp_path: Path) -> None:
     log = read_rank(tmp_path, 1)  # nothing was closed: every row is flushed
     assert log.samples == (SAMPLE, BARE)
     assert log.heartbeat == "step 1"
+    assert log.row_time == rows_path(tmp_path, 1).stat().st_mtime > 1.7e9
     assert log.environment == {"device": "cpu", "threads": 1}
     assert not log.done
     writer.done()

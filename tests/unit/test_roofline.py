@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import pytest
 
-from parallelism.simulator.roofline import estimate_time
+from parallelism.simulator.roofline import bubble_share, estimate_time
 from suite.case import Case, case_from
+from suite.layout import Layout, Schedule
 from suite.parse import SpecError
 
 pytestmark = pytest.mark.unit
@@ -90,3 +92,18 @@ def test_senseless_numbers_are_refused(
 ) -> None:
     with pytest.raises(SpecError, match=message):
         estimate_time(case, *numbers, "")
+
+
+@pytest.mark.parametrize(
+    "settings, micro_batches, share",
+    [
+        ({}, 4, 0.0),
+        ({"pp": 4, "schedule": Schedule.GPIPE}, 8, 3 / 8),
+        ({"pp": 4}, 8, 3 / 8),
+        ({"pp": 4, "schedule": Schedule.INTERLEAVED, "virtual_stages": 3}, 8, 1 / 8),
+        ({"pp": 4, "schedule": Schedule.ZBV, "virtual_stages": 2}, 8, 0.0),
+    ],
+)
+def test_the_bubble_is_that_of_the_textbook(settings: dict[str, Any], micro_batches: int, share: float) -> None:
+    """Narayanan et al. (arXiv:2104.04473), section 2.2: (p - 1) / m, and a v-th of it interleaved."""
+    assert bubble_share(Layout(**settings), micro_batches) == share

@@ -7,8 +7,8 @@ from itertools import chain
 import numpy as np
 import pytest
 
-from parallelism.sequence_shards import causal_pairs, ring_products, sequence_positions, shard_sequence
 from suite.parse import SpecError
+from suite.sequence_shards import causal_pairs, ring_products, sequence_positions, shard_sequence
 
 pytestmark = pytest.mark.unit
 

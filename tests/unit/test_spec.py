@@ -18,6 +18,7 @@ from suite.layout import (
     Recompute,
     RecomputeKind,
     ReduceType,
+    Reduction,
     Schedule,
     StageSplit,
 )
@@ -112,6 +113,12 @@ def test_context_ranks_average_gradients_or_share_the_shards() -> None:
         ({"pp": 2, "schedule": Schedule.INTERLEAVED}, "virtual_stages(1); it takes 2 or more: "),
         ({"pp": 2, "virtual_stages": 2}, "schedule(1f1b) with virtual_stages(2); it takes 1: "),
         ({"virtual_stages": 2}, "virtual_stages(2) with pp(1): "),
+        (
+            {"pp": 2, "fsdp": 2, "schedule": Schedule.ZBV, "virtual_stages": 2},
+            "reshard_after_forward(True): the weights' part of backward looks for",
+        ),
+        ({"pp": 2, "fsdp": 4, "reshard_after_forward": 2}, "reshard_after_forward(2) with pp(2): FSDP2 makes each"),
+        ({"pp": 2, "reduction": Reduction.MICRO_BATCH}, "reduction(micro-batch) with pp(2): torch's stages reduce"),
         ({"pp": 2, "stage_split": StageSplit((1, 2, 3), False)}, "stage_split(1-2-3) with pp(2) * virtual_stages(1): "),
         ({"fsdp": 4, "reshard_after_forward": 3}, "reshard_after_forward(3) with fsdp(4)"),
         ({"fsdp": 4, "reshard_after_forward": 4}, "reshard_after_forward(4) with fsdp(4)"),
@@ -128,6 +135,16 @@ def test_context_ranks_average_gradients_or_share_the_shards() -> None:
         ({"bucket_mib": 1}, "bucket_mib(1) with dp(1) with fsdp(1) with zero(0): "),
         ({"offload": Offload.OPTIMIZER, "dp": 2}, "offload(optimizer) with zero(0) with fsdp(1): "),
         ({"offload": Offload.PARAMETERS, "dp": 2, "zero": 2}, "offload(parameters) with zero(2) with fsdp(1): "),
+        ({"zero": 3}, "zero(3) with engine(auto) with dp(1): it shards over data-parallel ranks"),
+        ({"engine": Engine.DEEPSPEED}, "zero(0) with engine(deepspeed) with dp(1): it shards over"),
+        (
+            {"dp": 2, "zero": 2, "reduction": Reduction.MICRO_BATCH},
+            "reduction(micro-batch) with zero(2) with engine(auto): its stage decides",
+        ),
+        (
+            {"dp": 2, "engine": Engine.DEEPSPEED, "bucket_mib": 1},
+            "bucket_mib(1) with zero(0) with engine(deepspeed): its all-reduce has a bucket of 5e8 elements",
+        ),
         ({"bucket_mib": -1}, "layout.bucket_mib: must not be negative, got -1"),
     ],
 )

@@ -146,6 +146,12 @@ def test_cache_is_keyed_by_what_trained_it(tmp_path: Path, monkeypatch: pytest.M
     assert len(list(tmp_path.iterdir())) == 3
 
 
+def forget_ids(folder: Path) -> None:
+    """Encoded texts would be read back, whatever the tokenizer."""
+    for path in folder.glob("*.ids"):
+        path.unlink()
+
+
 @pytest.mark.parametrize(
     "damage",
     ["", "{", "[]", "{}", "null", '{"tokenizer": 1, "sha256": ""}', "\udcff", "[" * 10**5, "half"],
@@ -153,24 +159,26 @@ def test_cache_is_keyed_by_what_trained_it(tmp_path: Path, monkeypatch: pytest.M
 )
 def test_damaged_cache_is_trained_anew(tmp_path: Path, damage: str) -> None:
     expected = load_tokenizer(BPE, PROSE, 300, tmp_path).encode(PROSE)
-    (file,) = tmp_path.iterdir()
+    (file,) = tmp_path.glob("*.json")
     whole = file.read_bytes()
     file.write_bytes(whole[: len(whole) // 2] if damage == "half" else damage.encode(errors="surrogateescape"))
+    forget_ids(tmp_path)
     np.testing.assert_array_equal(load_tokenizer(BPE, PROSE, 300, tmp_path).encode(PROSE), expected)
     assert file.read_bytes() == whole
 
 
 def test_altered_and_misplaced_cache_files_are_refused(tmp_path: Path) -> None:
     expected = load_tokenizer(BPE, PROSE, 300, tmp_path).encode(PROSE)
-    (file,) = tmp_path.iterdir()
+    (file,) = tmp_path.glob("*.json")
     whole = file.read_bytes()
     load_tokenizer(BPE, "other words altogether " * 9, 300, tmp_path / "other")
-    (other,) = (tmp_path / "other").iterdir()
+    (other,) = (tmp_path / "other").glob("*.json")
     altered = json.loads(whole)
     altered["tokenizer"] = altered["tokenizer"].replace('"dropout":null', '"dropout":0.5')
     for content in (json.dumps(altered).encode(), other.read_bytes()):
         assert content != whole
         file.write_bytes(content)
+        forget_ids(tmp_path)
         np.testing.assert_array_equal(load_tokenizer(BPE, PROSE, 300, tmp_path).encode(PROSE), expected)
 
 
@@ -227,3 +235,22 @@ load_data(Recipe(tokenizer=TokenizerKind.BYTE), 256)
 print({"torch", "tokenizers"} & set(sys.modules))
 """
     assert start(code).communicate(timeout=60)[0] == "set()\n"
+
+
+def test_ids_are_kept_and_damaged_ones_made_again(tmp_path: Path) -> None:
+    expected = load_tokenizer(BPE, PROSE, 300, tmp_path).encode(PROSE)
+    (file,) = tmp_path.glob("*.ids")
+    whole = file.read_bytes()
+    for damage in (b"", whole[:16], whole[:-4], whole[:-1] + bytes([whole[-1] ^ 1])):
+        file.write_bytes(damage)
+        np.testing.assert_array_equal(load_tokenizer(BPE, PROSE, 300, tmp_path).encode(PROSE), expected)
+        assert file.read_bytes() == whole
+
+
+def test_ids_of_one_text_or_tokenizer_are_not_anothers(tmp_path: Path) -> None:
+    small, large = (load_tokenizer(BPE, PROSE, vocab, tmp_path) for vocab in (300, 320))
+    for text in (PROSE, PROSE[: len(PROSE) // 2]):
+        for tokenizer in (small, large):
+            tokenizer.encode(text)
+            assert tokenizer.decode(tokenizer.encode(text)) == text
+    assert len(list(tmp_path.glob("*.ids"))) == 4

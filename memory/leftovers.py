@@ -1,0 +1,42 @@
+"""What reducing the gradients that no wrapper reduces needs in passing: flat copies, once the backward pass is over."""
+
+from __future__ import annotations
+
+from memory.events import Event, Label, Phase, phase_of
+from memory.state import MASTER_BYTES, shape_of
+from parallelism import replicate
+from parallelism.fsdp import padded_elements
+from suite.case import Case
+from suite.layout import Reduction
+from suite.operators import Ledger, Split
+from suite.record import Component
+
+
+def leftovers(case: Case, ledger: Ledger, is_last: bool) -> Phase:
+    """Flat copies of gradients after a micro-batch's backward pass (parallelism/leftovers.py).
+
+    Counted: a bucket at a time where gradients are averaged beside tensor parallelism; after the last micro-batch,
+    under sequence parallelism, the gradients of what every rank holds whole, of FSDP2 this rank's shards of them with
+    their padding, which is not copied but on the last ranks.
+    """
+    layout = case.layout
+    events: list[Event] = []
+    if replicate.is_used(layout) and (is_last or layout.reduction is Reduction.MICRO_BATCH):
+        weights = [weight for placed in ledger.segments for weight in placed.segment.weights if not weight.tied_to]
+        sizes = [MASTER_BYTES * weight.elements for weight in reversed(weights)]
+        for bucket in replicate.buckets(sizes, replicate.bucket_cap_bytes(layout)):
+            events += _passing("bucket of gradients", sum(sizes[index] for index in bucket))
+    if is_last and layout.tp > 1 and layout.sequence_parallel:
+        whole = sum(
+            count * padded_elements(shape_of(weight), layout.shard_ranks)
+            for segment, count in ledger.counts.items()
+            for weight in segment.weights
+            if weight.split is Split.NONE
+        )
+        events += _passing("gradients of norms, row biases and positions", MASTER_BYTES * whole)
+    return phase_of(events)
+
+
+def _passing(name: str, nbytes: int) -> list[Event]:
+    label = Label(Component.TRANSIENTS, f"flat copy of the {name}", "elements*4", nbytes, "parallelism/flat.py")
+    return [Event(nbytes, label), Event(-nbytes, label)]

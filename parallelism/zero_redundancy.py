@@ -1,0 +1,98 @@
+"""ZeRO-1 by torch: ZeroRedundancyOptimizer under DDP. Each rank updates whole parameters and broadcasts them."""
+
+from __future__ import annotations
+
+import inspect
+from collections import Counter
+from typing import TYPE_CHECKING
+
+from parallelism.base import Strategy
+from parallelism.zero_config import groups_of
+from suite.collectives import Collective, Message
+from suite.layout import Layout
+from suite.record import Component
+from suite.spec import OptimizerKind
+
+if TYPE_CHECKING:
+    import torch.distributed as dist
+    from torch import nn
+    from torch.distributed.device_mesh import DeviceMesh
+    from torch.distributed.optim import ZeroRedundancyOptimizer
+
+    from suite.case import Case
+    from suite.operators import Ledger
+
+FP32 = 4
+MOMENTS = {OptimizerKind.ADAMW: 2, OptimizerKind.SGD: 1}
+STEP_BYTES = {OptimizerKind.ADAMW: 4, OptimizerKind.SGD: 0}  # AdamW counts steps in an fp32 scalar a tensor
+
+
+def is_zero_redundancy(layout: Layout) -> bool:
+    """Is the optimizer torch's ZeRO-1?"""
+    return layout.zero == 1 and not layout.is_deepspeed
+
+
+def shares(ledger: Ledger, ranks: int) -> list[list[int]]:
+    """Elements of each parameter that each rank updates: group by group, the largest first, to the rank that has the
+    least so far (torch/distributed/optim/zero_redundancy_optimizer.py, _partition_parameters)."""
+    mine: list[list[int]] = [[] for _ in range(ranks)]
+    for group in groups_of(ledger):
+        for elements in sorted((item.elements for item in group), reverse=True):
+            min(mine, key=sum).append(elements)
+    return mine
+
+
+def optimizer_bytes(case: Case, ledger: Ledger, rank: int) -> int:
+    """Bytes of a rank's optimizer state: of its own parameters alone. Not counted: Python's own objects."""
+    kind, ranks = case.workload.optimizer, case.layout.replica_ranks
+    mine = shares(ledger, ranks)[case.layout.data_rank(rank) % ranks]
+    return FP32 * MOMENTS[kind] * sum(mine) + STEP_BYTES[kind] * len(mine)
+
+
+def messages(case: Case, ledger: Ledger, rank: int) -> tuple[Message, ...]:
+    """A broadcast of every new parameter by the rank that updated it, once a step. DDP's all-reduce is DDP's."""
+    sizes = Counter(item.elements * FP32 for group in groups_of(ledger) for item in group)
+    return tuple(
+        Message(
+            Collective.BROADCAST, "dp", case.layout.replica_ranks, payload, count, "spread the new parameters",
+            "parameter's elements*4", "zero_redundancy_optimizer.py, _sync_params",
+        )
+        for payload, count in sizes.items()
+    )  # fmt: skip
+
+
+def shard_optimizer(model: nn.Module, group: dist.ProcessGroup, case: Case) -> ZeroRedundancyOptimizer:
+    """The case's optimizer with its state spread over the ranks of a group, which hold the same parameters.
+
+    Its `state` is the local optimizer's, where a memory probe looks for it; the class keeps its own for checkpoints.
+    """
+    from torch.distributed.optim import ZeroRedundancyOptimizer
+
+    from parallelism.training import build_optimizer
+
+    whole = build_optimizer(model, case)
+    groups = [{"params": item["params"], "weight_decay": item["weight_decay"]} for item in whole.param_groups]
+    taken = inspect.signature(type(whole)).parameters
+    settings = {name: value for name, value in whole.defaults.items() if name in taken}
+    optimizer = ZeroRedundancyOptimizer(groups, type(whole), process_group=group, **settings)
+    optimizer.state = optimizer.optim.state
+    return optimizer
+
+
+def apply(model: nn.Module, mesh: DeviceMesh | None, case: Case) -> nn.Module:
+    """Nothing: the model is DDP's, and the optimizer is sharded when it is made."""
+    return model
+
+
+ZERO_REDUNDANCY = Strategy(
+    name="zero-redundancy",
+    axis="zero",
+    divides=frozenset({Component.OPTIMIZER}),
+    overheads="whole parameters go to ranks, so the largest may unbalance them; DDP's buckets",
+    sends="DDP's all-reduce, and a broadcast of every parameter after the update",
+    is_used=is_zero_redundancy,
+    apply=apply,
+    messages=messages,
+    needs="dp > 1 and plain tensors: no tp",
+    example={"dp": 2, "zero": 1, "engine": "torch"},
+)

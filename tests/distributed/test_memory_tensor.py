@@ -1,0 +1,89 @@
+"""Formula against allocator on every rank of tensor-parallel layouts, alone, with FSDP2 and with replicas: every
+moment, pairwise over choices."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Any
+
+import pytest
+
+from suite.case import Case, case_from
+from suite.record import Moment
+from suite.spec import Precision
+from tests.distributed.ranks import run_jobs
+from tests.fake.measured import Beside, measure
+from tests.fake.pairwise import pairwise
+from tests.fake.workspace import without_workspace
+
+pytestmark = pytest.mark.distributed
+
+#: 301 rows of a vocabulary do not divide by 2 or 4; 90, 183 and 41 are odd once they are divided
+GPT = {"layers": 2, "hidden": 90, "heads": 4, "head_dim": 18, "ffn": 364, "vocab": 301, "max_positions": 128,
+       "norm": "layernorm", "activation": "gelu", "position": "learned", "bias": True, "tied": True}  # fmt: skip
+LLAMA = {"layers": 2, "hidden": 96, "heads": 8, "kv_heads": 4, "ffn": 164, "vocab": 302, "max_positions": 128}
+#: few rows of keys: of a rank's, FSDP2's last shards hold none
+NARROW = {"layers": 2, "hidden": 36, "heads": 8, "kv_heads": 4, "head_dim": 2, "ffn": 52, "vocab": 301,
+          "max_positions": 128, "qkv_bias": True, "tied": True}  # fmt: skip
+MODELS = {"gpt": GPT, "llama": LLAMA, "narrow": NARROW}
+LAYOUTS: dict[str, dict[str, Any]] = {
+    "tp2": {"tp": 2},
+    "tp4": {"tp": 4},
+    "tp2-dp2": {"tp": 2, "dp": 2},
+    "tp2-fsdp2": {"tp": 2, "fsdp": 2},
+    "tp2-fsdp3": {"tp": 2, "fsdp": 3},
+}
+SETTINGS: dict[str, list[Any]] = {
+    "layout": list(LAYOUTS),
+    "sequence_parallel": [True, False],
+    "model": list(MODELS),
+    "recompute": ["none", "selective", "full"],
+    "precision": ["fp32", "bf16-mixed"],
+    "micro_batches": [1, 2],
+    "reduction": ["step", "micro-batch"],
+    "attention": ["flash", "eager"],
+    "loss": ["plain", "chunked"],
+    "optimizer": ["adamw", "sgd"],
+    "micro_batch": [3, 1],
+    "dropout": [0.0, 0.1],
+}
+#: beside a loss's scalars, clipping's norm of every parameter, and its parts
+SCALARS = 2048
+
+
+def case_of(choice: dict[str, Any]) -> Case:
+    """The case of a choice of settings."""
+    layout = LAYOUTS[choice["layout"]] | {
+        key: choice[key] for key in ("sequence_parallel", "recompute", "reduction")
+    }  # fmt: skip
+    keys = ("precision", "micro_batches", "attention", "loss", "optimizer", "micro_batch")
+    workload = {"seq_len": 40} | {key: choice[key] for key in keys}
+    model = MODELS[choice["model"]] | {"dropout": choice["dropout"]}
+    return case_from({"model": model, "layout": layout, "workload": workload})
+
+
+CASES = [case_of(choice) for choice in pairwise(SETTINGS)]
+
+
+@pytest.fixture(scope="module")
+def measured() -> dict[Case, tuple[Beside, ...]]:
+    """Every case's memory, predicted and measured, on every rank."""
+    found: dict[Case, tuple[Beside, ...]] = {}
+    for ranks in sorted({case.layout.world_size for case in CASES}):
+        cases = [case for case in CASES if case.layout.world_size == ranks]
+        with without_workspace():  # the ranks are forked inside, and inherit it
+            runs = run_jobs(ranks, [partial(measure, case) for case in cases], deadline_s=150.0)
+        found |= {case: run.result() for case, run in zip(cases, runs, strict=True)}
+    return found
+
+
+@pytest.mark.parametrize("case", CASES, ids=lambda case: f"{case.layout.world_size}-{case.label}")
+def test_every_moment_is_predicted_on_every_rank(case: Case, measured: dict[Case, tuple[Beside, ...]]) -> None:
+    """As in test_memory_ranks: state to the byte, totals but for scalars, in fp32 every component."""
+    is_fp32 = case.workload.precision is Precision.FP32
+    assert len(measured[case]) == case.layout.world_size
+    for rank, found in enumerate(measured[case]):
+        assert not found.states_off(), f"rank {rank}"
+        assert not found.totals_off(SCALARS), f"rank {rank}"
+        assert not found.components_off(allowed=SCALARS), f"rank {rank}"
+        assert not is_fp32 or not found.components_off(Moment, SCALARS), f"rank {rank}"
