@@ -8,7 +8,7 @@ from memory.state import Holding
 from parallelism.pipeline import stream_bytes
 from parallelism.stages import stages_of_rank
 from suite.case import Case
-from suite.record import Component
+from suite.record import Component, Moment
 
 SOURCE = "torch/distributed/pipelining/stage.py"
 #: stage.py makes args_recv_info and grad_recv_info for every micro-batch in the first step

@@ -79,7 +79,7 @@ def test_buffers_derived_by_hand() -> None:
 
 
 def test_two_stages_a_rank_have_their_own_buffers() -> None:
-    """Rank 0 has stages 0 and 2, rank 1 stages 1 and 3: all but the first are sent inputs, all but the last gradients."""
+    """Rank 0 has stages 0 and 2, rank 1 stages 1 and 3: all but the first are sent inputs, but the last gradients."""
     of = case("interleaved-1f1b", 4, pp=2)
     assert [sum(row.nbytes for row in pipeline_holdings(of, rank)) for rank in range(2)] == [12 * STREAM, 12 * STREAM]
 
