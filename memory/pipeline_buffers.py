@@ -8,7 +8,7 @@ from memory.state import Holding
 from parallelism.pipeline import stream_bytes
 from parallelism.stages import stages_of_rank
 from suite.case import Case
-from suite.record import Component, Moment
+from suite.record import Component
 
 SOURCE = "torch/distributed/pipelining/stage.py"
 #: stage.py makes args_recv_info and grad_recv_info for every micro-batch in the first step
@@ -23,6 +23,6 @@ def pipeline_holdings(case: Case, pp_rank: int) -> tuple[Holding, ...]:
     return (
         Holding(
             BUFFER.component, buffers * stream_bytes(case), BUFFER.name, "m*(inputs + output gradients)*b*s*h*4",
-            SOURCE, Moment.FORWARD_PEAK,
+            SOURCE, is_lazy=True,
         ),
     )  # fmt: skip

@@ -75,7 +75,7 @@ def test_buffers_derived_by_hand() -> None:
     assert [sum(row.nbytes for row in pipeline_holdings(of, rank)) for rank in range(4)] == [
         5 * STREAM, 10 * STREAM, 10 * STREAM, 5 * STREAM,
     ]  # fmt: skip
-    assert all(row.since is not Moment.INIT for row in pipeline_holdings(of, 1))
+    assert all(row.is_lazy for row in pipeline_holdings(of, 1))
 
 
 def test_two_stages_a_rank_have_their_own_buffers() -> None:
