@@ -14,7 +14,7 @@ from collections.abc import Hashable, Iterable, Mapping, Sequence
 from functools import cached_property
 
 from memory.events import Event, Label, Phase, phase_of
-from memory.pipeline_buffers import BUFFER, LEFT, left_gradients
+from memory.pipeline_buffers import BUFFER
 from memory.pipeline_finish import finishing
 from memory.references import Passed, References
 from memory.sharded_stage import ShardedStage
@@ -59,8 +59,6 @@ class _PipelineRank:
 
     def walk(self) -> list[Stretch]:
         """The stretches of the step."""
-        left = sum(left_gradients(self.case, self.pp_rank).values())
-        self._events([_of(LEFT, -stream_bytes(self.case))] * left)
         order = schedule_order(self.case, self.pp_rank)
         ends = {action.stage: place for place, action in enumerate(order)}
         for place, action in enumerate(order):
@@ -135,8 +133,6 @@ class _PipelineRank:
         if stage == 0:
             return
         gradient = Passed(self.stages[stage].walk.input_gradient)
-        if action.kind is Pass.INPUT and not joins_weights(self.case, stage):
-            self.held.assign(("left", stage, item), gradient)
         if stage - 1 in self.mine:
             self._hand_over(("gradient", stage - 1, item), gradient)
         elif self._is_one_f_one_b:
@@ -175,7 +171,7 @@ class _PipelineRank:
     def _finish(self) -> None:
         """The schedule returns; a tied head's gradient is exchanged with the embedding's."""
         for name in list(self.held.names):
-            if not (isinstance(name, tuple) and name[0] in ("input", "gradient", "left")):
+            if not (isinstance(name, tuple) and name[0] in ("input", "gradient")):
                 self.held.drop(name)
         self._events(self.held.take())
         own = ledger_of_stages(self.case, self.ledger, tuple(each.walk.stage for each in self.stages.values()))
