@@ -1,4 +1,8 @@
-"""ZeRO-3 on the walk: parameters are gathered module by module, gradients scattered bucket by bucket."""
+"""ZeRO-3 on the walk: parameters are gathered module by module, gradients scattered bucket by bucket.
+
+Not counted: DeepSpeed's own F.linear copies an input that is not contiguous in passing, in forward and backward, where
+torch's keeps the copy. Of this model's inputs only a chunked loss's slices of several sequences are such.
+"""
 
 from __future__ import annotations
 
