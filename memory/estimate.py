@@ -7,13 +7,14 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache, cached_property
 
+from parallelism.schedules.ledgers import ledger_of_stages
+from parallelism.schedules.stages import stages_of, stages_of_rank
+
 from memory.events import Label
 from memory.pipeline_buffers import pipeline_holdings
 from memory.pipeline_walk import walk_pipeline
 from memory.state import Holding, holdings, optimizer_transient
 from memory.step import StepWalk, walk_step
-from parallelism.stage_ledgers import ledger_of_stages
-from parallelism.stages import stages_of, stages_of_rank
 from suite.case import Case
 from suite.cpu_workspace import has_tiles
 from suite.layout import Layout

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from memory.events import Event, Label, Phase, phase_of
 from memory.state import MASTER_BYTES, shape_of
-from parallelism import replicate
-from parallelism.fsdp import padded_elements
+from parallelism.data import replicate
+from parallelism.data.fsdp import padded_elements
 from suite.case import Case
 from suite.layout import Reduction
 from suite.operators import Ledger, Split
@@ -13,7 +13,7 @@ from suite.record import Component
 
 
 def leftovers(case: Case, ledger: Ledger, is_last: bool) -> Phase:
-    """Flat copies of gradients after a micro-batch's backward pass (parallelism/leftovers.py).
+    """Flat copies of gradients after a micro-batch's backward pass (parallelism/data/leftovers.py).
 
     Counted: a bucket at a time where gradients are averaged beside tensor parallelism; after the last micro-batch,
     under sequence parallelism, the gradients of what every rank holds whole, of FSDP2 this rank's shards of them with
@@ -38,5 +38,5 @@ def leftovers(case: Case, ledger: Ledger, is_last: bool) -> Phase:
 
 
 def _passing(name: str, nbytes: int) -> list[Event]:
-    label = Label(Component.TRANSIENTS, f"flat copy of the {name}", "elements*4", nbytes, "parallelism/flat.py")
+    label = Label(Component.TRANSIENTS, f"flat copy of the {name}", "elements*4", nbytes, "parallelism/data/flat.py")
     return [Event(nbytes, label), Event(-nbytes, label)]

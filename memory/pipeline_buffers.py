@@ -3,10 +3,11 @@ for the gradient of its output."""
 
 from __future__ import annotations
 
+from parallelism.schedules.stages import stages_of_rank
+
 from memory.events import Label
 from memory.state import Holding
-from parallelism.pipeline import stream_bytes
-from parallelism.stages import stages_of_rank
+from parallelism.pipeline.strategy import stream_bytes
 from suite.case import Case
 from suite.record import Component
 

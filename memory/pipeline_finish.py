@@ -5,11 +5,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from parallelism.schedules.stages import head_is_copied, rank_of_stage
+
 from memory.events import Label
 from memory.state import MASTER_BYTES, shape_of
-from parallelism import replicate
-from parallelism.fsdp import shard_elements
-from parallelism.stages import head_is_copied, rank_of_stage
+from parallelism.data import replicate
+from parallelism.data.fsdp import shard_elements
 from suite.case import Case
 from suite.operators import Ledger, Weight
 from suite.record import Component
@@ -23,7 +24,7 @@ def finishing(case: Case, whole: Ledger, own: Ledger, pp_rank: int) -> Iterator[
 
 
 def _buckets(case: Case, own: Ledger) -> Iterator[Label]:
-    """Flat copies of gradients that are averaged over the replicas (parallelism/leftovers.py)."""
+    """Flat copies of gradients that are averaged over the replicas (parallelism/data/leftovers.py)."""
     if not replicate.is_used(case.layout):
         return
     weights = [weight for placed in own.segments for weight in placed.segment.weights if not weight.tied_to]
@@ -32,7 +33,7 @@ def _buckets(case: Case, own: Ledger) -> Iterator[Label]:
         nbytes = sum(sizes[index] for index in bucket)
         yield Label(
             Component.TRANSIENTS, "flat bucket of gradients", "gradients of the bucket*4", nbytes,
-            "parallelism/leftovers.py",
+            "parallelism/data/leftovers.py",
         )  # fmt: skip
 
 
@@ -45,5 +46,9 @@ def _other_end(case: Case, whole: Ledger, pp_rank: int) -> Iterator[Label]:
     weight: Weight = whole.segments[0].segment.weights[0]
     nbytes = shard_elements(shape_of(weight), layout.shard_ranks, 0) * MASTER_BYTES
     yield Label(
-        Component.TRANSIENTS, "a tied weight's gradient from the other end", "V*h*4", nbytes, "parallelism/tied_head.py"
+        Component.TRANSIENTS,
+        "a tied weight's gradient from the other end",
+        "V*h*4",
+        nbytes,
+        "parallelism/pipeline/tied_head.py",
     )

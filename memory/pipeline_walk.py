@@ -13,6 +13,11 @@ from __future__ import annotations
 from collections.abc import Hashable, Iterable, Mapping, Sequence
 from functools import cached_property
 
+from parallelism.schedules.gathers import STAGES_AHEAD, gathers_ahead, next_stages
+from parallelism.schedules.ledgers import ledger_of_stages
+from parallelism.schedules.orders import Action, Pass, schedule_order
+from parallelism.schedules.stages import Stage, head_is_copied, stages_of, stages_of_rank
+
 from memory.events import Event, Label, Phase, phase_of
 from memory.pipeline_buffers import BUFFER
 from memory.pipeline_finish import finishing
@@ -22,11 +27,7 @@ from memory.stage_passes import PlainStage, StagePasses
 from memory.stage_walk import StageWalk
 from memory.step import BACKWARD, FORWARD, LOSS, StepWalk, Stretch, reduced_gradients
 from memory.units import exchange_of
-from parallelism.pipeline import joins_weights, stream_bytes
-from parallelism.pipeline_gathers import STAGES_AHEAD, gathers_ahead, next_stages
-from parallelism.pipeline_orders import Action, Pass, schedule_order
-from parallelism.stage_ledgers import ledger_of_stages
-from parallelism.stages import Stage, head_is_copied, stages_of, stages_of_rank
+from parallelism.pipeline.strategy import joins_weights, stream_bytes
 from suite.case import Case
 from suite.layout import Schedule
 from suite.operators import Ledger

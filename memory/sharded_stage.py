@@ -12,11 +12,12 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
+from parallelism.schedules.gathers import Held
+
 from memory.events import Event, Label, Phase, phase_of
 from memory.gathers import Gathers
 from memory.stage_walk import StageWalk
 from memory.units import Exchange, Micro, Unit, unit_of
-from parallelism.pipeline_gathers import Held
 from suite.layout import Layout
 from suite.operators import Placed
 

@@ -6,11 +6,12 @@ from collections.abc import Iterator
 from dataclasses import replace
 from functools import cached_property
 
+from parallelism.schedules.stages import Stage
+
 from memory.events import Event, Label, Phase, phase_of
 from memory.labels import Labels, WalkRules
 from memory.split_walk import SplitWalk, walk_split
 from memory.walk import SegmentWalk, walk_segment
-from parallelism.stages import Stage
 from suite.operators import Array, Ledger, Placed, Segment
 from suite.record import Component
 

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from parallelism import zero_redundancy
-from parallelism.ddp import DDP, bucket_bytes
-from parallelism.fsdp import padded_elements, shard_elements, shard_place
-from parallelism.zero_redundancy import is_zero_redundancy
-from parallelism.zero_state import Place, held
+from parallelism.data.ddp import DDP, bucket_bytes
+from parallelism.data.fsdp import padded_elements, shard_elements, shard_place
+from parallelism.zero import redundancy as zero_redundancy
+from parallelism.zero.redundancy import is_zero_redundancy
+from parallelism.zero.state import Place, held
 from suite.case import Case
 from suite.layout import Offload
 from suite.operators import Ledger, Weight
@@ -110,7 +110,7 @@ def holdings(case: Case, ledger: Ledger, rank: int) -> tuple[Holding, ...]:
         rows.append(
             Holding(
                 Component.COMMUNICATION, tokens * POSITION_BYTES, "positions of this rank's tokens", "s/cp*8",
-                "int64, parallelism/context.py",
+                "int64, parallelism/context/strategy.py",
             )
         )  # fmt: skip
     return tuple(row for row in rows if row.nbytes)

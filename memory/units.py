@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from memory.state import MASTER_BYTES, shape_of
-from parallelism.fsdp import padded_elements, reduce_bytes
+from parallelism.data.fsdp import padded_elements, reduce_bytes
 from suite.case import Case
 from suite.layout import Layout, Offload, Reduction
 from suite.operators import Weight

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 
 from memory.events import Act, Event, Label, Phase, phase_of
 from memory.zero_rank import Rank
-from parallelism.zero_config import Parameter
+from parallelism.zero.config import Parameter
 from suite.operators import Placed, Weight
 from suite.record import Component
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 from memory.events import Act, Phase
 from memory.zero_acts import FP32, RUNTIME, WHOLE, Acts
-from parallelism.zero_config import Parameter, padded_group
+from parallelism.zero.config import Parameter, padded_group
 from suite.operators import Placed, Weight
 from suite.record import Component
 

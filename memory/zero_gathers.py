@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 
 from memory.events import Act, Phase
 from memory.zero_acts import FP32, RUNTIME, Acts
-from parallelism.zero_config import Parameter
+from parallelism.zero.config import Parameter
 from suite.operators import Placed, Weight
 from suite.record import Component
 

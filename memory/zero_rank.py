@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
-from parallelism.zero_config import (
+from parallelism.zero.config import (
     Parameter,
     bucket_elements,
     element_bytes,

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from parallelism.context import is_balanced
+from parallelism.context.strategy import is_balanced
 from suite.case import Case
 from suite.data import rank_slice
 from suite.sequence_shards import shard_sequence

@@ -11,7 +11,7 @@ from torch.distributed.device_mesh import DeviceMesh
 from parallelism.mesh import replica_mesh
 from parallelism.strategies import parallelize
 from parallelism.training import Trainer, build_model, build_optimizer
-from parallelism.zero_redundancy import is_zero_redundancy, shard_optimizer
+from parallelism.zero.redundancy import is_zero_redundancy, shard_optimizer
 from suite.case import Case
 
 
@@ -21,12 +21,12 @@ def make_trainer(
     """A fresh model, parallelized over the mesh, with its optimizer, ready to take steps."""
     model = parallelize(build_model(case, device), mesh, case)
     if case.layout.is_deepspeed:
-        from parallelism.deepspeed_trainer import make_deepspeed_trainer
+        from parallelism.zero.trainer import make_deepspeed_trainer
 
         return make_deepspeed_trainer(model, case, device, mark)
     optimizer = _optimizer(model, mesh, case)
     if case.layout.pp > 1:
-        from parallelism.pipeline_trainer import PipelineTrainer
+        from parallelism.pipeline.trainer import PipelineTrainer
 
         return PipelineTrainer(case, model, optimizer, device, mark, mesh)
     return Trainer(case, model, optimizer, device, mark, mesh)

@@ -6,21 +6,21 @@ from typing import TYPE_CHECKING, cast
 
 from parallelism.base import Strategy
 from parallelism.checkpointing import CHECKPOINTING
-from parallelism.context import CONTEXT
-from parallelism.ddp import DDP
-from parallelism.fsdp import FSDP
-from parallelism.pipeline import PIPELINE
-from parallelism.replicate import REPLICATE
-from parallelism.tensor import TENSOR
-from parallelism.zero import ZERO
-from parallelism.zero_redundancy import ZERO_REDUNDANCY
+from parallelism.context.strategy import CONTEXT
+from parallelism.data.ddp import DDP
+from parallelism.data.fsdp import FSDP
+from parallelism.data.replicate import REPLICATE
+from parallelism.pipeline.strategy import PIPELINE
+from parallelism.tensor.strategy import TENSOR
+from parallelism.zero.redundancy import ZERO_REDUNDANCY
+from parallelism.zero.strategy import ZERO
 from suite.layout import Layout
 
 if TYPE_CHECKING:
     from torch import nn
     from torch.distributed.device_mesh import DeviceMesh
 
-    from parallelism.pipeline_stage import StageParts
+    from parallelism.pipeline.parts import StageParts
     from suite.case import Case
 
 STRATEGIES: dict[str, Strategy] = {

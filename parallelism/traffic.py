@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from parallelism.base import Strategy
-from parallelism.ddp import DDP
-from parallelism.fsdp import FSDP
-from parallelism.stage_ledgers import ledger_of_stages, rank_stages
+from parallelism.data.ddp import DDP
+from parallelism.data.fsdp import FSDP
+from parallelism.schedules.ledgers import ledger_of_stages, rank_stages
 from parallelism.strategies import strategies_of
-from parallelism.tensor_shares import own_weights
+from parallelism.tensor.shares import own_weights
 from suite.case import Case
 from suite.collectives import Collective, Message, TrafficEstimate
 from suite.layout import Layout

@@ -13,10 +13,10 @@ from torch import Tensor, nn
 from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.tensor import DTensor
 
-from parallelism.accumulation import reduction_left_out
 from parallelism.batches import Batch
 from parallelism.clipping import clip_gradients
-from parallelism.leftovers import average_replicas, sum_sequence_parts
+from parallelism.data.accumulation import reduction_left_out
+from parallelism.data.leftovers import average_replicas, sum_sequence_parts
 from suite import memory_probe as phases
 from suite.case import Case
 from suite.layout import Reduction

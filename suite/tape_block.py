@@ -1,4 +1,4 @@
-"""Attention of some queries to a block of keys, kernel by kernel: what parallelism/block_attention.py runs."""
+"""Attention of some queries to a block of keys, kernel by kernel: what parallelism/context/block.py runs."""
 
 from __future__ import annotations
 

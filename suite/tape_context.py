@@ -13,8 +13,8 @@ from suite.tape_ring import ring
 
 
 def spread_attention(tape: Tape, name: str, heads: Heads, kernel: AttentionKernel) -> Array:
-    """Attention of this rank's tokens to the whole sequence's, [b, s/n, a, d]: the core that parallelism/context.py
-    puts into a block. `heads` are those of the rank's tokens; the tape's share says which rank it is, and how."""
+    """Attention of this rank's tokens to the whole sequence's, [b, s/n, a, d]: the core that context parallelism puts
+    into a block. `heads` are those of the rank's tokens; the tape's share says which rank it is, and how."""
     if tape.share.context is ContextMethod.RING:
         return ring(tape, name, heads, kernel)
     return ulysses(tape, name, heads, kernel)

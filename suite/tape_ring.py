@@ -1,4 +1,4 @@
-"""Ring attention on a Tape, kernel by kernel: what parallelism/ring_attention.py runs, and what lives when."""
+"""Ring attention on a Tape, kernel by kernel: what parallelism/context/ring.py runs, and what lives when."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 """Tensor parallelism on a Tape: entering and leaving what is divided, the divided embedding, and the divided loss.
 
-What parallelism/tensor_regions.py, tensor_styles.py and vocab_loss.py run on one rank. gloo copies what it gathers and
+What parallelism/tensor/regions.py, tensor_styles.py and vocab_loss.py run on one rank. gloo copies what it gathers and
 what it reduce-scatters in passing; NCCL does not.
 """
 

@@ -10,8 +10,8 @@ import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor
 
-from parallelism.ring_attention import ring_attention
-from parallelism.ulysses import ulysses_attention
+from parallelism.context.ring import ring_attention
+from parallelism.context.ulysses import ulysses_attention
 from suite.layout import ContextMethod
 from suite.sequence_shards import sequence_positions
 from suite.spec import AttentionKernel

@@ -84,7 +84,7 @@ def gathered_for_good(model: nn.Module, mesh: DeviceMesh | None, case: Case) -> 
 
 def without_replicas(model: nn.Module, mesh: DeviceMesh | None, case: Case) -> nn.Module:
     """HSDP whose replicas never meet: gradients are reduced over the shards' ranks alone."""
-    with patch("parallelism.fsdp.hsdp_mesh", shard_mesh):
+    with patch("parallelism.data.fsdp.hsdp_mesh", shard_mesh):
         return parallelize(model, mesh, case)
 
 

@@ -11,11 +11,11 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from parallelism import ring_attention as ring_module
-from parallelism import ulysses as ulysses_module
-from parallelism.block_attention import BlockKernel, block_kernel
-from parallelism.ring_attention import InFlight, Pair, Ring, ring_attention
-from parallelism.ulysses import ulysses_attention
+from parallelism.context import ring as ring_module
+from parallelism.context import ulysses as ulysses_module
+from parallelism.context.block import BlockKernel, block_kernel
+from parallelism.context.ring import InFlight, Pair, Ring, ring_attention
+from parallelism.context.ulysses import ulysses_attention
 from suite.layout import ContextMethod
 from suite.parse import SpecError
 from suite.spec import AttentionKernel

@@ -14,7 +14,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from parallelism.checkpointing import CHECKPOINTING
-from parallelism.context import CONTEXT, context_messages, is_balanced
+from parallelism.context.strategy import CONTEXT, context_messages, is_balanced
 from parallelism.mesh import build_mesh
 from suite.case import Case
 from suite.collectives import Call, Collective, tally

@@ -17,7 +17,7 @@ from torch import nn
 from torch.distributed.device_mesh import DeviceMesh
 from torch.nn.parallel import DistributedDataParallel
 
-from parallelism.fsdp import shard_rows
+from parallelism.data.fsdp import shard_rows
 from parallelism.mesh import build_mesh
 from parallelism.strategies import parallelize
 from parallelism.training import build_model

@@ -7,14 +7,14 @@ from functools import partial
 from unittest.mock import patch
 
 import pytest
+from parallelism.schedules.orders import Action, Pass, schedule_order
 
 from parallelism import building
 from parallelism.batches import Batch
 from parallelism.mesh import build_mesh
-from parallelism.pipeline_orders import Action, Pass, schedule_order
-from parallelism.pipeline_stage import TrainedStage
-from parallelism.pipeline_trainer import PipelineTrainer
-from parallelism.tied_head import TiedHead
+from parallelism.pipeline.parts import TrainedStage
+from parallelism.pipeline.tied_head import TiedHead
+from parallelism.pipeline.trainer import PipelineTrainer
 from suite.case import Case
 from suite.layout import Schedule
 from suite.models.decoder_module import Block
@@ -182,7 +182,7 @@ class LosesHalfTheTiedGradient(PipelineTrainer):
 
 def mistaken(run: Run, trainer: type[PipelineTrainer], rank: int) -> RankTrace:
     """The broken run on one rank."""
-    with patch("parallelism.pipeline_trainer.PipelineTrainer", trainer):
+    with patch("parallelism.pipeline.trainer.PipelineTrainer", trainer):
         return record(run.case, rank, double=run.is_double)
 
 

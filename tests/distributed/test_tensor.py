@@ -15,11 +15,13 @@ from torch import Tensor, nn
 from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.tensor import DTensor
 
-from parallelism import clipping, tensor_regions, training, vocab_loss
+from parallelism import clipping, training
 from parallelism.mesh import build_mesh
 from parallelism.strategies import parallelize
-from parallelism.tensor_regions import Regions
-from parallelism.tensor_styles import local
+from parallelism.tensor import regions as tensor_regions
+from parallelism.tensor import vocab_loss
+from parallelism.tensor.regions import Regions
+from parallelism.tensor.styles import local
 from suite.case import Case
 from suite.layout import ContextMethod, Layout, Recompute, Reduction
 from suite.models.decoder import Activation, DecoderSpec, Norm, Position

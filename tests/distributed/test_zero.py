@@ -10,7 +10,7 @@ from unittest.mock import patch
 
 import pytest
 
-from parallelism.deepspeed_trainer import DeepSpeedTrainer
+from parallelism.zero.trainer import DeepSpeedTrainer
 from suite.case import Case
 from suite.layout import Engine, Layout, Offload, Recompute
 from suite.spec import OptimizerKind, Precision, Workload

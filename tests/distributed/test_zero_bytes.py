@@ -9,10 +9,10 @@ from functools import cache, partial
 import pytest
 
 from memory.estimate import MemoryModel
-from parallelism.deepspeed_state import held_tensors, storage_bytes
 from parallelism.traffic_probe import record_traffic
-from parallelism.zero_state import gradient_bytes, held
-from parallelism.zero_traffic import messages
+from parallelism.zero.engine_state import held_tensors, storage_bytes
+from parallelism.zero.state import gradient_bytes, held
+from parallelism.zero.traffic import messages
 from suite.case import Case
 from suite.collectives import Call, tally
 from suite.layout import Offload

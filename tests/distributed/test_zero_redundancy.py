@@ -15,7 +15,7 @@ from parallelism.building import make_trainer
 from parallelism.mesh import build_mesh
 from parallelism.traffic_probe import record_traffic
 from parallelism.training import Trainer
-from parallelism.zero_redundancy import messages, optimizer_bytes
+from parallelism.zero.redundancy import messages, optimizer_bytes
 from suite.case import Case
 from suite.collectives import Call, Collective, tally
 from suite.layout import Engine, Layout

@@ -10,9 +10,9 @@ from importlib import import_module
 from torch import Tensor
 
 from parallelism.building import make_trainer
-from parallelism.deepspeed_state import full_gradients, full_parameters
-from parallelism.deepspeed_trainer import DeepSpeedTrainer, import_deepspeed
 from parallelism.mesh import build_mesh
+from parallelism.zero.engine_state import full_gradients, full_parameters
+from parallelism.zero.trainer import DeepSpeedTrainer, import_deepspeed
 from suite.case import Case
 from suite.memory_probe import OPTIMIZER
 from tests.distributed.traces import CPU, STEPS, Batch, Piece, RankTrace, rank_batch

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from parallelism.block_attention import (
+from parallelism.context.block import (
     BlockKernel,
     CpuFlashKernel,
     CudaEfficientKernel,

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from parallelism.context import context_messages
+from parallelism.context.strategy import context_messages
 from suite.case import case_from
 from suite.collectives import Collective, Message, Tally, tally
 

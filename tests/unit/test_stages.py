@@ -8,9 +8,7 @@ from itertools import accumulate, combinations, pairwise
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-
-from parallelism.pipeline import joins_weights, sends, stream_bytes, stream_shape
-from parallelism.stages import (
+from parallelism.schedules.stages import (
     balanced_split,
     block_costs,
     block_counts,
@@ -19,6 +17,8 @@ from parallelism.stages import (
     stages_of,
     stages_of_rank,
 )
+
+from parallelism.pipeline.strategy import joins_weights, sends, stream_bytes, stream_shape
 from suite.case import Case
 from suite.layout import Layout, Recompute, Schedule, StageSplit
 from suite.models.decoder import DecoderSpec

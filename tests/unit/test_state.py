@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from memory.estimate import MemoryModel
 from memory.state import holdings, optimizer_bytes, optimizer_transient, parameter_bytes
-from parallelism.fsdp import padded_elements, shard_elements, shard_rows
+from parallelism.data.fsdp import padded_elements, shard_elements, shard_rows
 from suite.case import Case, case_from
 from suite.record import STATE, Component, Moment
 

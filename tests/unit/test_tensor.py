@@ -10,9 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from memory.estimate import MemoryModel
-from parallelism import replicate
-from parallelism.tensor_plan import Style, plan_of
-from parallelism.tensor_shares import own_rows, own_weights
+from parallelism.data import replicate
+from parallelism.tensor.plan import Style, plan_of
+from parallelism.tensor.shares import own_rows, own_weights
 from parallelism.traffic import messages_of
 from suite.case import Case, case_from
 from suite.collectives import Collective, Message, Tally, tally

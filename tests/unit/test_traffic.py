@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 from memory.estimate import MemoryModel
-from parallelism.ddp import buckets
-from parallelism.fsdp import messages as fsdp_messages
+from parallelism.data.ddp import buckets
+from parallelism.data.fsdp import messages as fsdp_messages
 from parallelism.traffic import estimate_traffic, messages_of
 from suite.case import Case, case_from
 from suite.collectives import Collective, Message, Tally, tally

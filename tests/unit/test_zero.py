@@ -10,10 +10,10 @@ from typing import Any
 import pytest
 
 from memory.estimate import MemoryModel
-from parallelism.zero_config import deepspeed_config
-from parallelism.zero_redundancy import optimizer_bytes, shares
-from parallelism.zero_state import Place, backward_bucket_bytes, gradient_bytes, held
-from parallelism.zero_traffic import messages
+from parallelism.zero.config import deepspeed_config
+from parallelism.zero.redundancy import optimizer_bytes, shares
+from parallelism.zero.state import Place, backward_bucket_bytes, gradient_bytes, held
+from parallelism.zero.traffic import messages
 from suite.case import Case, case_from
 from suite.collectives import Collective
 from suite.operators import Ledger
@@ -167,7 +167,8 @@ def test_the_engine_is_not_told_to_clip_where_it_should_not(
 
 def test_facts_need_neither_torch_nor_deepspeed() -> None:
     code = (
-        "import sys, parallelism.zero, parallelism.zero_state, parallelism.zero_traffic, parallelism.zero_redundancy;"
+        "import sys, parallelism.zero.strategy, parallelism.zero.state, parallelism.zero.traffic;"
+        "import parallelism.zero.redundancy;"
         "sys.exit(bool({'torch', 'deepspeed'} & set(sys.modules)))"
     )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

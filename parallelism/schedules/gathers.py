@@ -6,8 +6,8 @@ from collections import Counter
 from collections.abc import Sequence
 from enum import Enum, auto
 
-from parallelism.pipeline_orders import Action, Pass, schedule_order
-from parallelism.stages import rank_of_stage
+from parallelism.schedules.orders import Action, Pass, schedule_order
+from parallelism.schedules.stages import rank_of_stage
 from suite.case import Case
 from suite.layout import Layout, Schedule
 

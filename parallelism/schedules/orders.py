@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from itertools import accumulate
 
-from parallelism.stages import stages_of_rank
+from parallelism.schedules.stages import stages_of_rank
 from suite.case import Case
 from suite.layout import Layout, Schedule
 

@@ -6,8 +6,8 @@ from collections import Counter
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
-from parallelism import replicate
 from parallelism.base import Strategy
+from parallelism.data import replicate
 from parallelism.mesh import replica_mesh
 from suite.collectives import Collective, Message
 from suite.layout import Layout, Reduction

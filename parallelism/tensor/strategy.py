@@ -9,8 +9,8 @@ from functools import partial
 from typing import TYPE_CHECKING, cast
 
 from parallelism.base import Strategy
-from parallelism.tensor_plan import plan_of
-from parallelism.tensor_traffic import messages
+from parallelism.tensor.plan import plan_of
+from parallelism.tensor.traffic import messages
 from suite.layout import Layout
 from suite.record import Component
 
@@ -26,9 +26,9 @@ def apply(model: nn.Module, mesh: DeviceMesh | None, case: Case) -> nn.Module:
     some of the plan's modules; the rest of the plan is another stage's."""
     from torch.distributed.tensor.parallel import parallelize_module
 
-    from parallelism.tensor_regions import Regions
-    from parallelism.tensor_styles import STYLES
-    from parallelism.vocab_loss import VocabularyCrossEntropy
+    from parallelism.tensor.regions import Regions
+    from parallelism.tensor.styles import STYLES
+    from parallelism.tensor.vocab_loss import VocabularyCrossEntropy
     from suite.models.decoder_module import Decoder
     from suite.models.dropout import SequenceDropout
 

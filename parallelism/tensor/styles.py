@@ -17,9 +17,9 @@ from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.tensor import DTensor, Shard, distribute_tensor
 from torch.distributed.tensor.parallel import ParallelStyle
 
-from parallelism.tensor_plan import Style
-from parallelism.tensor_regions import Regions
-from parallelism.tensor_shares import own_rows
+from parallelism.tensor.plan import Style
+from parallelism.tensor.regions import Regions
+from parallelism.tensor.shares import own_rows
 
 Forward = Callable[..., Tensor]
 

@@ -9,8 +9,8 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 
-from parallelism.pipeline_stage import StageParts, decoder_of
-from parallelism.stages import head_is_copied, rank_of_stage
+from parallelism.pipeline.parts import StageParts, decoder_of
+from parallelism.schedules.stages import head_is_copied, rank_of_stage
 from suite.case import Case
 
 

@@ -21,10 +21,10 @@ from torch.distributed.pipelining import (
 
 from parallelism.batches import Batch
 from parallelism.clipping import clip_gradients
-from parallelism.pipeline import ids_shape, joins_weights, stream_shape
-from parallelism.pipeline_stage import StageParts, TrainedStage
-from parallelism.stages import rank_of_stage
-from parallelism.tied_head import TiedHead
+from parallelism.pipeline.parts import StageParts, TrainedStage
+from parallelism.pipeline.strategy import ids_shape, joins_weights, stream_shape
+from parallelism.pipeline.tied_head import TiedHead
+from parallelism.schedules.stages import rank_of_stage
 from parallelism.training import Trainer
 from suite import memory_probe as phases
 from suite.layout import Schedule

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any, cast
 
 from parallelism.base import Strategy
 from parallelism.mesh import hsdp_mesh, shard_mesh
-from parallelism.pipeline_gathers import Held, gathers
-from parallelism.stage_ledgers import stage_of_ledger
+from parallelism.schedules.gathers import Held, gathers
+from parallelism.schedules.ledgers import stage_of_ledger
 from suite.collectives import Collective, Message
 from suite.layout import Layout, Offload, ReduceType, Reduction
 from suite.record import Component

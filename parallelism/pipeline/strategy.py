@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from parallelism.base import Strategy
-from parallelism.fsdp import shard_elements
-from parallelism.stages import head_is_copied, rank_of_stage, stages_of, stages_of_rank
-from parallelism.tensor_shares import own_rows
+from parallelism.data.fsdp import shard_elements
+from parallelism.schedules.stages import head_is_copied, rank_of_stage, stages_of, stages_of_rank
+from parallelism.tensor.shares import own_rows
 from suite.case import Case
 from suite.collectives import Collective, Message
 from suite.layout import Layout, RecomputeKind
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 def split(model: nn.Module, mesh: DeviceMesh | None, case: Case) -> nn.Module:
     """This rank's stages of the model, by number. Parameters keep the names that they have in the whole model."""
-    from parallelism.pipeline_stage import StageParts, part_of
+    from parallelism.pipeline.parts import StageParts, part_of
     from suite.models.decoder_module import Decoder
 
     assert mesh is not None

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from enum import StrEnum
 
-from parallelism.zero_config import bucket_elements, element_bytes, groups_of, padded_group
+from parallelism.zero.config import bucket_elements, element_bytes, groups_of, padded_group
 from suite.case import Case
 from suite.layout import Offload
 from suite.operators import Ledger

@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import chain, pairwise
 
-from parallelism.zero_config import (
+from parallelism.zero.config import (
     DEFAULT_BUCKET_ELEMENTS,
     Parameter,
     bucket_elements,

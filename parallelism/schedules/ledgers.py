@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from parallelism.stages import Stage, head_is_copied, stages_of, stages_of_rank
+from parallelism.schedules.stages import Stage, head_is_copied, stages_of, stages_of_rank
 from suite.case import Case
 from suite.operators import Ledger, Operator, Placed, Region, Segment, Weight
 

@@ -13,8 +13,8 @@ import torch.distributed as dist
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from parallelism.tensor_regions import Regions
-from parallelism.tensor_shares import own_rows
+from parallelism.tensor.regions import Regions
+from parallelism.tensor.shares import own_rows
 
 
 @dataclass(frozen=True)

@@ -15,9 +15,9 @@ from torch import Tensor, nn
 
 from parallelism.batches import Batch
 from parallelism.clipping import clip_gradients
-from parallelism.deepspeed_state import held_tensors
 from parallelism.training import Trainer, build_optimizer
-from parallelism.zero_config import deepspeed_config, is_clipped_by_engine
+from parallelism.zero.config import deepspeed_config, is_clipped_by_engine
+from parallelism.zero.engine_state import held_tensors
 from suite import memory_probe as phases
 from suite.case import Case
 from suite.record import Component

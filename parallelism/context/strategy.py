@@ -30,8 +30,8 @@ def apply(model: nn.Module, mesh: DeviceMesh | None, case: Case) -> nn.Module:
     averages gradients over the ranks: each one's loss is the mean over its own tokens."""
     import torch
 
-    from parallelism.ring_attention import RingCore
-    from parallelism.ulysses import UlyssesCore
+    from parallelism.context.ring import RingCore
+    from parallelism.context.ulysses import UlyssesCore
     from suite.models.blocks import Attention
     from suite.models.decoder_module import Decoder
     from suite.models.dropout import SequenceDropout

@@ -51,7 +51,7 @@ def messages(case: Case, ledger: Ledger, rank: int) -> tuple[Message, ...]:
     return tuple(
         Message(
             Collective.ALL_REDUCE, "dp", layout.replica_ranks, sum(sizes[index] for index in bucket), count,
-            "average the gradients of a bucket over the replicas", "elements*4", "parallelism/leftovers.py",
+            "average the gradients of a bucket over the replicas", "elements*4", "parallelism/data/leftovers.py",
         )
         for bucket in buckets(sizes, bucket_cap_bytes(layout))
     )  # fmt: skip

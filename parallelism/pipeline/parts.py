@@ -13,7 +13,7 @@ from torch import nn
 from torch.distributed.pipelining import PipelineStage
 from torch.nn.parallel import DistributedDataParallel
 
-from parallelism.stages import Stage
+from parallelism.schedules.stages import Stage
 from suite.models.decoder_module import Decoder
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from parallelism.base import Strategy
-from parallelism.zero_traffic import messages
+from parallelism.zero.traffic import messages
 from suite.layout import Layout
 from suite.record import Component
 
@@ -23,7 +23,7 @@ def divided_components(stage: int) -> frozenset[Component]:
 
 
 def apply(model: nn.Module, mesh: DeviceMesh | None, case: Case) -> nn.Module:
-    """Nothing: DeepSpeed takes the bare model when its engine is made, in parallelism/deepspeed_trainer.py."""
+    """Nothing: DeepSpeed takes the bare model when its engine is made, in parallelism/zero/trainer.py."""
     return model
 
 

@@ -7,7 +7,7 @@ from collections import Counter
 from typing import TYPE_CHECKING
 
 from parallelism.base import Strategy
-from parallelism.zero_config import groups_of
+from parallelism.zero.config import groups_of
 from suite.collectives import Collective, Message
 from suite.layout import Layout
 from suite.record import Component

@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from parallelism.fsdp import shard_elements, shard_place
+from parallelism.data.fsdp import shard_elements, shard_place
 from suite.collectives import Collective, Message
 from suite.operators import Ledger, OperatorKind, Split, Weight
 from suite.spec import LOSS_CHUNKS, LossKernel, Precision

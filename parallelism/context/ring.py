@@ -11,7 +11,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-from parallelism.block_attention import BlockKernel, block_kernel, wide_type
+from parallelism.context.block import BlockKernel, block_kernel, wide_type
 from suite.models.blocks import rotate
 from suite.parse import require
 from suite.sequence_shards import Product, ring_products

@@ -6,8 +6,8 @@ from torch import nn
 from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.tensor import DTensor
 
-from parallelism import replicate
-from parallelism.flat import all_reduce_flat, local_gradients
+from parallelism.data import replicate
+from parallelism.data.flat import all_reduce_flat, local_gradients
 from parallelism.mesh import replica_mesh
 from suite.layout import Layout
 

@@ -1,0 +1,1 @@
+"""Data parallelism on torch: DDP, FSDP2, HSDP, flat buckets."""

@@ -1,0 +1,1 @@
+"""Pipeline schedules without torch: which stages there are, who holds them, in which order they run."""

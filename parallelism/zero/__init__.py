@@ -1,0 +1,1 @@
+"""ZeRO: DeepSpeed's engine, and torch's ZeroRedundancyOptimizer."""
