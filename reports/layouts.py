@@ -12,7 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from parallelism.base import Strategy
-from parallelism.strategies import STRATEGIES
+from parallelism.strategies import STRATEGIES, strategies_of
 from suite.case_rules import CASE_RULES
 from suite.layout import Layout
 from suite.layout_rules import RULES
@@ -46,7 +46,8 @@ def refused_pairs() -> Iterator[tuple[tuple[str, str], str]]:
             continue
         idle = next((each.name for each in (one, other) if not each.is_used(both)), None)
         if idle is not None:
-            yield (one.name, other.name), f"layout {both}: {idle} has nothing to do there"
+            run_by = ", ".join(each.name for each in strategies_of(both))
+            yield (one.name, other.name), f"{both} is run by {run_by}: {idle} is not needed there"
 
 
 def _row(strategy: Strategy, pairs: dict[tuple[str, str], str]) -> dict[str, Any]:
@@ -75,9 +76,16 @@ def print_strategies(answer: dict[str, Any], console: Console) -> None:
                 table.add_row(key.replace("_", " "), Text(text or "nothing"))
         console.print(table)
         console.print()
-    rules = Table(box=box.SIMPLE_HEAD, title="refused before launch", title_justify="left", pad_edge=False)
-    rules.add_column("what", overflow="fold")
-    rules.add_column("because", overflow="fold")
-    for rule in answer["rules"]:
-        rules.add_row(Text(rule["refused"]), Text(rule["because"]))
-    console.print(rules)
+    pairs = [(" with ".join(pair["strategies"]), pair["reason"]) for pair in answer["refused_pairs"]]
+    console.print(_reasons("pairs that are not combined, at their smallest", pairs))
+    rules = [(rule["refused"], rule["because"]) for rule in answer["rules"]]
+    console.print(_reasons("refused before launch", rules))
+
+
+def _reasons(title: str, rows: list[tuple[str, str]]) -> Table:
+    table = Table(box=box.SIMPLE_HEAD, title=title, title_justify="left", pad_edge=False)
+    table.add_column("what", overflow="fold")
+    table.add_column("because", overflow="fold")
+    for what, why in rows:
+        table.add_row(Text(what), Text(why))
+    return table
