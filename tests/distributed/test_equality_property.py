@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from suite.case import Case
 from suite.case_rules import sequence_parts
-from suite.layout import ContextMethod, Layout, Recompute, Reduction
+from suite.layout import ContextMethod, Layout, Recompute, Reduction, Schedule
 from suite.models.decoder import Activation, DecoderSpec, Norm, Position
 from suite.spec import AttentionKernel, LossKernel, OptimizerKind, Precision, Workload
 from tests.distributed.differences import are_same_bits
@@ -78,11 +78,20 @@ def divided_layouts(draw: st.DrawFn) -> Layout:
     )
 
 
+@st.composite
+def piped_layouts(draw: st.DrawFn) -> Layout:
+    """Two pipeline ranks under any schedule, alone and beside replicas, FSDP2, tensor and context parallelism."""
+    schedule = draw(st.sampled_from(Schedule))
+    beside = draw(st.sampled_from([{}, {"dp": 2}, {"fsdp": 2, "reshard_after_forward": False}, {"tp": 2}, {"cp": 2}]))
+    return Layout(pp=2, schedule=schedule, virtual_stages=schedule.stages_a_rank[0], **beside)
+
+
 def made_to_fit(model: DecoderSpec, seq_len: int, layout: Layout) -> tuple[DecoderSpec, int]:
     """The model and the sequence made wide and long enough for the layout's rules."""
     ranks, parts = layout.tp * layout.cp, sequence_parts(layout)
     wider = replace(
         model,
+        layers=max(model.layers, layout.stages),
         heads=model.heads * ranks,
         kv_heads=model.kv_heads * ranks,
         ffn=model.ffn * layout.tp,
@@ -95,9 +104,12 @@ def made_to_fit(model: DecoderSpec, seq_len: int, layout: Layout) -> tuple[Decod
 @st.composite
 def cases(draw: st.DrawFn) -> Case:
     """Models under data-parallel, sharded or divided layouts of up to 4 ranks, with every workload's choices."""
+    layout = draw(
+        st.builds(Layout, dp=st.integers(1, 4)) | sharded_layouts() | divided_layouts() | piped_layouts(),
+    )
     layout = replace(
-        draw(st.builds(Layout, dp=st.integers(1, 4)) | sharded_layouts() | divided_layouts()),
-        reduction=draw(st.sampled_from(Reduction)),
+        layout,
+        reduction=Reduction.STEP if layout.pp > 1 else draw(st.sampled_from(Reduction)),
         recompute=Recompute.parse(draw(st.sampled_from(("none", "selective", "full", "every-2", "every-3")))),
     )
     # of one token alone, attention has no gradient
@@ -105,7 +117,7 @@ def cases(draw: st.DrawFn) -> Case:
     workload = Workload(
         seq_len=seq_len,
         micro_batch=draw(st.integers(1, 2)),
-        micro_batches=draw(st.integers(1, 3)),
+        micro_batches=draw(st.sampled_from((4, 6))) if layout.pp > 1 else draw(st.integers(1, 3)),
         precision=Precision.FP32,
         optimizer=draw(st.sampled_from(OptimizerKind)),
         attention=draw(st.sampled_from(AttentionKernel)),
@@ -128,4 +140,10 @@ def test_a_drawn_layout_computes_what_one_process_computes(case: Case) -> None:
     trace, of_stored = (merged(ran.result()) for ran in run_jobs(case.layout.world_size, jobs))
     reference = merged(run_on_ranks(1, partial(record, single_process(case), double=True)))
     assert not differences(trace, reference, case, is_double=True)
-    assert are_same_bits(trace, of_stored)
+    if layout_keeps_order(case.layout):
+        assert are_same_bits(trace, of_stored)
+
+
+def layout_keeps_order(layout: Layout) -> bool:
+    """Are sums taken in the same order with checkpointing? A split backward pass is joined under it."""
+    return layout.pp == 1 or not layout.schedule.splits_backward
