@@ -79,7 +79,7 @@ CASE_RULES: tuple[Rule[Case], ...] = (
     ),
     Rule(
         "fewer micro-batches than stages",
-        "1f1b and dualpipev fill the pipeline first",
+        "1f1b and dualpipev fill the pipeline first; take at least as many, or gpipe",
         lambda case: case.layout.pp > 1 and case.layout.schedule in (Schedule.ONE_F_ONE_B, Schedule.DUAL_PIPE_V)
         and case.workload.micro_batches < case.layout.stages,
         lambda case: f"workload.micro_batches({case.workload.micro_batches}) < stages({case.layout.stages})",

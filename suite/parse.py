@@ -152,6 +152,9 @@ def _convert_union(value: Any, kind: Any, where: str) -> Any:
             return convert(value, option, where)
         except SpecError as refusal:
             refusals.append(str(refusal))
+    plain = [option for option in options if option in (bool, int, float, str)]
+    if len(plain) > 1:
+        raise SpecError(f"{where}: expected {' or '.join(map(_type_name, plain))}, got {shown(value)}")
     raise SpecError(refusals[0])
 
 

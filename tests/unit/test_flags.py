@@ -189,7 +189,7 @@ def test_the_global_batch_sets_the_micro_batches(layout: list[str], micro_batche
         ("--model gpt2 --precision fp16", "--precision: 'fp16' is not known; known: fp32, bf16-mixed"),
         (
             "--model gpt2 --reshard-after-forward yes",
-            "--reshard-after-forward: expected true or false, got 'yes'",
+            "--reshard-after-forward: expected true or false or a whole number, got 'yes'",
         ),
         ("--model gpt2 --recompute every-0", "--recompute: 'every-0' is not known; accepted: none, selective, full, "),
         ("--model gpt2 --global-batch 0", "--global-batch: '0' is not a whole number above zero"),

@@ -165,3 +165,10 @@ def test_flags_refused(text: str, kind: Any) -> None:
 def test_hints_for_unknown_words() -> None:
     assert nearest("layer", ["layers", "heads"]) == "did you mean layers?"
     assert nearest("zzz", ["layers", "heads"]) == "known: layers, heads"
+
+
+@pytest.mark.parametrize("value", ["maybe", 2.5, None])
+def test_a_union_of_plain_types_is_refused_with_all_of_them(value: object) -> None:
+    with pytest.raises(SpecError) as error:
+        convert(value, bool | int, "here")
+    assert str(error.value) == f"here: expected true or false or a whole number, got {value!r}"
