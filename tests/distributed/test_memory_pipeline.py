@@ -27,8 +27,7 @@ SETTINGS: dict[str, list[Any]] = {
     "recompute": ["none", "selective", "full"],
     "precision": ["fp32", "bf16-mixed"],
     "micro_batches": [4, 6],
-    "kernels": [("flash", "plain"), ("eager", "chunked"), ("eager", "plain")],
-    "optimizer": ["adamw", "sgd"],
+    "kernels": [("flash", "plain"), ("eager", "chunked")],
 }
 
 

@@ -28,7 +28,6 @@ NARROW = {"layers": 2, "hidden": 36, "heads": 8, "kv_heads": 4, "head_dim": 2, "
 MODELS = {"gpt": GPT, "llama": LLAMA, "narrow": NARROW}
 LAYOUTS: dict[str, dict[str, Any]] = {
     "tp2": {"tp": 2},
-    "tp4": {"tp": 4},
     "tp2-dp2": {"tp": 2, "dp": 2},
     "tp2-fsdp2": {"tp": 2, "fsdp": 2},
     "tp2-fsdp3": {"tp": 2, "fsdp": 3},
@@ -76,6 +75,7 @@ BESIDE = [
     beside(LLAMA, {"pp": 2, "sequence_parallel": False}, {"micro_batches": 2}),
     beside(GPT | {"dropout": 0.1}, {"cp": 2}, BF16),
     beside(LLAMA, {"cp": 2, "context": "ulysses"}, {}),
+    beside(GPT, {"tp": 4}, BF16),
 ]
 CASES = [*(case_of(choice) for choice in pairwise(SETTINGS)), *BESIDE]
 
