@@ -1,7 +1,12 @@
-"""Set before torch is loaded: threads that spin while they wait would slow the suite down on a busy machine."""
+"""What every test process needs: threads that do not spin while they wait (set before torch is loaded), and a Ctrl-C."""
 
 from __future__ import annotations
 
 import os
+import signal
 
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    # a shell ignores Ctrl-C for what it starts in the background, and all below would; these tests send it themselves
+    signal.signal(signal.SIGINT, signal.default_int_handler)

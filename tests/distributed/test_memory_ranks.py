@@ -44,7 +44,6 @@ LAYOUTS: dict[str, dict[str, Any]] = {
     "fsdp4-keep": {"fsdp": 4, "reshard_after_forward": False},
     "fsdp4-to-2": {"fsdp": 4, "reshard_after_forward": 2},
     "hsdp2x2": {"dp": 2, "fsdp": 2},
-    "hsdp2x3": {"dp": 2, "fsdp": 3},
 }
 NUMBERS: dict[str, tuple[str, str]] = {
     "fp32": ("fp32", "fp32"), "bf16": ("bf16-mixed", "fp32"), "bf16-reduced": ("bf16-mixed", "bf16"),
@@ -52,7 +51,7 @@ NUMBERS: dict[str, tuple[str, str]] = {
 KNOBS: dict[str, list[Any]] = {
     "layout": list(LAYOUTS),
     "numbers": list(NUMBERS),
-    "micro_batches": [1, 2, 3],
+    "micro_batches": [1, 3],
     "reduction": ["step", "micro-batch"],
     "prefetch": [(0, 1), (1, 0), (2, 2)],
     "batch": [(40, 3), (5, 1)],  # with few tokens the reductions are the peak, with many the activations
