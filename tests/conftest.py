@@ -1,4 +1,4 @@
-"""What every test process needs: threads that do not spin while they wait (set before torch is loaded), and a Ctrl-C."""
+"""Set before torch is loaded: threads that spin while they wait would slow the tests on a busy machine. And a Ctrl-C."""
 
 from __future__ import annotations
 
