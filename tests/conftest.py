@@ -1,4 +1,4 @@
-"""Set before torch is loaded: threads that spin while they wait would slow the tests on a busy machine. And a Ctrl-C."""
+"""Set before torch is loaded: threads that spin would slow a busy machine. And a Ctrl-C that counts."""
 
 from __future__ import annotations
 
