@@ -7,14 +7,12 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache, cached_property
 
-from parallelism.schedules.ledgers import ledger_of_stages
-from parallelism.schedules.stages import stages_of, stages_of_rank
-
 from memory.events import Label
 from memory.pipeline_buffers import pipeline_holdings
 from memory.pipeline_walk import walk_pipeline
 from memory.state import Holding, holdings, optimizer_transient
 from memory.step import StepWalk, walk_step
+from parallelism.schedules.ledgers import ledger_of_stages, stages_of_place
 from suite.case import Case
 from suite.cpu_workspace import has_tiles
 from suite.layout import Layout
@@ -66,6 +64,10 @@ class MemoryModel:
     def ledger(self) -> Ledger:
         """The operator ledger of one micro-batch of the whole model."""
         return self._ledger(WHOLE)
+
+    def ledger_of_share(self, rank: int) -> Ledger:
+        """The operator ledger of one micro-batch of a rank's share of the whole model, every pipeline stage of it."""
+        return self._whole(share_of(self.case.layout, rank))
 
     def ledger_of_rank(self, rank: int) -> Ledger:
         """The operator ledger of one micro-batch of what a rank holds: its share of its stages."""
@@ -127,9 +129,7 @@ class MemoryModel:
             whole = self._whole(share)
             if self.case.layout.pp == 1:
                 return whole
-            stages = stages_of(self.case)
-            mine = tuple(stages[index] for index in stages_of_rank(self.case.layout, place))
-            return ledger_of_stages(self.case, whole, mine)
+            return ledger_of_stages(self.case, whole, stages_of_place(self.case, place))
 
         return ledger
 

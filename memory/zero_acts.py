@@ -22,6 +22,7 @@ class Acts:
 
     at: Rank
     events: list[Event] = field(default_factory=list)
+    bucket: list[Parameter] = field(default_factory=list)
 
     #: does autograd add a micro-batch's gradients to those of the one before?
     accumulates = True
@@ -73,6 +74,17 @@ class Acts:
     def _free(self, item: Parameter) -> None:
         """A whole gradient goes."""
         self._add(-item.elements * self.at.size, WHOLE, "parameters reached*{size}")
+
+    def _put(self, item: Parameter) -> None:
+        """A gradient is copied into the bucket, reduced first if it would not fit in it; a larger one waits alone."""
+        if self.bucket and sum(other.elements for other in self.bucket) + item.elements > self.at.limit:
+            self._flush()
+        self.bucket.append(item)
+        if item.elements <= self.at.limit:
+            self._free(item)
+
+    def _flush(self) -> None:
+        """Reduce the bucket. Stage 0 has none."""
 
     @property
     def source(self) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from memory.events import Act, Phase
 from memory.zero_acts import FP32, RUNTIME, WHOLE, Acts
@@ -16,7 +16,6 @@ from suite.record import Component
 class Bucketed(Acts):
     """Stages 1 and 2: a bucket lives in backward, and the rank keeps whole gradients of what it owns a part of."""
 
-    bucket: list[Parameter] = field(default_factory=list)
     has_bucket: bool = False
     has_kept: bool = False
     left_over: int = 0
@@ -94,14 +93,6 @@ class Bucketed(Acts):
             self._add(-flat, "flat gradient of a group", "P/N*{size}")
 
     # --- gradients --------------------------------------------------------------------------------------
-
-    def _put(self, item: Parameter) -> None:
-        """A gradient is copied into the bucket, reduced first if it would not fit in it; a larger one waits alone."""
-        if self.bucket and sum(other.elements for other in self.bucket) + item.elements > self.at.limit:
-            self._flush()
-        self.bucket.append(item)
-        if item.elements <= self.at.limit:
-            self._free(item)
 
     def _flush(self) -> None:
         """All-reduce the bucket: its slices, one for each run of the same owner, are joined if they are several."""

@@ -20,7 +20,6 @@ from suite.record import Component
 class Gathered(Acts):
     """Stage 3: parameters are gathered module by module, gradients scattered bucket by bucket."""
 
-    bucket: list[Parameter] = field(default_factory=list)
     held: dict[str, int] = field(default_factory=dict)
     rerun: dict[str, int] = field(default_factory=dict)
 
@@ -96,14 +95,6 @@ class Gathered(Acts):
 
     def _gathered(self, nbytes: int, name: str) -> None:
         self._add(nbytes, name, "sum of ceil(elements/N)*N*{size}", Component.GATHERED)
-
-    def _put(self, item: Parameter) -> None:
-        filled = sum(other.elements for other in self.bucket)
-        if self.bucket and filled + item.elements > self.at.limit:
-            self._flush()
-        self.bucket.append(item)
-        if item.elements <= self.at.limit:
-            self._free(item)
 
     def _flush(self) -> None:
         """Lay the gradients out rank by rank, unless one alone needs no padding; reduce-scatter; keep the parts."""

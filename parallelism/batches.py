@@ -8,7 +8,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from parallelism.context.strategy import is_balanced
 from suite.case import Case
 from suite.data import rank_slice
 from suite.sequence_shards import shard_sequence
@@ -56,5 +55,5 @@ def sequence_keys(seed: int, step: int, count: int) -> np.ndarray:
 def _mine(case: Case, rank: int, array: np.ndarray, micro_batches: int, device: torch.device) -> Tensor:
     layout = case.layout
     rows = rank_slice(array, layout.data_rank(rank), layout.data_ranks, micro_batches)
-    rows = shard_sequence(rows, layout.cp, layout.place("cp", rank), is_balanced(layout))
+    rows = shard_sequence(rows, layout.cp, layout.place("cp", rank), layout.is_balanced)
     return torch.from_numpy(np.ascontiguousarray(rows)).to(device)

@@ -7,7 +7,6 @@ from parallelism.data.ddp import DDP
 from parallelism.data.fsdp import FSDP
 from parallelism.schedules.ledgers import ledger_of_stages, rank_stages
 from parallelism.strategies import strategies_of
-from parallelism.tensor.shares import own_weights
 from suite.case import Case
 from suite.collectives import Collective, Message, TrafficEstimate
 from suite.layout import Layout
@@ -17,11 +16,11 @@ NORM_BYTES = 4  # an fp32 scalar
 
 
 def messages_of(case: Case, ledger: Ledger, rank: int = 0) -> tuple[Message, ...]:
-    """Everything `rank` says in a step; `ledger` is the case's. Groups of one say nothing and are left out.
+    """Everything `rank` says in a step; `ledger` is of its share of the whole model, every stage of it. Groups of one
+    say nothing and are left out.
 
     Not counted: reporting losses, validation, barriers, and the first two steps, in which DDP settles its buckets.
     """
-    ledger = own_weights(ledger, case.layout, rank)
     rows: list[Message] = []
     for strategy in strategies_of(case.layout):
         for part in _parts(case, ledger, rank, strategy):

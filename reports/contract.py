@@ -66,7 +66,9 @@ def estimate_mapping(case: Case, predictor: Predictor) -> dict[str, Any]:
 def busiest_traffic(case: Case, model: MemoryModel) -> TrafficEstimate:
     """The traffic of the rank that sends most in a step, of those that are written out."""
     ranks = representative_ranks(case.layout)
-    return max((estimate_traffic(case, model.ledger, rank) for rank in ranks), key=lambda traffic: traffic.sent)
+    return max(
+        (estimate_traffic(case, model.ledger_of_share(rank), rank) for rank in ranks), key=lambda traffic: traffic.sent
+    )
 
 
 def traffic_mapping(traffic: TrafficEstimate) -> dict[str, Any]:

@@ -31,7 +31,7 @@ class Predictor:
             case=case.to_mapping(),
             memory=tuple(model.estimate(rank) for rank in ranks),
             time=self.time(case, model),
-            traffic=tuple(estimate_traffic(case, model.ledger, rank) for rank in ranks),
+            traffic=tuple(estimate_traffic(case, model.ledger_of_share(rank), rank) for rank in ranks),
         )
 
     def time(self, case: Case, memory: MemoryModel) -> TimeEstimate:

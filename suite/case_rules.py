@@ -97,7 +97,7 @@ CASE_RULES: tuple[Rule[Case], ...] = (
 
 def sequence_parts(layout: Layout) -> int:
     """Equal parts that a sequence is cut into."""
-    parts = layout.cp * (2 if layout.cp > 1 and layout.context is ContextMethod.RING and layout.load_balance else 1)
+    parts = layout.cp * (2 if layout.is_balanced else 1)
     return parts * (layout.tp if layout.sequence_parallel else 1)
 
 

@@ -201,6 +201,11 @@ class Layout:
         return self.dp if self.fsdp > 1 else self.dp * self.cp
 
     @property
+    def is_balanced(self) -> bool:
+        """Does each context rank take an early and a late chunk? Ulysses' ranks attend to whole sequences."""
+        return self.cp > 1 and self.load_balance and self.context is ContextMethod.RING
+
+    @property
     def stages(self) -> int:
         """Pipeline stages in all."""
         return self.pp * self.virtual_stages

@@ -8,6 +8,13 @@ from dataclasses import dataclass
 from suite.layout import ContextMethod, Layout
 
 
+def own_rows(rows: int, ranks: int, rank: int) -> range:
+    """The rows that a rank holds of so many: parts of ceil(rows / ranks), so the last ranks' are smaller or empty.
+    torch.chunk's split, and DTensor's Shard."""
+    step = math.ceil(rows / ranks)
+    return range(min(rank * step, rows), min((rank + 1) * step, rows))
+
+
 @dataclass(frozen=True)
 class Share:
     """What tensor and context parallelism leave one rank: degrees, and the rank's place in each."""
@@ -23,9 +30,8 @@ class Share:
     """Does a ring's rank hold an early and a late chunk?"""
 
     def rows(self, whole: int) -> int:
-        """Of so many rows of a weight, those that this rank holds: parts of ceil(whole / tp), the last one smaller."""
-        step = math.ceil(whole / self.tp)
-        return max(0, min(step, whole - self.tp_rank * step))
+        """How many of a weight's rows this rank holds."""
+        return len(own_rows(whole, self.tp, self.tp_rank))
 
     @property
     def stream_parts(self) -> int:
@@ -38,7 +44,6 @@ WHOLE = Share()
 
 def share_of(layout: Layout, rank: int) -> Share:
     """The share of a rank of the layout."""
-    is_ring = layout.context is ContextMethod.RING
     return Share(
         tp=layout.tp,
         tp_rank=layout.place("tp", rank),
@@ -46,5 +51,5 @@ def share_of(layout: Layout, rank: int) -> Share:
         cp=layout.cp,
         cp_rank=layout.place("cp", rank),
         context=layout.context,
-        is_balanced=layout.cp > 1 and is_ring and layout.load_balance,
+        is_balanced=layout.is_balanced,
     )

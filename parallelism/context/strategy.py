@@ -38,7 +38,7 @@ def apply(model: nn.Module, mesh: DeviceMesh | None, case: Case) -> nn.Module:
 
     assert mesh is not None
     assert isinstance(model, Decoder)
-    group, rank, balanced = mesh["cp"].get_group(), mesh["cp"].get_local_rank(), is_balanced(case.layout)
+    group, rank, balanced = mesh["cp"].get_group(), mesh["cp"].get_local_rank(), case.layout.is_balanced
     seq_len = case.workload.seq_len
     places = [place for part in sequence_positions(seq_len, case.layout.cp, rank, balanced) for place in part]
     positions = torch.tensor(places, device=next(model.parameters()).device)
@@ -51,11 +51,6 @@ def apply(model: nn.Module, mesh: DeviceMesh | None, case: Case) -> nn.Module:
             ring = RingCore(group, balanced, case.workload.attention)
             module.core = ring if is_ring else UlyssesCore(module.core, group)
     return model
-
-
-def is_balanced(layout: Layout) -> bool:
-    """Does each rank take an early and a late chunk? Under Ulysses every rank has whole sequences to attend to."""
-    return layout.load_balance and layout.context is ContextMethod.RING
 
 
 def context_messages(case: Case, blocks: Iterable[int]) -> tuple[Message, ...]:

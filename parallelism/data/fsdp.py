@@ -16,6 +16,7 @@ from parallelism.schedules.ledgers import stage_of_ledger
 from suite.collectives import Collective, Message
 from suite.layout import Layout, Offload, ReduceType, Reduction
 from suite.record import Component
+from suite.share import own_rows
 from suite.spec import Precision
 
 if TYPE_CHECKING:
@@ -34,9 +35,8 @@ IMPLICIT_BACKWARD_PREFETCH = 1
 
 
 def shard_rows(rows: int, ranks: int, rank: int) -> int:
-    """Rows of dimension 0 that `rank` holds: torch.chunk's split, so the last ranks may hold fewer or none."""
-    step = math.ceil(rows / ranks)
-    return max(0, min(step, rows - rank * step))
+    """How many rows of dimension 0 `rank` holds; the last ranks may hold fewer or none."""
+    return len(own_rows(rows, ranks, rank))
 
 
 def shard_elements(shape: tuple[int, ...], ranks: int, rank: int) -> int:

@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING
 from parallelism.base import Strategy
 from parallelism.data.fsdp import shard_elements
 from parallelism.schedules.stages import head_is_copied, rank_of_stage, stages_of, stages_of_rank
-from parallelism.tensor.shares import own_rows
 from suite.case import Case
 from suite.collectives import Collective, Message
 from suite.layout import Layout, RecomputeKind
 from suite.record import Component
+from suite.share import own_rows
 from suite.spec import LossKernel, Precision
 
 if TYPE_CHECKING:

@@ -11,8 +11,13 @@ from suite.operators import Ledger, Operator, Placed, Region, Segment, Weight
 
 def rank_stages(case: Case, rank: int) -> tuple[Stage, ...]:
     """The stages that a rank of the whole layout holds."""
+    return stages_of_place(case, case.layout.place("pp", rank))
+
+
+def stages_of_place(case: Case, pp_rank: int) -> tuple[Stage, ...]:
+    """The stages that a pipeline rank holds."""
     stages = stages_of(case)
-    return tuple(stages[index] for index in stages_of_rank(case.layout, case.layout.place("pp", rank)))
+    return tuple(stages[index] for index in stages_of_rank(case.layout, pp_rank))
 
 
 def ledger_of_stages(case: Case, ledger: Ledger, stages: tuple[Stage, ...]) -> Ledger:

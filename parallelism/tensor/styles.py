@@ -19,7 +19,7 @@ from torch.distributed.tensor.parallel import ParallelStyle
 
 from parallelism.tensor.plan import Style
 from parallelism.tensor.regions import Regions
-from parallelism.tensor.shares import own_rows
+from suite.share import own_rows
 
 Forward = Callable[..., Tensor]
 

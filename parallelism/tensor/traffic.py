@@ -42,7 +42,7 @@ class Uses:
 
 
 def messages(case: Case, ledger: Ledger, rank: int) -> tuple[Message, ...]:
-    """A rank's collectives over tp in one step; the ledger's weights are its parts (`own_weights`).
+    """A rank's collectives over tp in one step; the ledger's weights are its parts.
 
     Counted, every micro-batch: the stream into and out of each half of a block, out of the embedding and into the head,
     forward, backward, and again where a block is rerun (up to the last tensor that it keeps: its last sum is made again

@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from parallelism.tensor.regions import Regions
-from parallelism.tensor.shares import own_rows
+from suite.share import own_rows
 
 
 @dataclass(frozen=True)

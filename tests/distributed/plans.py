@@ -105,21 +105,8 @@ class Plan:
     def case(self) -> Case:
         """The case that the plan names."""
         layout = replace(LAYOUTS[self.layout], recompute=Recompute.parse(self.recompute))
-        numerics = NUMERICS[self.numerics]
-        return case_of(
-            FORMS[self.form],
-            layout,
-            Workload(
-                seq_len=SEQ_LEN,
-                micro_batch=GLOBAL_BATCH // (layout.data_ranks * self.micro_batches),
-                micro_batches=self.micro_batches,
-                precision=numerics.precision,
-                optimizer=numerics.optimizer,
-                attention=AttentionKernel(self.attention),
-                loss=LossKernel(self.loss),
-            ),
-            numerics.learning_rate,
-        )
+        kernels = AttentionKernel(self.attention), LossKernel(self.loss)
+        return trained(FORMS[self.form], layout, NUMERICS[self.numerics], GLOBAL_BATCH, self.micro_batches, *kernels)
 
     @property
     def is_double(self) -> bool:
@@ -140,6 +127,28 @@ class Plan:
     def stored(self) -> Plan:
         """The same with nothing recomputed."""
         return replace(self, recompute="none")
+
+
+def trained(
+    model: DecoderSpec,
+    layout: Layout,
+    numerics: Numerics,
+    sequences: int,
+    micro_batches: int,
+    attention: AttentionKernel,
+    loss: LossKernel,
+) -> Case:
+    """A model under a layout, so many sequences a step in so many micro-batches a rank."""
+    workload = Workload(
+        seq_len=SEQ_LEN,
+        micro_batch=sequences // (layout.data_ranks * micro_batches),
+        micro_batches=micro_batches,
+        precision=numerics.precision,
+        optimizer=numerics.optimizer,
+        attention=attention,
+        loss=loss,
+    )
+    return case_of(model, layout, workload, numerics.learning_rate)
 
 
 def single_process(case: Case) -> Case:

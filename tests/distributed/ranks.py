@@ -15,6 +15,7 @@ import traceback
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
+from functools import partial
 from math import ceil
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
@@ -23,6 +24,8 @@ from typing import Any, Generic, TypeVar
 
 import torch
 import torch.distributed as dist
+
+from suite.case import Case
 
 T = TypeVar("T")
 Job = Callable[[int], T]  # rank -> what it found
@@ -166,3 +169,13 @@ def _end(processes: Sequence[BaseProcess], patience_s: float) -> None:
         if process.is_alive():
             process.kill()
             process.join()
+
+
+def run_cases(cases: Sequence[Case], job: Callable[[Case, int], T], deadline_s: float) -> dict[Case, tuple[T, ...]]:
+    """What a job finds of each case on each of its ranks; cases of as many ranks share a fork."""
+    found: dict[Case, tuple[T, ...]] = {}
+    for ranks in sorted({case.layout.world_size for case in cases}):
+        mine = [case for case in cases if case.layout.world_size == ranks]
+        runs = run_jobs(ranks, [partial(job, case) for case in mine], deadline_s=deadline_s)
+        found |= {case: tuple(run.result()) for case, run in zip(mine, runs, strict=True)}
+    return found

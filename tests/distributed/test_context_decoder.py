@@ -14,7 +14,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from parallelism.checkpointing import CHECKPOINTING
-from parallelism.context.strategy import CONTEXT, context_messages, is_balanced
+from parallelism.context.strategy import CONTEXT, context_messages
 from parallelism.mesh import build_mesh
 from suite.case import Case
 from suite.collectives import Call, Collective, tally
@@ -99,7 +99,7 @@ def step(case: Case, rank: int, kind: torch.dtype = torch.float64) -> Step:
     ids, labels, keys = batch(case)
     mesh = build_mesh(case.layout, "cpu")
     if case.layout.cp > 1:
-        ids, labels = (shard_sequence(x, case.layout.cp, rank, is_balanced(case.layout)) for x in (ids, labels))
+        ids, labels = (shard_sequence(x, case.layout.cp, rank, case.layout.is_balanced) for x in (ids, labels))
         model = CONTEXT.apply(model, mesh, case)
     if CHECKPOINTING.is_used(case.layout):
         model = CHECKPOINTING.apply(model, mesh, case)

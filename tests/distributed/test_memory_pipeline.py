@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from functools import partial
 from typing import Any
 
 import pytest
 
 from suite.case import Case, case_from
-from tests.distributed.ranks import run_jobs
+from tests.distributed.ranks import run_cases
 from tests.distributed.test_memory_ranks import GPT, LLAMA, SCALARS
 from tests.fake.measured import Beside, measure
 from tests.fake.pairwise import pairwise
@@ -80,13 +79,8 @@ CASES = [
 @pytest.fixture(scope="module")
 def measured() -> dict[Case, tuple[Beside, ...]]:
     """Every case's memory, predicted and measured, on every rank."""
-    found: dict[Case, tuple[Beside, ...]] = {}
-    for ranks in sorted({case.layout.world_size for case in CASES}):
-        cases = [case for case in CASES if case.layout.world_size == ranks]
-        with without_workspace():  # the ranks are forked inside, and inherit it
-            runs = run_jobs(ranks, [partial(measure, case) for case in cases], deadline_s=150.0)
-        found |= {case: run.result() for case, run in zip(cases, runs, strict=True)}
-    return found
+    with without_workspace():  # the ranks are forked inside, and inherit it
+        return run_cases(CASES, measure, deadline_s=150.0)
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: f"{case.layout.world_size}-{case.label}")

@@ -3,7 +3,6 @@ moment, pairwise over choices."""
 
 from __future__ import annotations
 
-from functools import partial
 from typing import Any
 
 import pytest
@@ -11,7 +10,7 @@ import pytest
 from suite.case import Case, case_from
 from suite.record import Moment
 from suite.spec import Precision
-from tests.distributed.ranks import run_jobs
+from tests.distributed.ranks import run_cases
 from tests.fake.measured import Beside, measure
 from tests.fake.pairwise import pairwise
 from tests.fake.workspace import without_workspace
@@ -83,13 +82,8 @@ CASES = [*(case_of(choice) for choice in pairwise(SETTINGS)), *BESIDE]
 @pytest.fixture(scope="module")
 def measured() -> dict[Case, tuple[Beside, ...]]:
     """Every case's memory, predicted and measured, on every rank."""
-    found: dict[Case, tuple[Beside, ...]] = {}
-    for ranks in sorted({case.layout.world_size for case in CASES}):
-        cases = [case for case in CASES if case.layout.world_size == ranks]
-        with without_workspace():  # the ranks are forked inside, and inherit it
-            runs = run_jobs(ranks, [partial(measure, case) for case in cases], deadline_s=150.0)
-        found |= {case: run.result() for case, run in zip(cases, runs, strict=True)}
-    return found
+    with without_workspace():  # the ranks are forked inside, and inherit it
+        return run_cases(CASES, measure, deadline_s=150.0)
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: f"{case.layout.world_size}-{case.label}")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from functools import partial
 from typing import Any
 
 import pytest
@@ -10,7 +9,7 @@ import pytest
 from suite.case import Case
 from suite.collectives import Collective
 from suite.record import Quantity, Sample
-from tests.distributed.ranks import run_jobs
+from tests.distributed.ranks import run_cases
 from tests.distributed.test_traffic import BF16, GPT, NARROW, case_of, measure, measured, predicted
 
 pytestmark = pytest.mark.distributed
@@ -55,12 +54,7 @@ CASES = [
 @pytest.fixture(scope="module")
 def heard() -> dict[Case, tuple[list[Sample], ...]]:
     """Every case's samples, rank by rank."""
-    found: dict[Case, tuple[list[Sample], ...]] = {}
-    for ranks in (2, 3, 4, 8):
-        cases = [case for case in CASES if case.layout.world_size == ranks]
-        runs = run_jobs(ranks, [partial(measure, case) for case in cases], deadline_s=120.0)
-        found |= {case: run.result() for case, run in zip(cases, runs, strict=True)}
-    return found
+    return run_cases(CASES, measure, deadline_s=120.0)
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: f"{case.model.hidden}-{case.label}")

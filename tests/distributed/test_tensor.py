@@ -26,10 +26,10 @@ from suite.case import Case
 from suite.layout import ContextMethod, Layout, Recompute, Reduction
 from suite.models.decoder import Activation, DecoderSpec, Norm, Position
 from suite.models.dropout import SequenceDropout
-from suite.spec import AttentionKernel, LossKernel, Workload
+from suite.spec import AttentionKernel, LossKernel
 from tests.distributed.differences import are_same_bits, same_tensors
 from tests.distributed.judgement import differences
-from tests.distributed.plans import NUMERICS, case_of, single_process
+from tests.distributed.plans import NUMERICS, single_process, trained
 from tests.distributed.ranks import Ran, run_jobs, run_on_ranks
 from tests.distributed.traces import CPU, RANKS_DIFFER, RankTrace, Trace, merged, rank_batch, record
 
@@ -77,22 +77,10 @@ class Trial:
     @property
     def case(self) -> Case:
         """The case."""
-        numerics = NUMERICS[self.numerics]
         layout = replace(self.layout, recompute=Recompute.parse(self.recompute))
-        return case_of(
-            replace(self.model, dropout=self.dropout),
-            layout,
-            Workload(
-                seq_len=SEQ_LEN,
-                micro_batch=SEQUENCES // (layout.data_ranks * self.micro_batches),
-                micro_batches=self.micro_batches,
-                precision=numerics.precision,
-                optimizer=numerics.optimizer,
-                attention=AttentionKernel(self.attention),
-                loss=LossKernel(self.loss),
-            ),
-            numerics.learning_rate,
-        )
+        kernels = AttentionKernel(self.attention), LossKernel(self.loss)
+        model = replace(self.model, dropout=self.dropout)
+        return trained(model, layout, NUMERICS[self.numerics], SEQUENCES, self.micro_batches, *kernels)
 
     @property
     def is_double(self) -> bool:

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from functools import partial
 from typing import Any
 
 import pytest
 
 from suite.case import Case
 from suite.record import Sample
-from tests.distributed.ranks import run_jobs
+from tests.distributed.ranks import run_cases
 from tests.distributed.test_traffic import BF16, case_of, measure, measured, predicted
 
 pytestmark = pytest.mark.distributed
@@ -47,12 +46,7 @@ CASES = [
 @pytest.fixture(scope="module")
 def heard() -> dict[Case, tuple[list[Sample], ...]]:
     """Every case's samples, rank by rank."""
-    found: dict[Case, tuple[list[Sample], ...]] = {}
-    for ranks in (2, 4, 8):
-        cases = [case for case in CASES if case.layout.world_size == ranks]
-        runs = run_jobs(ranks, [partial(measure, case) for case in cases], deadline_s=120.0)
-        found |= {case: run.result() for case, run in zip(cases, runs, strict=True)}
-    return found
+    return run_cases(CASES, measure, deadline_s=120.0)
 
 
 def name(case: Any) -> str:

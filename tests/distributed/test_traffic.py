@@ -18,7 +18,7 @@ from parallelism.traffic_pass import measure_traffic
 from suite.case import Case, case_from
 from suite.collectives import Collective, tally
 from suite.record import Quantity, Sample
-from tests.distributed.ranks import run_jobs, run_on_ranks
+from tests.distributed.ranks import run_cases, run_on_ranks
 
 pytestmark = pytest.mark.distributed
 
@@ -74,7 +74,7 @@ def measured(samples: list[Sample]) -> dict[tuple[Quantity, Collective | None], 
 def predicted(case: Case, rank: int) -> dict[tuple[Quantity, Collective | None], float]:
     """The same of the formulas."""
     table: dict[tuple[Quantity, Collective | None], float] = {}
-    for collective, sums in tally(messages_of(case, MemoryModel(case).ledger, rank)).items():
+    for collective, sums in tally(messages_of(case, MemoryModel(case).ledger_of_share(rank), rank)).items():
         table[Quantity.BYTES_SENT, collective] = float(sums.sent)
         table[Quantity.PAYLOAD, collective] = sums.payload
         table[Quantity.COLLECTIVE_CALLS, collective] = sums.count
@@ -84,12 +84,7 @@ def predicted(case: Case, rank: int) -> dict[tuple[Quantity, Collective | None],
 @pytest.fixture(scope="module")
 def heard() -> dict[Case, tuple[list[Sample], ...]]:
     """Every case's samples, rank by rank."""
-    found: dict[Case, tuple[list[Sample], ...]] = {}
-    for ranks in (2, 3, 4):
-        cases = [case for case in CASES if case.layout.world_size == ranks]
-        runs = run_jobs(ranks, [partial(measure, case) for case in cases], deadline_s=120.0)
-        found |= {case: run.result() for case, run in zip(cases, runs, strict=True)}
-    return found
+    return run_cases(CASES, measure, deadline_s=120.0)
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: f"{case.model.hidden}-{case.label}")

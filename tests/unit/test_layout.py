@@ -21,15 +21,9 @@ from suite.layout import (
 from suite.models.decoder import DecoderSpec
 from suite.parse import SpecError
 from suite.spec import Workload
+from tests.unit.refusals import refused
 
 pytestmark = pytest.mark.unit
-
-
-def refused(kind: type, **values: Any) -> str:
-    with pytest.raises(SpecError) as error:
-        kind(**values)
-    assert "\n" not in str(error.value)
-    return str(error.value)
 
 
 # --- layout --------------------------------------------------------------------------------------------------

@@ -18,17 +18,10 @@ from suite.layout import (
 )
 from suite.models import preset
 from suite.models.decoder import DecoderSpec
-from suite.parse import SpecError
 from suite.spec import Cluster, LossKernel, OptimizerKind, Precision, Recipe, Workload
+from tests.unit.refusals import refused
 
 pytestmark = pytest.mark.unit
-
-
-def refused(kind: type, **values: Any) -> str:
-    with pytest.raises(SpecError) as error:
-        kind(**values)
-    assert "\n" not in str(error.value)
-    return str(error.value)
 
 
 # --- workload, cluster, recipe -------------------------------------------------------------------------------

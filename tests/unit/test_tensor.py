@@ -12,12 +12,12 @@ from hypothesis import strategies as st
 from memory.estimate import MemoryModel
 from parallelism.data import replicate
 from parallelism.tensor.plan import Style, plan_of
-from parallelism.tensor.shares import own_rows, own_weights
 from parallelism.traffic import messages_of
 from suite.case import Case, case_from
 from suite.collectives import Collective, Message, Tally, tally
 from suite.layout import Layout
 from suite.parse import SpecError
+from suite.share import own_rows
 
 pytestmark = pytest.mark.unit
 
@@ -35,7 +35,7 @@ def case_of(layout: dict[str, Any], model: dict[str, Any], **workload: Any) -> C
 
 
 def rows(case: Case, rank: int = 0, axis: str = "tp") -> list[Message]:
-    return [row for row in messages_of(case, MemoryModel(case).ledger, rank) if row.axis == axis]
+    return [row for row in messages_of(case, MemoryModel(case).ledger_of_share(rank), rank) if row.axis == axis]
 
 
 def sums(case: Case, rank: int = 0) -> dict[Collective, Tally]:
@@ -86,9 +86,9 @@ def test_a_rank_without_vocabulary_is_refused() -> None:
 def test_the_parts_of_all_ranks_are_the_model_and_copies_of_what_is_whole() -> None:
     """GPT: norms 2 * 2 * 8 + 8 = 40, row biases 2 * 2 * 4 = 16, positions 8 * 4 = 32: 88, held twice."""
     case = case_of({"tp": 2}, GPT)
-    ledger = MemoryModel(case).ledger
-    held = [own_weights(ledger, case.layout, rank).parameters for rank in range(2)]
-    assert sum(held) == ledger.parameters + 88
+    memory = MemoryModel(case)
+    held = [memory.ledger_of_share(rank).parameters for rank in range(2)]
+    assert sum(held) == memory.ledger.parameters + 88
     assert held[0] - held[1] == 4  # 6 and 5 rows of 4
 
 

@@ -35,7 +35,7 @@ def case_of(layout: dict[str, Any], model: dict[str, Any] | None = None, **workl
 
 
 def sums(case: Case, rank: int = 0) -> dict[Collective, Tally]:
-    return tally(messages_of(case, MemoryModel(case).ledger, rank))
+    return tally(messages_of(case, MemoryModel(case).ledger_of_share(rank), rank))
 
 
 def test_one_rank_sends_nothing() -> None:
