@@ -12,7 +12,7 @@ from reports.published.answers import CannotModel, Prediction
 from reports.published.fitted import Constants, fit_constants
 from reports.published.kv_cache import predict_kv_cache
 from reports.published.parameters import predict_parameters
-from reports.published.runs import predict_run
+from reports.published.runs import allocated_bytes, predict_run
 from suite.parse import SpecError
 from suite.published import PublishedRow, PublishedTable, TableKind, UnreadableCell, read_table
 
@@ -41,6 +41,12 @@ class Result:
     def is_fitted(self) -> bool:
         """Did a constant of its prediction come from this row's own figure, or another of the same run?"""
         return self.row.row_id in self.prediction.fitted_on
+
+    @property
+    def exceeds(self) -> bool | None:
+        """Of a run that ended without memory: is the prediction larger than what there was? None for other rows."""
+        limit = self.prediction.limit
+        return None if limit is None else self.prediction.value > limit
 
     @property
     def prints_as_published(self) -> bool:
@@ -130,7 +136,8 @@ def validate(paths: Sequence[str], fit_paths: Sequence[str] = ()) -> Validation:
     Constants are fitted on rows with split = fit of the tables at `fit_paths`, or are the recorded ones where none is
     given. SpecError, in one line, for a table that cannot be read.
     """
-    constants = fit_constants([row for path in fit_paths for row in read_table(path).rows]) if fit_paths else Constants()
+    fit = [row for path in fit_paths for row in read_table(path).rows]
+    constants = fit_constants(fit, allocated_bytes) if fit else Constants()
     return Validation(tuple(validate_table(read_table(path), constants) for path in paths), constants)
 
 
@@ -213,6 +220,7 @@ def _result_mapping(result: Result) -> dict[str, Any]:
         "predicted": result.prediction.value,
         "error": result.error,
         "prints_as_published": result.prints_as_published,
+        "exceeds_device": result.exceeds,
         "fitted": result.is_fitted,
         "basis": result.prediction.basis,
         "assumed": list(result.prediction.assumed),

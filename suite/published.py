@@ -133,14 +133,18 @@ class PublishedRow:
         return _UNITS[binary or found[0]] if found else 1.0
 
     def prints_as(self, value: float) -> bool:
-        """Would this value be printed with the digits that were published? Half of the last digit, either way."""
+        """Would this value be printed with the digits that were published: rounded, or the rest cut off, as some do? A
+        count of parameters is printed whole."""
         text = self.text("params" if self.kind is TableKind.PARAMETERS else "value")
         published = self.published
         if published is None or not _NUMBER.fullmatch(text):
             return False
         digits = text.lower().partition("e")[0].partition(".")[2]
         last = 10.0 ** -len(digits)
-        return abs(value - published) <= (0.5 * last + 1e-9) * self.unit
+        above = (value - published) / self.unit
+        if self.kind is TableKind.PARAMETERS:
+            return above == 0
+        return abs(above) <= 0.5 * last + 1e-9 or 0 <= above < last
 
 
 @dataclass(frozen=True)

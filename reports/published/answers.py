@@ -14,10 +14,12 @@ class Prediction:
     """A row's figure by formula, in the row's own unit.
 
     `assumed` lists what the row does not state, or states differently from what is modelled. `fitted_on` are the ids of
-    the rows whose figures a fitted constant of this prediction comes from.
+    the rows whose figures a fitted constant of this prediction comes from. `limit` is what a run that ended without
+    memory had of it.
     """
 
     value: float
     basis: str
     assumed: tuple[str, ...] = ()
     fitted_on: tuple[str, ...] = ()
+    limit: float | None = None

@@ -64,8 +64,11 @@ def _capacity(row: PublishedRow, token: int, said: str, assumed: tuple[str, ...]
     if metric == "gpu_blocks":
         block = row.need("block_size")
         return Prediction(kv_blocks(pool * GIB, block, token), f"pool / ({block} tokens x {said}), whole blocks", assumed)
-    if metric in ("kv_capacity_tokens", "max_kv_slots_tokens"):
+    if metric == "kv_capacity_tokens":
         return Prediction(pool * GIB // token, f"pool / ({said})", assumed)
+    if metric == "max_kv_slots_tokens":  # of a whole model on all its GPUs, as its paper's table has it
+        every = token * (row.count("tp") or 1)
+        return Prediction(pool * GIB // every, "pool of all ranks / (2*L*k*d)", (*assumed, "the pool is all ranks'"))
     raise CannotModel(f"{metric}: not a figure that a formula here gives")
 
 
