@@ -20,6 +20,7 @@ from suite.case import Case
 from suite.parse import SpecError, require, shown, to_mapping
 
 WORKER = "parallelism.worker"
+_OPERANDS = {"report": "RUN ", "validate": "TABLE.csv ... "}  # of verbs that take some, as their usage shows them
 RATE_SECONDS = 4.0  # of timing for each number of ranks
 PROGRAM = "shardscope" if Path(sys.argv[0]).name == "shardscope" else f"python {shlex.quote(sys.argv[0])}"
 STATUSES = "Exit status: 0 done, 1 done but a case did not end well, 2 bad input, 130 interrupted."
@@ -246,6 +247,20 @@ def strategies(options: argparse.Namespace) -> int:
     return 0
 
 
+def validate(options: argparse.Namespace) -> int:
+    """Hold the formulas to published tables: every row predicted and scored, or skipped with the reason."""
+    from reports.validate import validate_tables, validation_mapping
+
+    found = validate_tables(options.tables, options.fit)
+    if options.json:
+        print(json.dumps(validation_mapping(found), allow_nan=False))
+    else:
+        from reports.validation_tables import print_validation
+
+        print_validation(found, output(), rows=options.rows)
+    return 0
+
+
 def _parser() -> argparse.ArgumentParser:
     about = "Training layouts: measured, predicted, compared."
     parser = flags.OneLineParser(prog=PROGRAM, description=about, epilog=STATUSES, allow_abbrev=False)
@@ -253,7 +268,7 @@ def _parser() -> argparse.ArgumentParser:
 
     def verb(function: Callable[[argparse.Namespace], int]) -> argparse.ArgumentParser:
         text, name = (function.__doc__ or "").strip(), function.__name__
-        usage = f"{PROGRAM} {name} {'RUN ' if function is report else ''}[flags]"
+        usage = f"{PROGRAM} {name} {_OPERANDS.get(name, '')}[flags]"
         added = verbs.add_parser(name, help=text, description=text, usage=usage, epilog=STATUSES, allow_abbrev=False)
         added.add_argument("--json", action="store_true", help="one JSON document on standard output")
         added.set_defaults(run_verb=function)
@@ -276,6 +291,12 @@ def _parser() -> argparse.ArgumentParser:
     said.add_argument("--explain", action="store_true", help="every term of the largest moment, with its source")
     flags.add_case_flags(said)
     verb(report).add_argument("run", metavar="RUN", help="a run's folder, or the records.jsonl in it")
+    held = verb(validate)
+    held.add_argument(
+        "tables", metavar="TABLE.csv", nargs="+", help="published rows, in the columns of tests/published"
+    )
+    held.add_argument("--fit", metavar="TABLE.csv", nargs="+", default=(), help="fit constants on split = fit of these")
+    held.add_argument("--rows", action="store_true", help="every row, not the scores alone")
     verb(strategies)
     verb(models).add_argument("--devices", action="store_true", help="list devices instead")
     return parser

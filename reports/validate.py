@@ -130,7 +130,7 @@ class Validation:
     constants: Constants
 
 
-def validate(paths: Sequence[str], fit_paths: Sequence[str] = ()) -> Validation:
+def validate_tables(paths: Sequence[str], fit_paths: Sequence[str] = ()) -> Validation:
     """Predict every row of the tables at `paths`.
 
     Constants are fitted on rows with split = fit of the tables at `fit_paths`, or are the recorded ones where none is
@@ -193,7 +193,12 @@ def _quantity_mapping(found: QuantityResult) -> dict[str, Any]:
         "families": {name: _score_mapping(score) for name, score in found.score.by_family().items()},
         "results": [_result_mapping(result) for result in found.results],
         "skipped": [
-            {"row_id": skip.row.row_id, "family": skip.row.family, "published": skip.row.published, "reason": skip.reason}
+            {
+                "row_id": skip.row.row_id,
+                "family": skip.row.family,
+                "published": skip.row.published,
+                "reason": skip.reason,
+            }
             for skip in found.skipped
         ],
     }

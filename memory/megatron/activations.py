@@ -101,8 +101,9 @@ def head_arrays(run: MegatronRun) -> tuple[Kept, ...]:
     """What the head and the loss hold at the loss's highest instant, the backward of the head: the final norm's arrays,
     logits, what cross-entropy keeps, their gradient, and the head's where the product does not add it in place."""
     m, n, rows = run.model, run.tokens, run.vocab_rows
+    sp = "/t" if run.sequence_parallel else ""
     arrays = [
-        Kept("final norm's input and output", 4 * run.stream_tokens * m.hidden, "2*2*sbh" + "/t" * run.sequence_parallel),
+        Kept("final norm's input and output", 4 * run.stream_tokens * m.hidden, f"2*2*sbh{sp}"),
         Kept("logits", 2 * n * rows, "2*sb*V/t"),
         Kept("gradient of logits", 2 * n * rows, "2*sb*V/t", "autograd: in the logits' own format"),
         Kept("gradient of the last hidden state", 2 * n * m.hidden, "2*sbh", "autograd"),
@@ -113,5 +114,7 @@ def head_arrays(run: MegatronRun) -> tuple[Kept, ...]:
     if not run.is_gradient_fused:
         arrays.append(Kept("gradient of the head", 2 * m.hidden * rows, "2*h*V/t", "16-bit"))
     if run.sequence_parallel and run.tp > 1:
-        arrays.append(Kept("gathered hidden state", 2 * n * m.hidden, "2*sbh", "gathered again for the head's gradient"))
+        arrays.append(
+            Kept("gathered hidden state", 2 * n * m.hidden, "2*sbh", "gathered again for the head's gradient")
+        )
     return tuple(arrays)

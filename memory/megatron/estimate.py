@@ -37,9 +37,10 @@ def _alive(run: MegatronRun, stage: int, moment: Moment) -> list[Term]:
     if moment is Moment.STEADY:
         return []
     if moment is Moment.OPTIMIZER_PEAK:
-        passing = state_bytes(run).passing * sum(stage_parameters(run, stage).values())
-        formula, source = f"fp32 gradients of the partition: parameters*{state_bytes(run).passing:g}", "optimizer step"
-        return [Term(Component.TRANSIENTS, moment, round(passing), formula, source, stage)] if passing else []
+        each = state_bytes(run).passing
+        nbytes = round(each * sum(stage_parameters(run, stage).values()))
+        formula = f"fp32 gradients of the partition: parameters*{each:g}"
+        return [Term(Component.TRANSIENTS, moment, nbytes, formula, "optimizer step", stage)] if nbytes else []
     blocks = run.in_flight(stage) * run.stage_layers[stage]
     kept = [
         Term(

@@ -19,7 +19,7 @@ class MegatronOptimizer(StrEnum):
 
     MIXED = "mixed"  # every rank: 16-bit weights, fp32 gradients, fp32 master weights and moments: 18 bytes
     DISTRIBUTED = "distributed"  # the last three divided over the replicas: 6 + 12 / (dp cp)
-    DEEPSPEED_FP16 = "deepspeed-fp16"  # ZeRO-1: 16-bit weights and gradients, the fp32 partition, its gradients in a step
+    DEEPSPEED_FP16 = "deepspeed-fp16"  # ZeRO-1: 16-bit weights and gradients, a partition in fp32
     DEEPSPEED_BF16 = "deepspeed-bf16"  # ZeRO-1, and gradients accumulated in fp32 beside the 16-bit ones
 
 
@@ -88,7 +88,9 @@ class MegatronRun:
             f"megatron.stage_layers: {self.stage_layers} are not layers({self.model.layers}) on pp({self.pp}) stages",
         )
         known = (RecomputeKind.NONE, RecomputeKind.SELECTIVE, RecomputeKind.FULL)
-        require(self.recompute in known, f"megatron.recompute: {self.recompute} is not known; known: {', '.join(known)}")
+        require(
+            self.recompute in known, f"megatron.recompute: {self.recompute} is not known; known: {', '.join(known)}"
+        )
 
     @property
     def tokens(self) -> int:

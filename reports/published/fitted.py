@@ -1,4 +1,4 @@
-"""Constants that are fitted, each with the rows it was fitted on: what no formula here states of an allocator's reserve.
+"""Constants that are fitted, each with its rows: what no formula here states of an allocator's reserve.
 
 `validate --fit TABLE.csv` fits them again on the rows of that table with split = fit.
 """
@@ -49,8 +49,8 @@ _RESERVED_OVER_ALLOCATED = Fitted(
 _DEEPSPEED_DEVICE = Fitted(
     10949439104.0,
     ("bigscience-0009", "bigscience-0060", "bigscience-0328"),
-    "bytes that nvidia-smi shows beside what is allocated under Megatron-DeepSpeed: context, communicators, the engine's"
-    " buckets, and what the caching allocator keeps",
+    "bytes that nvidia-smi shows beside what is allocated under Megatron-DeepSpeed: context, communicators, the"
+    " engine's buckets, what the allocator keeps; GB read as 10^9, as value_si has it (read as GiB: 15.9e9)",
 )
 
 

@@ -21,7 +21,9 @@ def predict_kv_cache(row: PublishedRow) -> Prediction:
     if metric == "profile_kv_cache":
         return _pool(row)
     if metric.startswith("profile_"):
-        raise CannotModel(f"{metric}: what an engine's profiling run found; the row has no architecture to predict from")
+        raise CannotModel(
+            f"{metric}: what an engine's profiling run found; the row has no architecture to predict from"
+        )
     token, said, assumed = _token_bytes(row)
     if metric in ("kv_bytes_per_token", "kv_kib_per_token"):
         return Prediction(token, said, assumed)
@@ -63,7 +65,9 @@ def _capacity(row: PublishedRow, token: int, said: str, assumed: tuple[str, ...]
         raise CannotModel(f"{metric}: the pool was worked out from this very figure, so it would predict itself")
     if metric == "gpu_blocks":
         block = row.need("block_size")
-        return Prediction(kv_blocks(pool * GIB, block, token), f"pool / ({block} tokens x {said}), whole blocks", assumed)
+        return Prediction(
+            kv_blocks(pool * GIB, block, token), f"pool / ({block} tokens x {said}), whole blocks", assumed
+        )
     if metric == "kv_capacity_tokens":
         return Prediction(pool * GIB // token, f"pool / ({said})", assumed)
     if metric == "max_kv_slots_tokens":  # of a whole model on all its GPUs, as its paper's table has it

@@ -39,7 +39,8 @@ def refuse_what_no_run_models(row: PublishedRow) -> None:
 def model_of(row: PublishedRow, tied_if_unstated: bool = True) -> Described:
     """The model's shape by the row's columns. CannotModel where the MLP's form is not stated."""
     assumed: list[str] = []
-    sizes = {name: row.need(name) for name in ("layers", "hidden", "heads")}
+    layers, hidden, heads = (row.need(name) for name in ("layers", "hidden", "heads"))
+    kv_heads, head_dim = row.count("kv_heads") or 0, row.count("head_dim") or 0
     seq_len, form = row.need("seq_len"), row.text("act").lower()
     tied = row.flag("tied")
     vocab = _vocab(row, assumed)
@@ -48,7 +49,7 @@ def model_of(row: PublishedRow, tied_if_unstated: bool = True) -> Described:
             assumed.append("norms of queries and keys left out")
         return Described(
             DecoderSpec(
-                **sizes, ffn=row.need("ffn"), kv_heads=row.count("kv_heads") or 0, head_dim=row.count("head_dim") or 0,
+                layers=layers, hidden=hidden, heads=heads, ffn=row.need("ffn"), kv_heads=kv_heads, head_dim=head_dim,
                 vocab=vocab, max_positions=seq_len, tied=bool(tied), name=row.text("model") or "unnamed",
                 qkv_bias=row.says("model", "qwen") and not row.says("model", "qwen3"),
             ),
@@ -61,8 +62,8 @@ def model_of(row: PublishedRow, tied_if_unstated: bool = True) -> Described:
     assumed.append("GPT-2's form: LayerNorm, biases, learned positions")
     return Described(
         DecoderSpec(
-            **sizes, ffn=row.count("ffn") or 4 * sizes["hidden"], kv_heads=row.count("kv_heads") or 0,
-            head_dim=row.count("head_dim") or 0, vocab=vocab, max_positions=seq_len,
+            layers=layers, hidden=hidden, heads=heads, ffn=row.count("ffn") or 4 * hidden, kv_heads=kv_heads,
+            head_dim=head_dim, vocab=vocab, max_positions=seq_len,
             tied=tied_if_unstated if tied is None else tied, norm=Norm.LAYERNORM, activation=Activation.GELU,
             position=Position.LEARNED, bias=True, name=row.text("model") or "unnamed",
         ),

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from reports.published.answers import CannotModel, Prediction
 from suite.layout import Recompute
 from suite.models.decoder import Activation, DecoderSpec, Norm, Position
@@ -38,8 +40,10 @@ def _kind(row: PublishedRow) -> str:
 def decoder_of(row: PublishedRow) -> tuple[DecoderSpec, tuple[str, ...]]:
     """The decoder that a row describes, and what the row leaves open. GPT-2's form has biases and learned positions,
     LLaMA's RMSNorm and a gated MLP; CannotModel for anything between or beyond."""
-    sizes = {name: row.need(name) for name in ("layers", "hidden", "heads", "vocab")}
-    sizes |= {name: row.count(name) or 0 for name in ("kv_heads", "head_dim")}
+    bare = DecoderSpec(
+        layers=row.need("layers"), hidden=row.need("hidden"), heads=row.need("heads"), vocab=row.need("vocab"),
+        kv_heads=row.count("kv_heads") or 0, head_dim=row.count("head_dim") or 0, name=row.text("model") or "unnamed",
+    )  # fmt: skip
     tied = row.flag("tied")
     if tied is None:
         raise UnreadableCell("tied is not stated")
@@ -48,11 +52,8 @@ def decoder_of(row: PublishedRow) -> tuple[DecoderSpec, tuple[str, ...]]:
         _llama_form(row)
         if row.text("act") == "geglu":
             assumed = ("GeGLU's matrices counted as SwiGLU's",)
-        return DecoderSpec(
-            **sizes, ffn=row.need("ffn"), tied=tied, qkv_bias=bool(row.flag("qkv_bias")), bias=bool(_bias(row)),
-            name=row.text("model") or "unnamed",
-        ), assumed  # fmt: skip
-    return _gpt_form(row, sizes, tied)
+        return replace(bare, ffn=row.need("ffn"), tied=tied, qkv_bias=bool(row.flag("qkv_bias"))), assumed
+    return _gpt_form(row, replace(bare, tied=tied))
 
 
 def _bias(row: PublishedRow) -> bool | None:
@@ -72,7 +73,7 @@ def _llama_form(row: PublishedRow) -> None:
         raise CannotModel("biases with RMSNorm: not modelled yet")
 
 
-def _gpt_form(row: PublishedRow, sizes: dict[str, int], tied: bool) -> tuple[DecoderSpec, tuple[str, ...]]:
+def _gpt_form(row: PublishedRow, bare: DecoderSpec) -> tuple[DecoderSpec, tuple[str, ...]]:
     notes, positions = row.text("notes"), row.text("max_pos")
     if row.text("act") not in ("", "gelu", "relu") or _bias(row) is not True:
         raise CannotModel(f"neither GPT-2's form nor LLaMA's{': ' + notes if notes else ''}: not modelled yet")
@@ -83,8 +84,7 @@ def _gpt_form(row: PublishedRow, sizes: dict[str, int], tied: bool) -> tuple[Dec
     if not rows.isdecimal():
         raise UnreadableCell(f"max_pos {positions!r} is not a whole number")
     assumed = () if row.text("norm") else ("LayerNorm and GELU's two matrices: not stated",)
-    return DecoderSpec(
-        **sizes, ffn=row.count("ffn") or 4 * sizes["hidden"], max_positions=int(rows) + (2 if is_opt else 0),
-        norm=Norm.LAYERNORM, activation=Activation.GELU, position=Position.LEARNED, bias=True, tied=tied,
-        name=row.text("model") or "unnamed",
+    return replace(
+        bare, ffn=row.count("ffn") or 4 * bare.hidden, max_positions=int(rows) + (2 if is_opt else 0),
+        norm=Norm.LAYERNORM, activation=Activation.GELU, position=Position.LEARNED, bias=True,
     ), assumed  # fmt: skip

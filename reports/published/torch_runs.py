@@ -34,12 +34,18 @@ def peak_bytes(case: Case) -> int:
 
 
 def torch_case(row: PublishedRow) -> DescribedCase:
-    """The Case that a row describes. CannotModel, UnreadableCell or SpecError with the reason where it cannot be one."""
+    """The Case that a row describes. CannotModel, UnreadableCell or SpecError with the reason where there is none."""
     described = model_of(row)
     assumed = list(described.assumed)
+    dp, fsdp, tp, cp, pp, ep = (row.count(name) or 1 for name in ("dp", "fsdp", "tp", "cp", "pp", "ep"))
     layout = Layout(
-        **{name: row.count(name) or 1 for name in ("dp", "fsdp", "tp", "cp", "pp", "ep")},
-        zero=0 if (row.count("fsdp") or 1) > 1 else (row.count("zero") or 0),
+        dp=dp,
+        fsdp=fsdp,
+        tp=tp,
+        cp=cp,
+        pp=pp,
+        ep=ep,
+        zero=0 if fsdp > 1 else (row.count("zero") or 0),
         recompute=_recompute(row),
         sequence_parallel=row.flag("sp") is not False,
     )
@@ -47,6 +53,8 @@ def torch_case(row: PublishedRow) -> DescribedCase:
         assumed.append("compiled; predicted as eager")
     if row.says("framework", "FSDP1") or row.says("zero_stage", "wrap per decoder layer"):
         assumed.append("FSDP1; predicted as FSDP2")
+    if layout.fsdp > 1 and row.says("precision", "autocast"):
+        assumed.append("autocast inside FSDP; predicted under FSDP's own bf16 policy")
     workload = Workload(
         seq_len=row.need("seq_len"),
         micro_batch=row.need("micro_batch"),
@@ -79,7 +87,7 @@ def _recompute(row: PublishedRow) -> Recompute:
 
 def _precision(row: PublishedRow) -> Precision:
     kind = row.text("precision_kind")
-    found: Any = _member(Precision, kind)
+    found: Any = _member(Precision, "bf16" if kind == "bf16-pure" else kind)
     if found is None:
         raise CannotModel(f"precision {kind or row.text('precision')!r}: not modelled yet")
     return Precision(found)
@@ -88,7 +96,7 @@ def _precision(row: PublishedRow) -> Precision:
 def _optimizer(row: PublishedRow) -> OptimizerKind:
     """AdamW whatever implements it; the memory-saving ones where they are modelled."""
     text = row.text("optimizer").lower()
-    saving = {"8-bit": "adam8bit", "adafactor": "adafactor", "muon": "muon", "sgd": "sgd"}
+    saving = {"8-bit": "adam-8bit", "adafactor": "adafactor", "muon": "muon", "sgd": "sgd"}
     name = next((name for word, name in saving.items() if word in text), "")
     if not name and any(word in text for word in ("4-bit", "fp8", "stochastic", "galore", "lomo")):
         name = text
