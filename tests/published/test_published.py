@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 from functools import cache
 from pathlib import Path
 
 import pytest
 
+import run_all
 from reports.published.fitted import Constants, fit_constants
 from reports.published.runs import allocated_bytes
 from reports.validate import QuantityResult, Result, Score, validate_tables
@@ -131,3 +133,37 @@ def test_the_recorded_constants_are_what_their_rows_give() -> None:
     splits = {row.row_id: row.text("split") for row in rows}
     used = {row_id for constant in recorded.to_mapping().values() for row_id in constant["rows"]}
     assert {splits[row_id] for row_id in used} == {"fit"}
+
+
+# --- the verb ------------------------------------------------------------------------------------------------
+
+
+def test_the_verb_answers_in_one_json_document(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run_all.main(["validate", str(HERE / "memory.csv"), str(HERE / "kv_cache.csv"), "--json"]) == 0
+    answer = json.loads(capsys.readouterr().out)
+    assert [table["table"] for table in answer["tables"]] == ["memory.csv", "kv_cache.csv"]
+    for table in answer["tables"]:
+        found = table["quantities"]
+        assert sum(len(quantity["results"]) + len(quantity["skipped"]) for quantity in found) == table["rows"]
+        for quantity in found:
+            errors = [r["error"] for r in quantity["results"] if r["error"] is not None and not r["fitted"]]
+            assert quantity["rows"] == len(errors)
+            if errors:
+                assert quantity["bias"] == pytest.approx(sum(errors) / len(errors))
+                assert abs(quantity["worst"]) == max(map(abs, errors))
+    assert all(constant["rows"] for constant in answer["constants"].values())
+
+
+def test_the_verb_prints_scores_rows_and_reasons(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run_all.main(["validate", str(HERE / "memory.csv"), "--rows"]) == 0
+    said = capsys.readouterr().out
+    for words in ("peak_reserved_bytes", "mean |error|", "larger, too", "skipped 6: mixture of experts", "(fitted on)"):
+        assert words in said
+
+
+def test_a_table_that_is_none_is_bad_input(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "rows.csv").write_text("a,b\n1,2\n")
+    assert run_all.main(["validate", str(tmp_path / "rows.csv"), "--json"]) == 2
+    said = capsys.readouterr()
+    assert said.out == ""
+    assert len(said.err.splitlines()) == 1
