@@ -32,6 +32,7 @@ def deepspeed_zero2(parameters: float, ranks: int, nodes: int, offload: bool) ->
     """(bytes of a GPU, of a host) by DeepSpeed's estimator for stage 2, its host factor 1.5 included
     (docs/code-docs/source/memory.rst): 2 P + 16 P / N more unless the optimizer is on the host, which has
     4 P a local rank in any case, or 16 P."""
+    _check_ranks(ranks, nodes)
     local = ranks // nodes
     if offload:
         return 2 * parameters, max(4 * parameters * ranks, 16 * parameters) / nodes * 1.5
@@ -44,6 +45,7 @@ def deepspeed_zero3(
 ) -> tuple[float, float]:  # fmt: skip
     """(bytes of a GPU, of a host) by DeepSpeed's estimator for stage 3, its host factor 1.5 included: 4 bytes of the
     largest layer, and of 18 P / N what is not on the host."""
+    _check_ranks(ranks, nodes)
     local, whole = ranks // nodes, 4 * parameters * (ranks // nodes)
     if offload_optimizer:
         state = 18 if offload_parameters else 16
@@ -51,3 +53,7 @@ def deepspeed_zero3(
         host = state * parameters / nodes if zero_init else max(whole, state * parameters / nodes)
         return gpu, host * 1.5
     return 4 * largest + 18 * parameters / ranks, (4 * largest * local if zero_init else whole) * 1.5
+
+
+def _check_ranks(ranks: int, nodes: int) -> None:
+    require(1 <= nodes <= ranks, f"ranks: must be at least nodes({nodes}) and that at least 1, got {ranks}")

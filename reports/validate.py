@@ -137,7 +137,7 @@ def validate_tables(paths: Sequence[str], fit_paths: Sequence[str] = ()) -> Vali
     given. SpecError, in one line, for a table that cannot be read.
     """
     fit = [row for path in fit_paths for row in read_table(path).rows]
-    constants = fit_constants(fit, allocated_bytes) if fit else Constants()
+    constants = fit_constants(fit, allocated_bytes) if fit_paths else Constants()
     return Validation(tuple(validate_table(read_table(path), constants) for path in paths), constants)
 
 
@@ -162,12 +162,17 @@ def _answer(row: PublishedRow, constants: Constants) -> Result | Skipped:
         TableKind.PARAMETERS: predict_parameters,
         TableKind.KV_CACHE: predict_kv_cache,
         TableKind.ANALYTIC: predict_analytic,
+        TableKind.HARDWARE: _calibration,
         TableKind.RUNS: lambda run: predict_run(run, constants),
     }
     try:
         return Result(row, predictors[row.kind](row))
     except (CannotModel, UnreadableCell, SpecError) as reason:  # a row's case may be one that a rule refuses
         return Skipped(row, str(reason))
+
+
+def _calibration(row: PublishedRow) -> Prediction:
+    raise CannotModel("calibration material: it feeds a device's figures, and no formula predicts it")
 
 
 def validation_mapping(validation: Validation) -> dict[str, Any]:

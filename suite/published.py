@@ -25,6 +25,7 @@ class TableKind(StrEnum):
     RUNS = "runs"  # a measured figure of a training or inference run: memory.csv, throughput.csv
     PARAMETERS = "parameters"  # a model's parameter count: params.csv
     KV_CACHE = "kv_cache"  # bytes of a key-value cache, or how much of it an engine had room for
+    HARDWARE = "hardware"  # what a device or a link achieves: hw_micro.csv, calibration material
     ANALYTIC = "analytic"  # a figure that its authors computed: a test of a formula, never a measurement
 
 
@@ -33,6 +34,7 @@ COLUMNS: dict[TableKind, tuple[str, ...]] = {
     TableKind.RUNS: ("row_id", "family", "quantity", "value_si"),
     TableKind.PARAMETERS: ("row_id", "model", "params", "arch"),
     TableKind.KV_CACHE: ("row_id", "attn", "kv_heads", "metric", "value"),
+    TableKind.HARDWARE: ("row_id", "op", "metric", "value", "theory"),
     TableKind.ANALYTIC: ("row_id", "family", "kind", "metric", "value", "unit"),
 }
 

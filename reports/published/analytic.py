@@ -28,8 +28,10 @@ def predict_analytic(row: PublishedRow) -> Prediction:
     if row.says("framework", "DeepSpeed"):
         return _deepspeed(row)
     if metric == "model_states_per_gpu":
-        stage = int(row.text("zero_stage")[:1] or -1)
-        value = zero_model_states(parameters_of(row), stage, row.need("dp"))
+        stage = row.text("zero_stage")[:1]
+        if stage not in ("0", "1", "2", "3"):
+            raise UnreadableCell(f"zero_stage {row.text('zero_stage')!r} is not a stage")
+        value = zero_model_states(parameters_of(row), int(stage), row.need("dp"))
         return Prediction(value, "2 + 2 + 12 bytes a parameter, divided by stage")
     if row.says("framework", "Megatron"):
         return _korthikanti(row)

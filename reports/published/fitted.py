@@ -10,6 +10,7 @@ from dataclasses import dataclass, field, fields
 from statistics import median
 from typing import Any
 
+from suite.parse import require
 from suite.published import PublishedRow
 
 RESERVED = "peak_reserved_bytes"
@@ -67,15 +68,20 @@ class Constants:
 
 
 def fit_constants(rows: Sequence[PublishedRow], allocated_of: Callable[[PublishedRow], float]) -> Constants:
-    """Fit on the rows with split = fit; a constant that they say nothing of stays as it is recorded.
+    """Fit on the rows with split = fit; a constant that they say nothing of stays as it is recorded. SpecError
+    where they speak of none.
 
     Reserved over allocated: median over the runs that state both. Beside what is allocated on a device under
     Megatron-DeepSpeed: median of what nvidia-smi shows less `allocated_of` the row, predicted.
     """
     own = [row for row in rows if row.text("split") == "fit" and row.published]
-    return Constants(
-        _reserved_over_allocated(own) or _RESERVED_OVER_ALLOCATED, _deepspeed(own, allocated_of) or _DEEPSPEED_DEVICE
+    ratio, device = _reserved_over_allocated(own), _deepspeed(own, allocated_of)
+    require(
+        ratio is not None or device is not None,
+        f"--fit: no row with split = fit speaks of a constant; needed: runs with {RESERVED} and {ALLOCATED}, or {SMI}"
+        " under Megatron-DeepSpeed",
     )
+    return Constants(ratio or _RESERVED_OVER_ALLOCATED, device or _DEEPSPEED_DEVICE)
 
 
 def _reserved_over_allocated(rows: Sequence[PublishedRow]) -> Fitted | None:

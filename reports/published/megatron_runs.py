@@ -82,6 +82,8 @@ def _pipeline(
 ) -> tuple[tuple[int, ...], int, PipelineMemory]:
     """(blocks of each stage, chunks a rank, schedule)."""
     extra, virtual = row.text("extra"), row.text("vp")
+    if pp > layers:
+        raise CannotModel(f"pp {pp} with {layers} layers: every stage holds at least one block")
     is_short = "one layer fewer" in extra or "counts as a layer" in extra
     if is_short and pp > 1 and (layers + 2) % pp == 0:
         each = (layers + 2) // pp

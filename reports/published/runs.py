@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+from dataclasses import replace
 from enum import StrEnum
 
 from memory.kv_cache import kv_bytes_per_token
@@ -14,7 +16,7 @@ from reports.published.torch_runs import peak_bytes, torch_case
 from suite.hardware import device
 from suite.published import PublishedRow
 from suite.record import Moment
-from suite.units import bytes_text
+from suite.units import GIB, bytes_text
 
 
 class Seen(StrEnum):
@@ -38,6 +40,8 @@ SEEN: dict[str, Seen] = {
     "peak_gpu_memory_bytes": Seen.ALLOCATED,
     "allocated_steady_bytes": Seen.STEADY,
     "peak_reserved_bytes": Seen.RESERVED,
+    "peak_active_pct": Seen.ALLOCATED,
+    "peak_reserved_pct": Seen.RESERVED,
     "nvidia_smi_max_bytes": Seen.DEVICE,
     "nvml_used_bytes": Seen.DEVICE,
     "gpu_memory_total_over_gpus_bytes": Seen.DEVICE,
@@ -48,7 +52,7 @@ SEEN: dict[str, Seen] = {
 def predict_run(row: PublishedRow, constants: Constants) -> Prediction:
     """A run's figure. CannotModel with the reason where no formula here answers."""
     quantity = row.quantity
-    if not quantity.endswith("_bytes") and quantity != "fits":
+    if not quantity.endswith("_bytes") and quantity not in SEEN:
         raise CannotModel("how long a step takes on a GPU: the simulator is not there yet")
     refuse_what_no_run_models(row)
     if quantity == "inference_memory_bytes" or row.says("extra", "inference"):
@@ -56,7 +60,17 @@ def predict_run(row: PublishedRow, constants: Constants) -> Prediction:
     if quantity not in SEEN:
         raise CannotModel(f"{quantity}: not a moment or a maximum that a formula here gives")
     seen = SEEN[quantity]
-    return _as_seen(row, seen, _allocated(row, seen), constants)
+    found = _as_seen(row, seen, _allocated(row, seen), constants)
+    return _as_percentage(row, found) if quantity.endswith("_pct") else found
+
+
+def _as_percentage(row: PublishedRow, found: Prediction) -> Prediction:
+    """A figure printed as a share of the device's memory, whose size stands in its unit: '% of 95.0396 GiB'."""
+    printed = re.search(r"% of (\d+(?:\.\d+)?) GiB", row.text("unit"), flags=re.ASCII)
+    if printed is None:
+        raise CannotModel(f"unit {row.text('unit')!r}: the device's memory is not stated in it")
+    share = 100 * found.value / (float(printed[1]) * GIB)
+    return replace(found, value=share, basis=f"{found.basis}, in % of {printed[1]} GiB")
 
 
 def allocated_bytes(row: PublishedRow) -> float:

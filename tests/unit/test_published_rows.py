@@ -114,6 +114,30 @@ def test_a_row_with_missing_cells_is_skipped_with_the_reason(tmp_path: Path) -> 
     assert [skip.reason for skip in time.skipped] == ["how long a step takes on a GPU: the simulator is not there yet"]
 
 
+SHAPE = "llama-7b,32,4096,11008,32,32,32000,0,swiglu,2048,8,8,none,bf16-mixed,AdamW"
+SHAPED = "model,layers,hidden,ffn,heads,kv_heads,vocab,tied,act,seq_len,micro_batch,fsdp,recompute_kind,precision_kind"
+
+
+def test_a_share_of_the_devices_memory_is_its_bytes_over_the_size_in_its_unit(tmp_path: Path) -> None:
+    header = f"row_id,family,quantity,value_si,unit,{SHAPED},optimizer"
+    path = table(tmp_path, header, f"a,f,peak_active_pct,50,% of 80 GiB,{SHAPE}", f"b,f,peak_active_bytes,1,B,{SHAPE}")
+    share, whole = (quantity.results[0].prediction.value for quantity in validate_tables([path]).tables[0].quantities)
+    assert share == pytest.approx(100 * whole / (80 * 2**30))
+
+
+def test_more_stages_than_layers_is_a_reason_not_a_wait(tmp_path: Path) -> None:
+    header = f"row_id,family,quantity,value_si,framework,pp,{SHAPED},optimizer"
+    path = table(tmp_path, header, f"a,f,peak_allocated_bytes,1,Megatron-LM,99999999,{SHAPE}")
+    (skip,) = validate_tables([path]).tables[0].quantities[0].skipped
+    assert skip.reason == "pp 99999999 with 32 layers: every stage holds at least one block"
+
+
+def test_a_fit_that_speaks_of_no_constant_is_refused(tmp_path: Path) -> None:
+    path = table(tmp_path, RUNS, "x,f,step_seconds,1,1,s,fit")
+    with pytest.raises(SpecError, match=r"^--fit: no row with split = fit speaks of a constant"):
+        validate_tables([path], [path])
+
+
 def test_a_row_that_a_constant_was_fitted_on_is_listed_but_not_scored(tmp_path: Path) -> None:
     shape = "llama,12,8192,28672,64,8,128256,0,swiglu,4096,1,4,2,4,1,1,none,1,Megatron-LM,a100-sxm-80gb"
     names = "model,layers,hidden,ffn,heads,kv_heads,vocab,tied,act,seq_len,micro_batch,grad_accum,dp,tp,sp,pp"
