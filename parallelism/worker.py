@@ -12,8 +12,9 @@ import os
 import resource
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from datetime import timedelta
+from enum import StrEnum
 from pathlib import Path
 
 import torch
@@ -36,6 +37,14 @@ from suite.ranklog import FailureKind, RankWriter, rows_path
 from suite.record import Quantity, Sample
 
 VALIDATION_POINTS = 10
+
+
+class Pass(StrEnum):
+    """What is done with a case, each on a fresh model."""
+
+    TRAIN = "train"  # timed, without probes
+    MEMORY = "memory"  # a few steps under the allocator's recorder
+    TRAFFIC = "traffic"  # a step with every collective counted
 
 
 class Worker:
@@ -163,12 +172,16 @@ def _failure_kind(error: BaseException) -> FailureKind:
     return FailureKind.OOM if refused else FailureKind.ERROR
 
 
-def run(case: Case, rank: int, writer: RankWriter) -> None:
+def run(case: Case, rank: int, writer: RankWriter, passes: Collection[Pass] = tuple(Pass)) -> None:
     """The passes of one case on one rank, in an initialised process group if it has several ranks."""
     worker = Worker(case, rank, _device(case), writer)
-    worker.train()
-    worker.measure_memory()
-    worker.count_traffic()
+    for each, method in (
+        (Pass.TRAIN, worker.train),
+        (Pass.MEMORY, worker.measure_memory),
+        (Pass.TRAFFIC, worker.count_traffic),
+    ):
+        if each in passes:
+            method()
     peak_kib = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     writer.sample(Sample(Quantity.RESIDENT, peak_kib * 1024, rank))
 
@@ -194,7 +207,7 @@ def main(arguments: list[str]) -> int:
             if place.rank == 0:
                 writer.environment(environment() | _threads())
             with process_group(place, store, case, timeout):
-                run(case, place.rank, writer)
+                run(case, place.rank, writer, options.passes)
                 if store is not None:
                     dist.barrier()
                 writer.done()
@@ -214,7 +227,13 @@ def _options(arguments: list[str]) -> argparse.Namespace:
     parser.add_argument("--timeout", type=float, default=600.0, metavar="SECONDS", help="of one collective [600]")
     text = "of several machines: to rank 0 at the end, or left where they were written [gathered]"
     parser.add_argument("--rows", choices=("gathered", "local"), default="gathered", help=text)
+    text = "what is done with each case, with commas [train,memory,traffic]"
+    parser.add_argument("--passes", type=_passes, default=tuple(Pass), metavar="PASSES", help=text)
     return parser.parse_args(arguments)
+
+
+def _passes(text: str) -> tuple[Pass, ...]:
+    return tuple(Pass(name) for name in text.split(","))
 
 
 def _cases(path: Path, out: Path, world: int) -> tuple[dict[Path, Case], str]:
