@@ -14,7 +14,6 @@ import sys
 import time
 from collections.abc import Callable, Collection, Sequence
 from datetime import timedelta
-from enum import StrEnum
 from pathlib import Path
 
 import torch
@@ -33,18 +32,11 @@ from suite.data import load_data, train_windows, validation_windows
 from suite.documents import read_json
 from suite.environment import environment
 from suite.parse import SpecError, require
+from suite.passes import Pass, passes_of
 from suite.ranklog import FailureKind, RankWriter, rows_path
 from suite.record import Quantity, Sample
 
 VALIDATION_POINTS = 10
-
-
-class Pass(StrEnum):
-    """What is done with a case, each on a fresh model."""
-
-    TRAIN = "train"  # timed, without probes
-    MEMORY = "memory"  # a few steps under the allocator's recorder
-    TRAFFIC = "traffic"  # a step with every collective counted
 
 
 class Worker:
@@ -228,12 +220,8 @@ def _options(arguments: list[str]) -> argparse.Namespace:
     text = "of several machines: to rank 0 at the end, or left where they were written [gathered]"
     parser.add_argument("--rows", choices=("gathered", "local"), default="gathered", help=text)
     text = "what is done with each case, with commas [train,memory,traffic]"
-    parser.add_argument("--passes", type=_passes, default=tuple(Pass), metavar="PASSES", help=text)
+    parser.add_argument("--passes", type=passes_of, default=tuple(Pass), metavar="PASSES", help=text)
     return parser.parse_args(arguments)
-
-
-def _passes(text: str) -> tuple[Pass, ...]:
-    return tuple(Pass(name) for name in text.split(","))
 
 
 def _cases(path: Path, out: Path, world: int) -> tuple[dict[Path, Case], str]:

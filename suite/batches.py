@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import time
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from itertools import dropwhile, islice
 from pathlib import Path
@@ -12,8 +12,10 @@ from pathlib import Path
 from suite.case import Case
 from suite.launch import Launcher, Part, measurement
 from suite.outcome import Ending
+from suite.passes import Pass
 from suite.ranklog import RankExit, RankLog
 from suite.record import Measurement
+from suite.sweep import Runner
 
 #: cases of one launch: enough to hide its cost, few enough to lose little when one fails
 LAUNCH_CASES = 40
@@ -52,6 +54,13 @@ class BatchedLauncher:
             self._ready[case.case_id] = _measured(case, part, is_done, seconds)
             if not is_done:
                 return  # those after it did not run: the next launch takes them
+
+
+def batched(runner: Runner, cases: Sequence[Case], passes: Collection[Pass]) -> Runner:
+    """A sweep's runner: its cases share launches where the memory pass is all that is asked of them, on one machine."""
+    if not isinstance(runner, Launcher) or set(passes) != {Pass.MEMORY}:
+        return runner
+    return BatchedLauncher(runner, cases)
 
 
 def _size(case: Case) -> tuple[int, int]:

@@ -10,6 +10,7 @@ from itertools import product
 from typing import Any
 
 from suite.case import Case, case_from
+from suite.pairwise import pairwise
 from suite.parse import SpecError
 
 #: a decoder that every layout of up to 8 ranks divides, in GPT-2's form and in LLaMA's
@@ -102,6 +103,12 @@ class Matrix:
 def whole_matrix() -> Matrix:
     """Every combination."""
     return Matrix(tuple(_combinations()))
+
+
+def pairs_matrix() -> Matrix:
+    """A covering sample: every two values of every two factors meet in some combination."""
+    order = {name: place for place, name in enumerate(LAYOUTS)}
+    return Matrix(tuple(sorted(pairwise(FACTORS), key=lambda choice: order[choice["strategy"]])))
 
 
 def _combinations() -> Iterator[Choice]:
