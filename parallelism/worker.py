@@ -130,6 +130,7 @@ class Worker:
         trainer = self.trainer()
         for sample in measure_traffic(lambda step: trainer.step(step, self.batch(step)), self.rank):
             self.writer.sample(sample)
+        trainer.close()
 
     # --- small things -----------------------------------------------------------------------------------
 
@@ -189,6 +190,7 @@ def main(arguments: list[str]) -> int:
     cases, refusal = _cases(options.case, options.out, place.world)
     writers = [_writer(folder, place.rank) for folder in cases or [options.out]]
     try:
+        _import_engines(tuple(cases.values()))
         writers[0].heartbeat("meets the other ranks")
         store = meet(place, refusal or facts_of(tuple(cases.values())), timeout)
     except Exception as error:
@@ -210,6 +212,14 @@ def main(arguments: list[str]) -> int:
                 skipped.skipped(f"case {number} of {len(cases)}, before it in the same launch, failed")
             return _fail(error, place.rank, [writer])
     return 0
+
+
+def _import_engines(cases: Collection[Case]) -> None:
+    """DeepSpeed before torch's pipelines, whichever case comes first: the other way round it cannot be imported."""
+    if engines := [case for case in cases if case.layout.is_deepspeed]:
+        from parallelism.zero.trainer import import_deepspeed
+
+        import_deepspeed(_device(engines[0]).type)
 
 
 def _options(arguments: list[str]) -> argparse.Namespace:
