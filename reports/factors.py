@@ -3,21 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from reports.compare import CaseComparison
 from reports.summary import Errors, errors_of
 from suite.case import Case
-
-
-def _bare_layout(case: Case) -> str:
-    return case.layout.without_recompute
-
+from suite.layout import Recompute
 
 #: the settings by which cases are grouped: heading -> a case's value
 FACTORS: dict[str, Callable[[Case], str]] = {
     "model": lambda case: case.model.name,
-    "layout": _bare_layout,
+    "layout": lambda case: str(replace(case.layout, recompute=Recompute())),
     "recompute": lambda case: str(case.layout.recompute),
     "precision": lambda case: case.workload.precision.value,
     "attention": lambda case: case.workload.attention.value,
