@@ -12,7 +12,8 @@ from pathlib import Path
 
 from reports.streams import abandon_output, open_streams, output, tell
 from suite import flags
-from suite.parse import SpecError
+from suite.case import Case
+from suite.parse import SpecError, require
 
 PROGRAM = "shardscope" if Path(sys.argv[0]).name == "shardscope" else f"python {shlex.quote(sys.argv[0])}"
 STATUSES = "Exit status: 0 done, 1 done but a case did not end well, 2 bad input, 130 interrupted."
@@ -31,12 +32,26 @@ def estimate(options: argparse.Namespace) -> int:
     from reports.predict import Predictor
 
     case = flags.case_of(options)
+    if options.new_tokens is not None:
+        return _serve(case, options)
     if options.json:
         print(json.dumps(estimate_mapping(case, Predictor()), allow_nan=False))
         return 0
     from reports.answer import print_estimate
 
     print_estimate(case, Predictor(), output(), explain=options.explain)
+    return 0
+
+
+def _serve(case: Case, options: argparse.Namespace) -> int:
+    """What the case's model needs to answer."""
+    from reports.inference import inference_mapping, print_inference
+
+    require(not options.explain, "--explain: given beside --new-tokens, which lists every term; leave it out")
+    if options.json:
+        print(json.dumps(inference_mapping(case, options.new_tokens), allow_nan=False))
+    else:
+        print_inference(case, options.new_tokens, output())
     return 0
 
 
@@ -105,6 +120,8 @@ def _parser() -> argparse.ArgumentParser:
     flags.add_case_flags(run)
     said = verb(estimate)
     said.add_argument("--explain", action="store_true", help="every term of the largest moment, with its source")
+    text = "serve the model: micro_batch prompts of seq_len tokens, then N more of each"
+    said.add_argument("--new-tokens", type=flags.above_zero(int), metavar="N", help=text)
     flags.add_case_flags(said)
     verb(report).add_argument("run", metavar="RUN", help="a run's folder, or the records.jsonl in it")
     verb(strategies)
