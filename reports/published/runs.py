@@ -78,6 +78,13 @@ def allocated_bytes(row: PublishedRow) -> float:
     return _allocated(row, Seen.ALLOCATED).value
 
 
+def reserved_bytes(allocated: float, constants: Constants) -> tuple[float, str, tuple[str, ...]]:
+    """(what a caching allocator reserves for a peak, in words, the rows that says so): the one place where allocated
+    becomes reserved."""
+    ratio = constants.reserved_over_allocated
+    return allocated * ratio.value, f"x {ratio.value:.4f}", ratio.rows
+
+
 def _allocated(row: PublishedRow, seen: Seen) -> Prediction:
     if is_megatron(row):
         described = megatron_run(row)
@@ -93,7 +100,7 @@ def _allocated(row: PublishedRow, seen: Seen) -> Prediction:
 
 
 def _as_seen(row: PublishedRow, seen: Seen, allocated: Prediction, constants: Constants) -> Prediction:
-    """Allocated bytes as the row's tool sees them. The one place where allocated becomes reserved."""
+    """Allocated bytes as the row's tool sees them."""
     if seen in (Seen.ALLOCATED, Seen.STEADY):
         return allocated
     limit = device(row.text("device")).memory_bytes.value if row.is_oom else None
@@ -103,9 +110,8 @@ def _as_seen(row: PublishedRow, seen: Seen, allocated: Prediction, constants: Co
             allocated.value + beside.value, f"{allocated.basis} + {bytes_text(beside.value)} beside", allocated.assumed,
             allocated.fitted_on + beside.rows, limit,
         )  # fmt: skip
-    ratio = constants.reserved_over_allocated
-    reserved, basis = allocated.value * ratio.value, f"{allocated.basis} x {ratio.value:g}"
-    rows = allocated.fitted_on + ratio.rows
+    reserved, words, rows = reserved_bytes(allocated.value, constants)
+    basis, rows = f"{allocated.basis} {words}", allocated.fitted_on + rows
     if seen is Seen.RESERVED:
         return Prediction(reserved, basis, allocated.assumed, rows)
     context = device(row.text("device")).context_bytes.value
