@@ -13,6 +13,7 @@ from reports.published.megatron_runs import is_megatron, megatron_estimate, mega
 from reports.published.models import model_of, refuse_what_no_run_models
 from reports.published.parameters import count_parameters
 from reports.published.torch_runs import peak_bytes, torch_case
+from suite.case import Case
 from suite.hardware import device
 from suite.published import PublishedRow
 from suite.record import Moment
@@ -60,7 +61,8 @@ def predict_run(row: PublishedRow, constants: Constants) -> Prediction:
     if quantity not in SEEN:
         raise CannotModel(f"{quantity}: not a moment or a maximum that a formula here gives")
     seen = SEEN[quantity]
-    found = _as_seen(row, seen, _allocated(row, seen), constants)
+    allocated, case = _allocated(row, seen)
+    found = _as_seen(row, seen, allocated, case, constants)
     return _as_percentage(row, found) if quantity.endswith("_pct") else found
 
 
@@ -75,31 +77,33 @@ def _as_percentage(row: PublishedRow, found: Prediction) -> Prediction:
 
 def allocated_bytes(row: PublishedRow) -> float:
     """What a run's tensors take at most, by formula, whatever the row's tool has seen."""
-    return _allocated(row, Seen.ALLOCATED).value
+    return _allocated(row, Seen.ALLOCATED)[0].value
 
 
-def reserved_bytes(allocated: float, constants: Constants) -> tuple[float, str, tuple[str, ...]]:
-    """(what a caching allocator reserves for a peak, in words, the rows that says so): the one place where allocated
-    becomes reserved."""
+def reserved_bytes(case: Case | None, allocated: float, constants: Constants) -> tuple[float, str, tuple[str, ...]]:
+    """(what a caching allocator reserves, in words, the rows that a constant of it was fitted on): the one place where
+    allocated becomes reserved. `case` is what a replay would walk; None for a run that is no Case of ours."""
     ratio = constants.reserved_over_allocated
     return allocated * ratio.value, f"x {ratio.value:.4f}", ratio.rows
 
 
-def _allocated(row: PublishedRow, seen: Seen) -> Prediction:
+def _allocated(row: PublishedRow, seen: Seen) -> tuple[Prediction, Case | None]:
+    """What a run's tensors take by formula, and the Case that it was taken from where there is one."""
     if is_megatron(row):
         described = megatron_run(row)
         estimate = megatron_estimate(row, described.run)
         level = estimate.total_bytes(Moment.STEADY) if seen is Seen.STEADY else estimate.peak_bytes
         rows = () if described.run.is_gradient_fused else UNFUSED_GRADIENTS
-        return Prediction(level, "Megatron ledger, allocated", described.assumed, rows)
+        return Prediction(level, "Megatron ledger, allocated", described.assumed, rows), None
     if seen is Seen.STEADY:
         raise CannotModel(f"{row.quantity}: modelled for Megatron alone")
-    described_case = torch_case(row)
-    basis = f"case {described_case.case.label}, allocated"
-    return Prediction(peak_bytes(described_case.case), basis, described_case.assumed)
+    found = torch_case(row)
+    return Prediction(peak_bytes(found.case), f"case {found.case.label}, allocated", found.assumed), found.case
 
 
-def _as_seen(row: PublishedRow, seen: Seen, allocated: Prediction, constants: Constants) -> Prediction:
+def _as_seen(
+    row: PublishedRow, seen: Seen, allocated: Prediction, case: Case | None, constants: Constants
+) -> Prediction:
     """Allocated bytes as the row's tool sees them."""
     if seen in (Seen.ALLOCATED, Seen.STEADY):
         return allocated
@@ -110,7 +114,7 @@ def _as_seen(row: PublishedRow, seen: Seen, allocated: Prediction, constants: Co
             allocated.value + beside.value, f"{allocated.basis} + {bytes_text(beside.value)} beside", allocated.assumed,
             allocated.fitted_on + beside.rows, limit,
         )  # fmt: skip
-    reserved, words, rows = reserved_bytes(allocated.value, constants)
+    reserved, words, rows = reserved_bytes(case, allocated.value, constants)
     basis, rows = f"{allocated.basis} {words}", allocated.fitted_on + rows
     if seen is Seen.RESERVED:
         return Prediction(reserved, basis, allocated.assumed, rows)
