@@ -11,6 +11,8 @@ from suite.published import PublishedRow
 
 #: GPT-2's tokenizer, which Megatron's GPT examples train with
 GPT2_VOCAB = 50257
+#: words that name another family, where no other letter stands before them: GPT-530B is no T5
+_OTHER_FAMILY = re.compile(r"bert|(?<![a-z])(t5|vit|deit|clip|llava|mamba|hybrid|retro|whisper|resnet|multimodal)")
 _ABOUT = re.compile(r"~(\d+)k", flags=re.ASCII)
 
 
@@ -30,7 +32,7 @@ def refuse_what_no_run_models(row: PublishedRow) -> None:
         raise CannotModel(f"{row.text('peft').partition(' ')[0]}: training a part of the parameters is not modelled")
     if row.text("offload") not in ("", "none"):
         raise CannotModel(f"offload {row.text('offload')!r}: not modelled for this source yet")
-    if row.says("model", "bert", "t5", "vit"):
+    if _OTHER_FAMILY.search(row.text("model").lower()):
         raise CannotModel(f"{row.text('model')}: not a decoder; other families are not modelled yet")
     if row.says("precision", "nf4", "int4", "int8", "gptq", "awq"):
         raise CannotModel(f"precision {row.text('precision')!r}: quantized weights are not modelled yet")

@@ -77,6 +77,8 @@ def _gpt_form(row: PublishedRow, bare: DecoderSpec) -> tuple[DecoderSpec, tuple[
     notes, positions = row.text("notes"), row.text("max_pos")
     if row.text("act") not in ("", "gelu", "relu") or _bias(row) is not True:
         raise CannotModel(f"neither GPT-2's form nor LLaMA's{': ' + notes if notes else ''}: not modelled yet")
+    if row.says("notes", "proj", "post-norm", "post-LN"):
+        raise CannotModel(f"{notes}: not modelled yet")
     if not positions:
         raise CannotModel(f"no learned positions stated{' (' + notes + ')' if notes else ''}: not GPT-2's form")
     is_opt = positions.endswith(_OFFSET_ROWS)

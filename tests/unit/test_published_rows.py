@@ -132,6 +132,17 @@ def test_more_stages_than_layers_is_a_reason_not_a_wait(tmp_path: Path) -> None:
     assert skip.reason == "pp 99999999 with 32 layers: every stage holds at least one block"
 
 
+@pytest.mark.parametrize("model", ["bert-large", "t5-large", "DistilBERT", "mamba-hybrid", "vit_huge"])
+def test_other_families_are_skipped_by_name(tmp_path: Path, model: str) -> None:
+    header, rest = f"row_id,family,quantity,value_si,{SHAPED},optimizer", SHAPE.partition(",")[2]
+    path = table(
+        tmp_path, header, f"a,f,peak_allocated_bytes,1,{model},{rest}", f"b,f,peak_allocated_bytes,1,gpt530b,{rest}"
+    )
+    (found,) = validate_tables([path]).tables[0].quantities
+    assert [skip.reason for skip in found.skipped] == [f"{model}: not a decoder; other families are not modelled yet"]
+    assert [result.row.row_id for result in found.results] == ["b"]
+
+
 def test_a_fit_that_speaks_of_no_constant_is_refused(tmp_path: Path) -> None:
     path = table(tmp_path, RUNS, "x,f,step_seconds,1,1,s,fit")
     with pytest.raises(SpecError, match=r"^--fit: no row with split = fit speaks of a constant"):
