@@ -119,8 +119,8 @@ def test_bigsciences_runs_are_within_a_tenth_with_one_constant() -> None:
 
 
 def test_bigsciences_score_hardly_depends_on_what_its_gb_are() -> None:
-    """Its unit column says that nvidia-smi's GiB were printed, its value_si takes 10^9. With the constant fitted again on
-    the same three rows, either reading scores alike, so neither may be called confirmed by it."""
+    """Its unit column says that nvidia-smi's GiB were printed, its value_si takes 10^9. With the constant fitted again
+    on the same three rows either reading scores alike, so the score confirms neither."""
     rows = [r for r in read_table(str(HERE / "memory.csv")).rows if r.quantity == "nvidia_smi_max_bytes"]
     as_gib = [replace(r, cells={**r.cells, "value_si": str(float(r.text("value")) * 2**30)}) for r in rows]
     constant = fit_constants(as_gib, allocated_bytes)
