@@ -90,8 +90,8 @@ CHECKPOINTING = Strategy(
     divides=frozenset({Component.ACTIVATIONS}),
     overheads="one block's activations again while its backward runs; one more forward of what is covered, under"
     " selective-op without every other product, fused attention and scattered sums",
-    sends="what a rerun block or core sends for tp and cp, again (selective-op keeps what tp scatters); for FSDP nothing"
-    " more, the block is gathered anyway",
+    sends="what a rerun block or core sends for tp and cp, again (selective-op keeps what tp scatters); for FSDP"
+    " nothing more, the block is gathered anyway",
     is_used=_is_used,
     apply=apply,
     example={"recompute": Recompute(RecomputeKind.FULL)},
