@@ -56,6 +56,8 @@ def selective_contexts(layout: Layout) -> Callable[[], Contexts]:
     suite/selective.py over what is dispatched.
 
     A ring merges what attention to the first keys gives in place, which torch's cache refuses: it is run again whole.
+    The cache does not see what changes a linear's output in place, which is another view of the product that it holds:
+    layouts that do so are refused (suite/layout_rules.py).
     """
     from torch.utils.checkpoint import (
         CheckpointPolicy,
