@@ -8,6 +8,8 @@ from itertools import accumulate, combinations, pairwise
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+
+from parallelism.pipeline.strategy import joins_weights, sends, stream_bytes, stream_shape
 from parallelism.schedules.stages import (
     balanced_split,
     block_costs,
@@ -17,8 +19,6 @@ from parallelism.schedules.stages import (
     stages_of,
     stages_of_rank,
 )
-
-from parallelism.pipeline.strategy import joins_weights, sends, stream_bytes, stream_shape
 from suite.case import Case
 from suite.layout import Layout, Recompute, Schedule, StageSplit
 from suite.models.decoder import DecoderSpec
