@@ -2,63 +2,140 @@
 
 from __future__ import annotations
 
-from memory.holding import Holding, is_on_host, parameter_shapes
-from parallelism.data.fsdp import shard_elements, shard_place
-from parallelism.zero import redundancy as zero_redundancy
-from parallelism.zero.redundancy import is_zero_redundancy
-from suite.case import Case
-from suite.operators import Ledger
-from suite.record import Component
-from suite.spec import OptimizerKind
+from collections.abc import Iterator
+from dataclasses import dataclass
 
-STATE_BYTES = 4  # fp32
-STEP_BYTES = 4  # AdamW's step counter, an fp32 scalar a tensor
-MOMENTS = {OptimizerKind.ADAMW: 2, OptimizerKind.SGD: 1}
-HAS_STEP = {OptimizerKind.ADAMW}
+from memory.holding import Holding, is_on_host, shape_of
+from memory.update_kernels import PASSING, Passing
+from parallelism.data.fsdp import shard_place, shard_rows
+from parallelism.zero.redundancy import is_zero_redundancy, share_of_rank
+from suite.case import Case
+from suite.operators import Ledger, Segment
+from suite.optimizers import (
+    CODEBOOK_BYTES,
+    LEAST_QUANTIZED,
+    QUANTIZED_BLOCK,
+    kernel_of,
+    rule_of,
+    state_bytes,
+    step_bytes_of,
+)
+from suite.record import Component
+from suite.spec import OptimizerKernel, OptimizerKind
+
+#: equal blocks in a row that a loop over tensors has to see: one, and one that follows another
+ENOUGH = 2
+
+STATES = {
+    OptimizerKind.ADAMW: "parameters*4*2",
+    OptimizerKind.SGD: "parameters*4*1",
+    OptimizerKind.ADAFACTOR: "(rows + columns of matrices + elements of vectors)*4",
+    OptimizerKind.MUON: "matrices of the blocks*4*1 + the others*4*2",
+    OptimizerKind.ADAM_8BIT: f"parameters*2*(1 + 4/{QUANTIZED_BLOCK}) + {CODEBOOK_BYTES}, 4*2 each in tensors under"
+    f" {LEAST_QUANTIZED}",
+}
+SOURCES = {
+    OptimizerKind.ADAFACTOR: "torch/optim/_adafactor.py; arXiv:1804.04235, section 3",
+    OptimizerKind.MUON: "torch/optim/_muon.py; AdamW for what is no matrix of a block",
+    OptimizerKind.ADAM_8BIT: "parallelism/adam_8bit.py; arXiv:2110.02861, section 2",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Updated:
+    """A parameter as the optimizer of this rank sees it: what updates it, its part here, and whether that is a part."""
+
+    rule: OptimizerKind
+    shape: tuple[int, ...]
+    is_part: bool = False
 
 
 def optimizer_bytes(case: Case, ledger: Ledger, rank: int) -> int:
-    """Bytes of a rank's optimizer state.
+    """Bytes of a rank's optimizer state, which is made for its part of the parameters, without padding.
 
-    Counted: AdamW's two moments and one 4-byte step a tensor, SGD's momentum; on the unpadded shard. Not
-    counted: Python's own objects, and what is in host memory.
+    Counted: moments, factors, scales, codebooks, and a 4-byte step a tensor where the device keeps it. Not counted:
+    Python's own objects, and what is in host memory.
     """
     if is_on_host(case):
         return 0
-    if is_zero_redundancy(case.layout):
-        return zero_redundancy.optimizer_bytes(case, ledger, rank)
-    ranks, kind = case.layout.shard_ranks, case.workload.optimizer
-    place = shard_place(case.layout, rank)
-    shapes = list(parameter_shapes(ledger))
-    elements = sum(count * shard_elements(shape, ranks, place) for count, shape in shapes)
-    steps = STEP_BYTES * sum(count for count, _ in shapes) if kind in HAS_STEP else 0
-    return STATE_BYTES * MOMENTS[kind] * elements + steps
+    counted = ((1, item) for item in _of_replica(case, ledger, rank)) if is_zero_redundancy(case.layout) else (
+        (count, item) for segment, count in ledger.counts.items() for item in _of_segment(case, ledger, segment, rank)
+    )  # fmt: skip
+    return state_bytes(((count, item.rule, item.shape) for count, item in counted), step_bytes_of(case))
 
 
 def optimizer_holding(case: Case, ledger: Ledger, rank: int) -> Holding:
     """A rank's optimizer state as a row."""
     kind, shards = case.workload.optimizer, case.layout.shard_ranks
     sharded = f" / {shards}" if shards > 1 else ""
-    step = " + 4*tensors" if kind in HAS_STEP else ""
+    has_step = kind is not OptimizerKind.SGD and step_bytes_of(case)
+    step = " + 4*tensors" + (" of AdamW" if kind in (OptimizerKind.MUON, OptimizerKind.ADAM_8BIT) else "")
     return Holding(
         Component.OPTIMIZER, optimizer_bytes(case, ledger, rank), f"{kind.value} state",
-        f"parameters*4*{MOMENTS[kind]}{sharded}{step}", "torch.optim, one state a parameter", is_lazy=True,
+        f"{STATES[kind]}{sharded}{step if has_step else ''}",
+        SOURCES.get(kind, "torch.optim, one state a parameter"), is_lazy=True,
     )  # fmt: skip
 
 
 def optimizer_transient(case: Case, ledger: Ledger, rank: int) -> Holding | None:
-    """What the optimizer's step allocates in passing: nothing where it is one fused kernel.
+    """What the optimizer's step allocates in passing, the largest of its groups; nothing where it is one fused kernel.
 
-    torch has no fused SGD for DTensors, so under FSDP and tensor parallelism its loop runs: a decayed gradient is a new
-    tensor, one parameter at a time, and the largest counts (torch/optim/sgd.py, _single_tensor_sgd).
+    Not counted: scalars, and what bf16 products of Muon's iterations allocate inside (suite/cpu_workspace.py).
     """
-    ranks, has_dtensors = case.layout.shard_ranks, case.layout.fsdp > 1 or case.layout.tp > 1
-    if case.workload.optimizer is not OptimizerKind.SGD or not has_dtensors or not case.recipe.weight_decay:
+    if is_on_host(case) or case.layout.is_deepspeed:
         return None
-    if is_on_host(case):
+    kernel = kernel_of(case)
+    if kernel is OptimizerKernel.FUSED and case.workload.optimizer in (OptimizerKind.ADAMW, OptimizerKind.SGD):
         return None
-    decayed = (shape for _, shape in parameter_shapes(ledger) if len(shape) >= 2)
-    place = shard_place(case.layout, rank)
-    largest = max(shard_elements(shape, ranks, place) for shape in decayed)
-    formula = "largest decayed shard*4"
-    return Holding(Component.TRANSIENTS, largest * STATE_BYTES, "decayed gradient", formula, "torch/optim/sgd.py")
+    groups: dict[tuple[OptimizerKind, bool, bool], list[tuple[int, ...]]] = {}
+    for item in _updated(case, ledger, rank, kernel):
+        groups.setdefault((item.rule, len(item.shape) >= 2, item.is_part), []).append(item.shape)
+    found: list[tuple[int, Passing]] = []
+    for (rule, is_matrix, _), shapes in groups.items():
+        passing = PASSING.get((rule, _kernel_of_rule(rule, kernel)))
+        if passing is not None and (not passing.is_for_decay or (is_matrix and case.recipe.weight_decay)):
+            found.append((passing.nbytes(shapes), passing))
+    if not found:
+        return None
+    nbytes, passing = max(found, key=lambda each: each[0])
+    return Holding(Component.TRANSIENTS, nbytes, passing.name, passing.formula, passing.source)
+
+
+def _kernel_of_rule(rule: OptimizerKind, kernel: OptimizerKernel) -> OptimizerKernel:
+    """Muon and 8-bit Adam take a tensor at a time, whatever updates the rest."""
+    return OptimizerKernel.LOOP if rule in (OptimizerKind.MUON, OptimizerKind.ADAM_8BIT) else kernel
+
+
+def _updated(case: Case, ledger: Ledger, rank: int, kernel: OptimizerKernel) -> Iterator[Updated]:
+    """A rank's parameters in the module's order; of a run of equal blocks as many as a loop can tell apart, for which
+    only neighbours matter."""
+    if is_zero_redundancy(case.layout):
+        yield from _of_replica(case, ledger, rank)
+        return
+    last, run = None, 0
+    for placed in ledger.segments:
+        run = run + 1 if placed.segment is last else 1
+        last = placed.segment
+        if run <= ENOUGH or kernel is OptimizerKernel.FOREACH:
+            yield from _of_segment(case, ledger, placed.segment, rank)
+
+
+def _of_segment(case: Case, ledger: Ledger, segment: Segment, rank: int) -> Iterator[Updated]:
+    ranks, place, kind = case.layout.shard_ranks, shard_place(case.layout, rank), case.workload.optimizer
+    is_in_block = segment in _blocks(ledger)
+    for weight in segment.weights:
+        if not weight.tied_to:
+            rows, *rest = shape_of(weight)
+            shape = (shard_rows(rows, ranks, place), *rest)
+            yield Updated(rule_of(kind, shape, is_in_block), shape, weight.is_part)
+
+
+def _blocks(ledger: Ledger) -> frozenset[Segment]:
+    """The segments that are placed under a name of their own."""
+    return frozenset(placed.segment for placed in ledger.segments if placed.prefix)
+
+
+def _of_replica(case: Case, ledger: Ledger, rank: int) -> Iterator[Updated]:
+    """torch's ZeRO-1 gives a rank whole parameters."""
+    for item in share_of_rank(case, ledger, rank):
+        yield Updated(rule_of(case.workload.optimizer, item.shape, is_in_block=False), item.shape)
