@@ -59,6 +59,7 @@ class Adam8bit(torch.optim.Optimizer):
 
     def __init__(self, params: Any, lr: float, betas: tuple[float, float], eps: float = 1e-8) -> None:
         super().__init__(params, {"lr": lr, "betas": betas, "eps": eps, "weight_decay": 0.0, "step": 0})
+        self._books: dict[torch.device, tuple[Tensor, Tensor]] = {}
 
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> None:  # type: ignore[override]
@@ -92,13 +93,13 @@ class Adam8bit(torch.optim.Optimizer):
 
     def _fresh(self, parameter: Tensor) -> dict[str, Tensor]:
         device, blocks = parameter.device, math.ceil(parameter.numel() / QUANTIZED_BLOCK)
-        others = next((state for state in self.state.values() if state), None)
+        if device not in self._books:
+            self._books[device] = codebook(signed=True).to(device), codebook(signed=False).to(device)
         state: dict[str, Tensor] = {}
-        for place, signed in ((1, True), (2, False)):
-            book = others[f"book{place}"] if others else codebook(signed).to(device)
+        for place, book in enumerate(self._books[device], 1):
             zero = int(torch.searchsorted(book, 0.0))
-            codes = torch.full((parameter.numel(),), zero, dtype=torch.uint8, device=device)
-            state |= {f"codes{place}": codes, f"scales{place}": torch.zeros(blocks, device=device)}
+            state[f"codes{place}"] = torch.full((parameter.numel(),), zero, dtype=torch.uint8, device=device)
+            state[f"scales{place}"] = torch.zeros(blocks, device=device)
             state[f"book{place}"] = book
         return state
 

@@ -36,8 +36,6 @@ CASES = [
     case_of(GQA, "adafactor", "foreach"),
     case_of(GPT, "adafactor", "loop"),
     case_of(GPT, "muon", "auto"),
-    case_of(GQA, "muon", "loop"),
-    case_of(GPT, "adam-8bit", "auto"),
     case_of(GQA, "adam-8bit", "loop"),
 ]
 #: in which the CPU's copy turns a tall bf16 matrix: 60 rows of 60 (aten/src/ATen/native/Copy.cpp)
