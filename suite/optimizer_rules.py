@@ -69,8 +69,8 @@ OPTIMIZER_RULES: tuple[Rule[Case], ...] = (
     ),
     Rule(
         "DeepSpeed's engine with adafactor, muon or adam-8bit",
-        "it updates flat partitions, which have no rows, no columns and other blocks; use adamw or sgd, or engine torch"
-        " with zero 0",
+        "its stages 1 to 3 update flat partitions, which have no rows or columns and other blocks, and stage 0 gives"
+        " nothing that engine torch does not; use adamw or sgd, or engine torch",
         lambda case: case.layout.is_deepspeed
         and case.workload.optimizer not in (OptimizerKind.ADAMW, OptimizerKind.SGD),
         lambda case: _on_engine(_optimizer(case), case),

@@ -16,8 +16,8 @@ pytestmark = pytest.mark.unit
 #: embedding and head 7x4 each, wq and wo 4x4, wk and wv 2x4, gate and up 5x4, down 4x5, three norms of 4
 SMALL = {"layers": 1, "hidden": 4, "heads": 2, "kv_heads": 1, "head_dim": 2, "ffn": 5, "vocab": 7, "max_positions": 8}
 WHOLE, BLOCK, TENSORS = 176, 16 + 16 + 8 + 8 + 20 + 20 + 20, 12
-#: embedding and head 101x64, wq and wo 64x64, wk and wv 16x64, gate, up and down of 70x64, norms of 64: all matrices but
-#: wk and wv have 4096 elements or more
+#: embedding and head 101x64, wq and wo 64x64, wk and wv 16x64, gate, up and down of 70x64, norms of 64: all matrices
+#: but wk and wv have 4096 elements or more
 WIDE = {"layers": 2, "hidden": 64, "heads": 4, "kv_heads": 1, "ffn": 70, "vocab": 101, "max_positions": 8}
 
 
@@ -149,7 +149,7 @@ def test_zero_redundancy_gives_adafactors_factors_with_whole_parameters() -> Non
         ({"tp": 2}, {"optimizer": "adafactor"}, "workload.optimizer(adafactor) with layout.fsdp(1), layout.tp(2): D"),
         ({"fsdp": 2}, {"optimizer": "muon"}, "tp(1): it orthogonalizes whole matrices"),
         ({"tp": 2}, {"optimizer": "adam-8bit"}, "tp(2): shards would cut its blocks of 256"),
-        ({"dp": 2, "zero": 2}, {"optimizer": "adam-8bit"}, "zero(2), layout.engine(auto): it updates flat partitions"),
+        ({"dp": 2, "zero": 2}, {"optimizer": "adam-8bit"}, "zero(2), layout.engine(auto): its stages 1 to 3 update"),
         ({"dp": 2, "zero": 1}, {"optimizer_kernel": "loop"}, "engine(auto): the formulas know its engine with fused"),
         ({"dp": 2, "zero": 1, "engine": "torch"}, {"optimizer": "muon"}, "engine(torch): it divides one optimizer"),
     ],
