@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import repeat
 
 from memory.holding import Holding, is_on_host, shape_of
 from memory.update_kernels import PASSING, Passing
@@ -58,9 +59,7 @@ def optimizer_bytes(case: Case, ledger: Ledger, rank: int) -> int:
     """
     if is_on_host(case):
         return 0
-    counted = ((1, item) for item in _of_replica(case, ledger, rank)) if is_zero_redundancy(case.layout) else (
-        (count, item) for segment, count in ledger.counts.items() for item in _of_segment(case, ledger, segment, rank)
-    )  # fmt: skip
+    counted = _of_replica(case, ledger, rank) if is_zero_redundancy(case.layout) else _counted(case, ledger, rank)
     return state_bytes(((count, item.rule, item.shape) for count, item in counted), step_bytes_of(case))
 
 
@@ -107,22 +106,33 @@ def _kernel_of_rule(rule: OptimizerKind, kernel: OptimizerKernel) -> OptimizerKe
 
 
 def _updated(case: Case, ledger: Ledger, rank: int, kernel: OptimizerKernel) -> Iterator[Updated]:
-    """A rank's parameters in the module's order; of a run of equal blocks as many as a loop can tell apart, for which
-    only neighbours matter."""
+    """A rank's parameters in the module's order; of a run of equal blocks a loop, for which only neighbours matter, is
+    shown as many as it can tell apart. A list of all is summed, in any order."""
     if is_zero_redundancy(case.layout):
-        yield from _of_replica(case, ledger, rank)
+        yield from (item for _, item in _of_replica(case, ledger, rank))
+        return
+    if kernel is OptimizerKernel.FOREACH:
+        for count, item in _counted(case, ledger, rank):
+            yield from repeat(item, count)
         return
     last, run = None, 0
     for placed in ledger.segments:
         run = run + 1 if placed.segment is last else 1
         last = placed.segment
-        if run <= ENOUGH or kernel is OptimizerKernel.FOREACH:
-            yield from _of_segment(case, ledger, placed.segment, rank)
+        if run <= ENOUGH:
+            yield from _of_segment(case, placed.segment, bool(placed.prefix), rank)
 
 
-def _of_segment(case: Case, ledger: Ledger, segment: Segment, rank: int) -> Iterator[Updated]:
+def _counted(case: Case, ledger: Ledger, rank: int) -> Iterator[tuple[int, Updated]]:
+    """A rank's parameters, those of equal blocks at once."""
+    blocks = {placed.segment for placed in ledger.segments if placed.prefix}
+    for segment, count in ledger.counts.items():
+        for item in _of_segment(case, segment, segment in blocks, rank):
+            yield count, item
+
+
+def _of_segment(case: Case, segment: Segment, is_in_block: bool, rank: int) -> Iterator[Updated]:
     ranks, place, kind = case.layout.shard_ranks, shard_place(case.layout, rank), case.workload.optimizer
-    is_in_block = segment in _blocks(ledger)
     for weight in segment.weights:
         if not weight.tied_to:
             rows, *rest = shape_of(weight)
@@ -130,12 +140,7 @@ def _of_segment(case: Case, ledger: Ledger, segment: Segment, rank: int) -> Iter
             yield Updated(rule_of(kind, shape, is_in_block), shape, weight.is_part)
 
 
-def _blocks(ledger: Ledger) -> frozenset[Segment]:
-    """The segments that are placed under a name of their own."""
-    return frozenset(placed.segment for placed in ledger.segments if placed.prefix)
-
-
-def _of_replica(case: Case, ledger: Ledger, rank: int) -> Iterator[Updated]:
+def _of_replica(case: Case, ledger: Ledger, rank: int) -> Iterator[tuple[int, Updated]]:
     """torch's ZeRO-1 gives a rank whole parameters."""
     for item in share_of_rank(case, ledger, rank):
-        yield Updated(rule_of(case.workload.optimizer, item.shape, is_in_block=False), item.shape)
+        yield 1, Updated(rule_of(case.workload.optimizer, item.shape, is_in_block=False), item.shape)
