@@ -78,6 +78,7 @@ VALUES: dict[str, tuple[str, Any, list[str]]] = {
     "micro_batches": ("5", 5, []),
     "precision": ("fp32", "fp32", []),
     "optimizer": ("sgd", "sgd", []),
+    "optimizer_kernel": ("foreach", "foreach", []),
     "attention": ("eager", "eager", []),
     "loss": ("chunked", "chunked", []),
     "device": ("h100-sxm", "h100-sxm", []),
