@@ -7,8 +7,8 @@ lowest address of equals; what it has too much becomes a free block of its own i
 1 MiB is left. A freed block is joined with free neighbours of its segment. Segments stay: only when the device has no
 more are those that are wholly free given back, and the request tried once more.
 
-With expandable segments each pool has one segment that grows at its end, in pages of 2 MiB (20 MiB for larger requests),
-and every block is cut to size.
+With expandable segments each pool has one segment that grows at its end, in pages of 2 MiB (of 20 MiB for larger
+requests), and every block is cut to size.
 
 Not simulated: freeing that waits for another stream (record_stream), graph pools, garbage collection, rounding to
 powers of two; where the driver puts a segment (addresses rise here).
@@ -20,7 +20,7 @@ import sys
 from bisect import bisect_left, insort
 from dataclasses import dataclass, field
 
-from suite.parse import SpecError, from_text, nearest, require, shown
+from suite.parse import from_text, nearest, require, shown
 
 BLOCK_BYTES = 512  # what requests are rounded to
 SMALL_REQUEST = 2**20  # the largest of the small pool
@@ -33,7 +33,7 @@ UNLIMITED = sys.maxsize
 
 @dataclass(frozen=True)
 class AllocatorSettings:
-    """What PYTORCH_CUDA_ALLOC_CONF says: does a pool grow one segment, and from which size on is a block never split?"""
+    """What PYTORCH_CUDA_ALLOC_CONF says: does a pool grow one segment, from which size on is a block never split?"""
 
     expandable_segments: bool = False
     max_split_bytes: int = UNLIMITED
@@ -48,16 +48,15 @@ class AllocatorSettings:
             require(key in known, f"{where}: {shown(key)} is not modelled; {nearest(key, known)}")
             require(key not in given, f"{where}: {key} given twice")
             given[key] = value.strip()
-        expandable = given.get("expandable_segments", "False")
-        require(
-            expandable in ("True", "False"), f"{where}: expandable_segments is True or False, got {shown(expandable)}"
-        )
+        word = given.get("expandable_segments", "False")
+        require(word in ("True", "False"), f"{where}: expandable_segments is True or False, got {shown(word)}")
+        expandable = word == "True"
         if "max_split_size_mb" not in given:
-            return cls(expandable == "True")
+            return cls(expandable)
         size: int = from_text(given["max_split_size_mb"], int, f"{where}: max_split_size_mb")
         least = LARGE_SEGMENT // 2**20
         require(size > least, f"{where}: max_split_size_mb must be above {least}, torch's large segment, got {size}")
-        return cls(expandable == "True", size * 2**20)
+        return cls(expandable, size * 2**20)
 
 
 class DeviceFull(Exception):
@@ -157,7 +156,7 @@ class CachingAllocator:
             place += 1  # the end of the segment counts as large as it could grow
         block = pool.free[place][2]
         largest = self.settings.max_split_bytes
-        if size < largest <= block.size or size >= largest and block.size >= size + LARGE_SEGMENT:
+        if size < largest <= block.size or (size >= largest and block.size >= size + LARGE_SEGMENT):
             return None
         del pool.free[place]
         block.is_free = False

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -219,7 +221,7 @@ def test_blocks_never_overlap_and_everything_comes_back(
             live.append(allocator.allocate(nbytes))
         for is_small in (True, False):
             places = sorted((b.address, b.address + b.size) for b in live if b.pool.is_small is is_small)
-            assert all(end <= start for (_, end), (start, _) in zip(places, places[1:], strict=False))
+            assert all(end <= start for (_, end), (start, _) in pairwise(places))
         assert sum(block.size for block in live) == allocator.allocated <= allocator.reserved
     for block in live:
         allocator.free(block)
