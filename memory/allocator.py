@@ -19,6 +19,7 @@ from __future__ import annotations
 import sys
 from bisect import bisect_left, insort
 from dataclasses import dataclass, field
+from typing import Protocol
 
 from suite.parse import from_text, nearest, require, shown
 
@@ -92,6 +93,18 @@ class Pool:
         """A block is no longer there to be taken."""
         block.is_free = False
         del self.free[bisect_left(self.free, (block.size, block.address))]
+
+
+class Allocator(Protocol):
+    """Hands out blocks, and takes them back."""
+
+    def allocate(self, nbytes: int, stream: int = 0) -> Block:
+        """A block for so many bytes, above 0."""
+        ...
+
+    def free(self, block: Block) -> None:
+        """Take it back."""
+        ...
 
 
 class CachingAllocator:
@@ -235,6 +248,28 @@ class CachingAllocator:
                 continue
             self.reserved -= sum(size for size, _, block in pool.free if _is_whole(block))
             pool.free = [entry for entry in pool.free if not _is_whole(entry[2])]
+
+
+class SegregatedAllocator:
+    """An allocator whose blocks serve requests of one size and stream alone: nothing is cut, nothing is joined."""
+
+    def __init__(self) -> None:
+        self.reserved = 0
+        self._pools: dict[tuple[int, int], Pool] = {}
+
+    def allocate(self, nbytes: int, stream: int = 0) -> Block:
+        """A block of that size: a free one, else a new one."""
+        grain = BLOCK_BYTES if nbytes < OWN_SEGMENT else SEGMENT_ROUNDING
+        size = -(-nbytes // grain) * grain
+        pool = self._pools.setdefault((stream, size), Pool(size <= SMALL_REQUEST))
+        if pool.free:
+            return pool.free.pop()[2]
+        self.reserved += size
+        return Block(pool, 0, size)
+
+    def free(self, block: Block) -> None:
+        """Put a block back."""
+        block.pool.free.append((0, 0, block))
 
 
 def _is_whole(block: Block) -> bool:
