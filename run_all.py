@@ -21,6 +21,7 @@ from suite.parse import SpecError, require, shown, to_mapping
 
 WORKER = "parallelism.worker"
 RATE_SECONDS = 4.0  # of timing for each number of ranks
+ALLOC_CONF = "as PYTORCH_CUDA_ALLOC_CONF: expandable_segments:True, max_split_size_mb:N, or both"
 PROGRAM = "shardscope" if Path(sys.argv[0]).name == "shardscope" else f"python {shlex.quote(sys.argv[0])}"
 STATUSES = "Exit status: 0 done, 1 done but a case did not end well, 2 bad input, 130 interrupted."
 
@@ -204,13 +205,25 @@ def estimate(options: argparse.Namespace) -> int:
     from reports.predict import Predictor
 
     case = flags.case_of(options)
+    settings = _allocator(options, case)
     if options.json:
-        print(json.dumps(estimate_mapping(case, Predictor()), allow_nan=False))
+        print(json.dumps(estimate_mapping(case, Predictor(), settings), allow_nan=False))
         return 0
     from reports.answer import print_estimate
 
-    print_estimate(case, Predictor(), output(), explain=options.explain)
+    print_estimate(case, Predictor(), output(), options.explain, settings)
     return 0
+
+
+def _allocator(options: argparse.Namespace, case: Case) -> Any:
+    """What --alloc-conf says of torch's allocator; None where it was not given."""
+    from memory.allocator import AllocatorSettings
+
+    if options.alloc_conf is None:
+        return None
+    where = f"cluster.device({case.cluster.device})"
+    require(case.cluster.device != "cpu", f"--alloc-conf: {where} has no caching allocator; name a GPU with --device")
+    return AllocatorSettings.parse(options.alloc_conf, "--alloc-conf")
 
 
 def report(options: argparse.Namespace) -> int:
@@ -274,6 +287,7 @@ def _parser() -> argparse.ArgumentParser:
     flags.add_case_flags(run)
     said = verb(estimate)
     said.add_argument("--explain", action="store_true", help="every term of the largest moment, with its source")
+    said.add_argument("--alloc-conf", metavar="TEXT", help=ALLOC_CONF)
     flags.add_case_flags(said)
     verb(report).add_argument("run", metavar="RUN", help="a run's folder, or the records.jsonl in it")
     verb(strategies)
