@@ -215,6 +215,26 @@ def estimate(options: argparse.Namespace) -> int:
     return 0
 
 
+def fit(options: argparse.Namespace) -> int:
+    """Say what fits: the largest micro-batch, the longest sequence, the fewest GPUs, the least recomputation."""
+    from memory.allocator import AllocatorSettings
+    from memory.fit import Search, Target
+    from memory.verdict import Verdict
+    from reports.fit import fit_mapping, print_fit
+    from suite.hardware import device
+
+    case = flags.case_of(options)
+    settings = _allocator(options, case) or AllocatorSettings()
+    targets = tuple(Target) if options.target is None else (flags.member(Target, options.target, "--for"),)
+    accept = flags.member(Verdict, options.accept, "--accept", (Verdict.FITS, Verdict.TIGHT))
+    said = fit_mapping(Search(case, device(case.cluster.device), accept, settings), targets)
+    if options.json:
+        print(json.dumps(said, allow_nan=False))
+    else:
+        print_fit(said, case.label, output())
+    return 0 if all(answer["best"] for answer in said["answers"]) else 1
+
+
 def _allocator(options: argparse.Namespace, case: Case) -> Any:
     """What --alloc-conf says of torch's allocator; None where it was not given."""
     from memory.allocator import AllocatorSettings
@@ -289,6 +309,11 @@ def _parser() -> argparse.ArgumentParser:
     said.add_argument("--explain", action="store_true", help="every term of the largest moment, with its source")
     said.add_argument("--alloc-conf", metavar="TEXT", help=ALLOC_CONF)
     flags.add_case_flags(said)
+    asked = verb(fit)
+    asked.add_argument("--for", dest="target", metavar="WHAT", help="micro-batch, seq-len, gpus or recompute [all]")
+    asked.add_argument("--accept", default="fits", metavar="VERDICT", help="fits, or tight: the bound need not [fits]")
+    asked.add_argument("--alloc-conf", metavar="TEXT", help=ALLOC_CONF)
+    flags.add_case_flags(asked)
     verb(report).add_argument("run", metavar="RUN", help="a run's folder, or the records.jsonl in it")
     verb(strategies)
     verb(models).add_argument("--devices", action="store_true", help="list devices instead")
