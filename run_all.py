@@ -205,45 +205,26 @@ def estimate(options: argparse.Namespace) -> int:
     from reports.predict import Predictor
 
     case = flags.case_of(options)
-    settings = _allocator(options, case)
     if options.json:
-        print(json.dumps(estimate_mapping(case, Predictor(), settings), allow_nan=False))
+        print(json.dumps(estimate_mapping(case, Predictor(), options.alloc_conf), allow_nan=False))
         return 0
     from reports.answer import print_estimate
 
-    print_estimate(case, Predictor(), output(), options.explain, settings)
+    print_estimate(case, Predictor(), output(), options.explain, options.alloc_conf)
     return 0
 
 
 def fit(options: argparse.Namespace) -> int:
     """Say what fits: the largest micro-batch, the longest sequence, the fewest GPUs, the least recomputation."""
-    from memory.allocator import AllocatorSettings
-    from memory.fit import Search, Target
-    from memory.verdict import Verdict
-    from reports.fit import fit_mapping, print_fit
-    from suite.hardware import device
+    from reports.fit import print_fit, said_fit
 
     case = flags.case_of(options)
-    settings = _allocator(options, case) or AllocatorSettings()
-    targets = tuple(Target) if options.target is None else (flags.member(Target, options.target, "--for"),)
-    accept = flags.member(Verdict, options.accept, "--accept", (Verdict.FITS, Verdict.TIGHT))
-    said = fit_mapping(Search(case, device(case.cluster.device), accept, settings), targets)
+    said = said_fit(case, options.target, options.accept, options.alloc_conf)
     if options.json:
         print(json.dumps(said, allow_nan=False))
     else:
         print_fit(said, case.label, output())
     return 0 if all(answer["best"] for answer in said["answers"]) else 1
-
-
-def _allocator(options: argparse.Namespace, case: Case) -> Any:
-    """What --alloc-conf says of torch's allocator; None where it was not given."""
-    from memory.allocator import AllocatorSettings
-
-    if options.alloc_conf is None:
-        return None
-    where = f"cluster.device({case.cluster.device})"
-    require(case.cluster.device != "cpu", f"--alloc-conf: {where} has no caching allocator; name a GPU with --device")
-    return AllocatorSettings.parse(options.alloc_conf, "--alloc-conf")
 
 
 def report(options: argparse.Namespace) -> int:

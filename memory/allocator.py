@@ -16,48 +16,17 @@ powers of two; where the driver puts a segment (addresses rise here).
 
 from __future__ import annotations
 
-import sys
 from bisect import bisect_left, insort
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from suite.parse import from_text, nearest, require, shown
+from memory.allocator_settings import LARGE_SEGMENT, UNLIMITED, AllocatorSettings
 
 BLOCK_BYTES = 512  # what requests are rounded to
 SMALL_REQUEST = 2**20  # the largest of the small pool
 SMALL_SEGMENT = 2 * 2**20
-LARGE_SEGMENT = 20 * 2**20
 OWN_SEGMENT = 10 * 2**20  # from here on a request gets a segment of its own size
 SEGMENT_ROUNDING = 2 * 2**20
-UNLIMITED = sys.maxsize
-
-
-@dataclass(frozen=True)
-class AllocatorSettings:
-    """What PYTORCH_CUDA_ALLOC_CONF says: does a pool grow one segment, from which size on is a block never split?"""
-
-    expandable_segments: bool = False
-    max_split_bytes: int = UNLIMITED
-
-    @classmethod
-    def parse(cls, text: str, where: str = "alloc_conf") -> AllocatorSettings:
-        """Read 'expandable_segments:True,max_split_size_mb:128'. SpecError for what is not modelled."""
-        known = ("expandable_segments", "max_split_size_mb")
-        given: dict[str, str] = {}
-        for part in text.split(","):
-            key, _, value = part.strip().partition(":")
-            require(key in known, f"{where}: {shown(key)} is not modelled; {nearest(key, known)}")
-            require(key not in given, f"{where}: {key} given twice")
-            given[key] = value.strip()
-        word = given.get("expandable_segments", "False")
-        require(word in ("True", "False"), f"{where}: expandable_segments is True or False, got {shown(word)}")
-        expandable = word == "True"
-        if "max_split_size_mb" not in given:
-            return cls(expandable)
-        size: int = from_text(given["max_split_size_mb"], int, f"{where}: max_split_size_mb")
-        least = LARGE_SEGMENT // 2**20
-        require(size > least, f"{where}: max_split_size_mb must be above {least}, torch's large segment, got {size}")
-        return cls(expandable, size * 2**20)
 
 
 class DeviceFull(Exception):

@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import cached_property
 
-from memory.allocator import UNLIMITED, AllocatorSettings
+from memory.allocator_settings import UNLIMITED, AllocatorSettings
 from memory.device_terms import DeviceTerm, Place, device_terms
 from memory.estimate import MemoryModel, representative_ranks
 from memory.replay import Replay, replay, segregated_bytes

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
 
-from memory.allocator import AllocatorSettings
+from memory.allocator_settings import AllocatorSettings
 from memory.assessment import Assessment
 from memory.estimate import MemoryModel
 from memory.verdict import Verdict

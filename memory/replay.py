@@ -18,14 +18,13 @@ from enum import IntEnum
 
 from memory.allocator import (
     SMALL_REQUEST,
-    UNLIMITED,
     Allocator,
-    AllocatorSettings,
     Block,
     CachingAllocator,
     DeviceFull,
     SegregatedAllocator,
 )
+from memory.allocator_settings import UNLIMITED, AllocatorSettings
 from memory.estimate import MemoryModel, numerics_of
 from memory.events import Label, Phase
 from memory.gathers import SOURCE as FSDP2

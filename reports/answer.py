@@ -9,7 +9,6 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from memory.allocator import AllocatorSettings
 from memory.device_terms import Place
 from memory.estimate import MemoryModel
 from memory.verdict import Verdict
@@ -44,10 +43,10 @@ def print_estimate(
     predictor: Predictor,
     console: Console,
     explain: bool = False,
-    settings: AllocatorSettings | None = None,
+    alloc_conf: str | None = None,
 ) -> None:
     """A case's memory and time; with `explain` every term of the largest moment."""
-    answer = estimate_mapping(case, predictor, settings)
+    answer = estimate_mapping(case, predictor, alloc_conf)
     memory = answer["memory"]
     _say(console, f"{case.label}  (case {case.case_id})", "bold")
     _say(

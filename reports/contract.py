@@ -5,7 +5,7 @@ from __future__ import annotations
 from fractions import Fraction
 from typing import Any
 
-from memory.allocator import AllocatorSettings
+from memory.allocator_settings import AllocatorSettings
 from memory.assessment import Assessment
 from memory.device_terms import DeviceTerm
 from memory.estimate import MemoryModel, representative_ranks
@@ -23,12 +23,12 @@ def worst_estimate(case: Case, model: MemoryModel) -> MemoryEstimate:
     return model.estimate(max(representative_ranks(case.layout), key=model.peak_bytes))
 
 
-def estimate_mapping(case: Case, predictor: Predictor, settings: AllocatorSettings | None = None) -> dict[str, Any]:
-    """`estimate --json`: memory of the worst rank, traffic of the busiest, time of a step. `settings`: those of torch's
-    allocator on a GPU."""
+def estimate_mapping(case: Case, predictor: Predictor, alloc_conf: str | None = None) -> dict[str, Any]:
+    """`estimate --json`: memory of the worst rank, traffic of the busiest, time of a step. `alloc_conf`: what torch's
+    allocator is given on a GPU, as PYTORCH_CUDA_ALLOC_CONF."""
     model = MemoryModel(case)
     memory = worst_estimate(case, model)
-    fate = Assessment(model, device(case.cluster.device), settings or AllocatorSettings())
+    fate = Assessment(model, device(case.cluster.device), AllocatorSettings.given(alloc_conf, case.cluster.device))
     return {
         "case_id": case.case_id,
         "case": case.to_mapping(),

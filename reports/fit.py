@@ -8,10 +8,15 @@ from typing import Any
 from rich.console import Console
 from rich.text import Text
 
+from memory.allocator_settings import AllocatorSettings
 from memory.device_terms import Place
 from memory.fit import Answer, Candidate, Search, Target
+from memory.verdict import Verdict
 from reports.contract import fate_mapping
 from reports.text import plain
+from suite.case import Case
+from suite.flags import member
+from suite.hardware import device
 from suite.parse import SpecError
 from suite.units import bytes_text, count_text
 
@@ -21,6 +26,14 @@ WORDS = {
     Target.GPUS: "fewest GPUs",
     Target.RECOMPUTE: "least recomputation",
 }
+
+
+def said_fit(case: Case, target: str | None, accept: str, alloc_conf: str | None) -> dict[str, Any]:
+    """What the verb says, from its flags' texts."""
+    settings = AllocatorSettings.given(alloc_conf, case.cluster.device)
+    targets = tuple(Target) if target is None else (member(Target, target, "--for"),)
+    worst = member(Verdict, accept, "--accept", (Verdict.FITS, Verdict.TIGHT))
+    return fit_mapping(Search(case, device(case.cluster.device), worst, settings), targets)
 
 
 def fit_mapping(search: Search, targets: Sequence[Target]) -> dict[str, Any]:

@@ -8,7 +8,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from memory.allocator import AllocatorSettings, Block, CachingAllocator, DeviceFull
+from memory.allocator import Block, CachingAllocator, DeviceFull
+from memory.allocator_settings import AllocatorSettings
 from suite.parse import SpecError
 
 pytestmark = pytest.mark.unit
