@@ -73,7 +73,7 @@ class Assessment:
 
     @cached_property
     def is_full(self) -> bool:
-        """Would torch run out of memory? To reserve more than there is need not mean that: it empties its cache first."""
+        """Would torch run out of memory? Not where it first reserves more than there is: it empties its cache then."""
         limit = self.available_bytes
         if limit is None:
             return False

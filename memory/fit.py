@@ -19,7 +19,7 @@ from suite.case import Case
 from suite.case_rules import sequence_parts
 from suite.hardware import Device, DeviceKind
 from suite.layout import Layout, Recompute
-from suite.parse import require
+from suite.parse import SpecError, require
 from suite.spec import Cluster
 
 #: where searches without a bound of their own end
@@ -118,24 +118,35 @@ class Search:
             f"--for gpus: layout.dp({layout.dp}) replicas hold everything each, more of them free nothing; give fsdp"
             " or zero",
         )
-        axis = "dp" if layout.zero else "fsdp"
-        to = layout.reshard_after_forward
+        axis, to = "dp" if layout.zero else "fsdp", layout.reshard_after_forward
         step = 1 if isinstance(to, bool) else to
+        least = self._least_degree(axis, step)
 
         def candidate(size: int) -> Candidate:
-            degree = size * step
-            spread = replace(layout, dp=degree) if axis == "dp" else replace(layout, fsdp=degree)
-            return self._try(spread.world_size, replace(self.case, layout=spread, cluster=self._cluster(spread)))
+            spread = _with_degree(layout, axis, least + (size - 1) * step)
+            return self._try(spread.world_size, self._spread(spread))
 
         varied = f"layout.{axis}"
         most = max(1, MOST_RANKS * getattr(layout, axis) // (layout.world_size * step))
         fewest = _first(lambda size: self._fits(candidate(size)), most)
         if fewest is None:
-            note = f"nothing fits: not with {varied} {most * step} either, {candidate(most).value} ranks"
+            note = f"nothing fits: {varied} {least + (most - 1) * step}, {candidate(most).value} ranks, does not"
             return Answer(Target.GPUS, varied, None, candidate(most), note)
-        note = f"{varied} {fewest * step}, {_others(layout, axis)}"
+        note = f"{varied} {least + (fewest - 1) * step}, {_others(layout, axis)}"
         before = candidate(fewest - 1) if fewest > 1 else None
         return Answer(Target.GPUS, varied, candidate(fewest), before, note)
+
+    def _least_degree(self, axis: str, step: int) -> int:
+        """The least degree that the layout's other settings allow: 1, or the first above."""
+        try:
+            self._spread(_with_degree(self.case.layout, axis, step))
+        except SpecError:
+            self._spread(_with_degree(self.case.layout, axis, 2 * step))
+            return 2 * step
+        return step
+
+    def _spread(self, layout: Layout) -> Case:
+        return replace(self.case, layout=layout, cluster=self._cluster(layout))
 
     def _recompute(self) -> Answer:
         """Modes by the FLOPs that they compute again, the least first."""
@@ -197,6 +208,11 @@ def _first(holds: Callable[[int], bool], most: int) -> int | None:
         middle = (low + high) // 2
         low, high = (low, middle) if holds(middle) else (middle, high)
     return high
+
+
+def _with_degree(layout: Layout, axis: str, degree: int) -> Layout:
+    """The layout with another degree of dp or fsdp."""
+    return replace(layout, dp=degree) if axis == "dp" else replace(layout, fsdp=degree)
 
 
 def _others(layout: Layout, axis: str) -> str:
