@@ -160,6 +160,17 @@ def test_an_expandable_segment_grows_by_pages_and_is_cut_to_size() -> None:
     assert allocator.reserved == 42 * MIB
 
 
+def test_the_end_of_an_expandable_segment_is_taken_last() -> None:
+    """It counts as large as it could grow: a hole of 40 MiB serves before the 9 that are free at the end."""
+    allocator = CachingAllocator(EXPANDABLE)
+    first = allocator.allocate(40 * MIB)
+    last = allocator.allocate(11 * MIB)
+    allocator.free(first)
+    assert allocator.allocate(5 * MIB).address == first.address
+    assert allocator.allocate(36 * MIB).address == last.address + 11 * MIB  # only there is room to grow
+    assert allocator.reserved == 100 * MIB
+
+
 def test_an_expandable_segment_does_not_fragment_where_a_plain_one_does() -> None:
     """Ten blocks of 30 MiB go, then five of 60 come: ten segments of 30 MiB are no use, one of 300 is."""
     for chosen, reserved in ((AllocatorSettings(), 600 * MIB), (EXPANDABLE, 300 * MIB)):

@@ -193,6 +193,11 @@ def test_the_verb(capsys: pytest.CaptureFixture[str]) -> None:
     assert "--accept" in capsys.readouterr().err
     assert main(["fit", *flags, "--seq-len", "999999"]) == 2
     assert "max_positions" in capsys.readouterr().err
+    assert main(["fit", *flags, "--alloc-conf", "expandable_segments:True"]) == 0
+    assert main(["estimate", *flags[:6], "--alloc-conf", "nonsense:1"]) == 2
+    assert "--alloc-conf: 'nonsense' is not modelled" in capsys.readouterr().err
+    assert main(["estimate", *flags[:4], "--alloc-conf", "expandable_segments:True"]) == 2
+    assert "has no caching allocator" in capsys.readouterr().err
     huge = ["--model", "llama3-405b", "--device", "rtx-4090", "--for", "seq-len"]
     assert main(["fit", *huge]) == 1
     assert "longest sequence: nothing fits" in capsys.readouterr().out

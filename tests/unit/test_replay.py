@@ -94,6 +94,17 @@ def test_parameters_are_the_models_own_tensors() -> None:
     assert max(sizes) == 4 * spec.vocab * spec.hidden
 
 
+@pytest.mark.parametrize("name", ["single", "fsdp", "1f1b", "zbv", "zero 1"])
+def test_a_third_step_is_like_the_second(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing is left behind: gradients go, buffers are there again."""
+    model = MemoryModel(case(LAYOUTS[name]))
+    two = replay(model, 0)
+    monkeypatch.setattr("memory.replay.STEPS", 4)
+    four = replay(model, 0)
+    assert four.allocated_bytes == two.allocated_bytes
+    assert four.reserved_bytes <= two.reserved_bytes + 2 * MIB
+
+
 def test_a_device_that_is_too_small_is_full_and_one_that_just_holds_it_empties_its_cache() -> None:
     model = MemoryModel(case(LAYOUTS["fsdp"]))
     free = replay(model, 0)
