@@ -26,11 +26,11 @@ from memory.allocator import (
 )
 from memory.allocator_settings import UNLIMITED, AllocatorSettings
 from memory.estimate import MemoryModel, numerics_of
-from memory.events import Label, Phase
+from memory.events import Label
 from memory.gathers import SOURCE as FSDP2
 from memory.pipeline_buffers import BUFFER
 from memory.state import MASTER_BYTES, Holding, optimizer_transient
-from memory.step import StepWalk
+from memory.step import StepWalk, Stretch
 from memory.tensors import tensor_sizes
 from memory.units import unit_of
 from suite.layout import Schedule
@@ -196,7 +196,7 @@ class _Run:
         """Every event of a step."""
         allocate, free = self.allocator.allocate, self.allocator.free
         for stretch in walk.stretches:
-            for nbytes, name, alive, stream in self._compile(stretch.phase):
+            for nbytes, name, alive, stream in self._compile(stretch):
                 if nbytes > 0:
                     parts = self.groups.get(nbytes) if name[1] == "gathered parameters" else None
                     sizes = (nbytes,) if parts is None else parts
@@ -220,12 +220,12 @@ class _Run:
                     self.allocator.free(block)
             alive.clear()
 
-    def _compile(self, phase: Phase) -> list[tuple[int, Name, Alive, Stream]]:
-        """A stretch's events with what they come to; stretches that repeat are the same object."""
-        found = self.compiled.get(id(phase))
+    def _compile(self, stretch: Stretch) -> list[tuple[int, Name, Alive, Stream]]:
+        """A stretch's events with what they come to; phases that repeat are the same object."""
+        found = self.compiled.get(id(stretch.phase))
         if found is None:
-            found = self.compiled[id(phase)] = []
-            for event in (event for event in phase.events if event.nbytes):
+            found = self.compiled[id(stretch.phase)] = []
+            for event in (event for event in stretch.phase.events if event.nbytes):
                 name = event.label.component, event.label.name
                 found.append((event.nbytes, name, self.alive.setdefault(name, []), stream_of(event.label)))
         return found
