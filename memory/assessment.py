@@ -71,6 +71,11 @@ class Assessment:
         """torch's max_memory_reserved, by replay; None without a caching allocator."""
         return None if self.replay is None else self.replay.reserved_bytes
 
+    @property
+    def unlimited_reserved_bytes(self) -> int:
+        """What torch's allocator would reserve of a device without end; the peak itself without such an allocator."""
+        return self._endless.reserved_bytes if self.has_allocator else self.peak_bytes
+
     @cached_property
     def is_full(self) -> bool:
         """Would torch run out of memory? Not where it first reserves more than there is: it empties its cache then."""
