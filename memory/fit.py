@@ -132,7 +132,8 @@ class Search:
         if fewest is None:
             note = f"nothing fits: {varied} {least + (most - 1) * step}, {candidate(most).value} ranks, does not"
             return Answer(Target.GPUS, varied, None, candidate(most), note)
-        note = f"{varied} {least + (fewest - 1) * step}, {_others(layout, axis)}"
+        refused = f"; the other settings allow no {varied} below it" if fewest == 1 and least > 1 else ""
+        note = f"{varied} {least + (fewest - 1) * step}, {_others(layout, axis)}{refused}"
         before = candidate(fewest - 1) if fewest > 1 else None
         return Answer(Target.GPUS, varied, candidate(fewest), before, note)
 

@@ -110,6 +110,9 @@ def test_gpus_keep_what_else_divides_the_model() -> None:
     assert "tp 2 left as given" in answer.note
     zero = Search(case({"dp": 2, "zero": 1}), device("h100-sxm")).answer(Target.GPUS)
     assert zero.varied == "layout.dp"
+    assert zero.best is not None
+    assert (zero.best.value, zero.next) == (2, None)  # DeepSpeed needs two
+    assert "allow no layout.dp below it" in zero.note
 
 
 def test_machines_keep_their_size() -> None:
