@@ -16,6 +16,7 @@ from suite.case import Case
 from suite.parse import SpecError, require
 
 _OPERANDS = {"report": "RUN ", "validate": "TABLE.csv ... "}  # of verbs that take some, as their usage shows them
+ALLOC_CONF = "as PYTORCH_CUDA_ALLOC_CONF: expandable_segments:True, max_split_size_mb:N, or both"
 PROGRAM = "shardscope" if Path(sys.argv[0]).name == "shardscope" else f"python {shlex.quote(sys.argv[0])}"
 STATUSES = "Exit status: 0 done, 1 done but a case did not end well, 2 bad input, 130 interrupted."
 
@@ -36,12 +37,25 @@ def estimate(options: argparse.Namespace) -> int:
     if options.new_tokens is not None:
         return _serve(case, options)
     if options.json:
-        print(json.dumps(estimate_mapping(case, Predictor()), allow_nan=False))
+        print(json.dumps(estimate_mapping(case, Predictor(), options.alloc_conf), allow_nan=False))
         return 0
     from reports.answer import print_estimate
 
-    print_estimate(case, Predictor(), output(), explain=options.explain)
+    print_estimate(case, Predictor(), output(), options.explain, options.alloc_conf)
     return 0
+
+
+def fit(options: argparse.Namespace) -> int:
+    """Say what fits: the largest micro-batch, the longest sequence, the fewest GPUs, the least recomputation."""
+    from reports.fit import print_fit, said_fit
+
+    case = flags.case_of(options)
+    said = said_fit(case, options.target, options.accept, options.alloc_conf)
+    if options.json:
+        print(json.dumps(said, allow_nan=False))
+    else:
+        print_fit(said, case.label, output())
+    return 0 if all(answer["best"] for answer in said["answers"]) else 1
 
 
 def _serve(case: Case, options: argparse.Namespace) -> int:
@@ -135,9 +149,15 @@ def _parser() -> argparse.ArgumentParser:
     flags.add_case_flags(run)
     said = verb(estimate)
     said.add_argument("--explain", action="store_true", help="every term of the largest moment, with its source")
+    said.add_argument("--alloc-conf", metavar="TEXT", help=ALLOC_CONF)
     text = "serve the model: micro_batch prompts of seq_len tokens, then N more of each"
     said.add_argument("--new-tokens", type=flags.above_zero(int), metavar="N", help=text)
     flags.add_case_flags(said)
+    asked = verb(fit)
+    asked.add_argument("--for", dest="target", metavar="WHAT", help="micro-batch, seq-len, gpus or recompute [all]")
+    asked.add_argument("--accept", default="fits", metavar="VERDICT", help="fits, or tight: the bound need not [fits]")
+    asked.add_argument("--alloc-conf", metavar="TEXT", help=ALLOC_CONF)
+    flags.add_case_flags(asked)
     verb(report).add_argument("run", metavar="RUN", help="a run's folder, or the records.jsonl in it")
     held = verb(validate)
     held.add_argument(

@@ -9,6 +9,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from memory.device_terms import Place
 from memory.estimate import MemoryModel
 from memory.verdict import Verdict
 from reports.contract import estimate_mapping, worst_estimate
@@ -37,9 +38,15 @@ _ROOMY = 110
 _PROSE = 16
 
 
-def print_estimate(case: Case, predictor: Predictor, console: Console, explain: bool = False) -> None:
+def print_estimate(
+    case: Case,
+    predictor: Predictor,
+    console: Console,
+    explain: bool = False,
+    alloc_conf: str | None = None,
+) -> None:
     """A case's memory and time; with `explain` every term of the largest moment."""
-    answer = estimate_mapping(case, predictor)
+    answer = estimate_mapping(case, predictor, alloc_conf)
     memory = answer["memory"]
     _say(console, f"{case.label}  (case {case.case_id})", "bold")
     _say(
@@ -48,6 +55,8 @@ def print_estimate(case: Case, predictor: Predictor, console: Console, explain: 
         f" parameters, {plural(case.global_batch, 'sequence')} of {count_text(case.workload.seq_len)} tokens a step",
     )
     _say(console, _verdict_text(memory))
+    for line in _reserved_lines(memory):
+        _say(console, line)
     _say(console, f"at {memory['peak_moment']}, the fullest moment of the step, rank {memory['rank']} holds")
     table = Table(**_STYLE)
     table.add_column("component")
@@ -86,10 +95,25 @@ def _verdict_text(memory: dict[str, Any]) -> str:
         Verdict.OOM: "oom: more than there is",
         Verdict.UNKNOWN: "the device's memory is not known",
     }
-    return (
-        f"peak per rank {bytes_text(memory['peak_bytes'])}{of}: {words[Verdict(verdict)]}"
-        f" (an allocator may reserve up to {bytes_text(memory['reserved_upper_bytes'])} for it)"
-    )
+    return f"peak per rank {bytes_text(memory['peak_bytes'])}{of}: {words[Verdict(verdict)]}"
+
+
+def _reserved_lines(memory: dict[str, Any]) -> list[str]:
+    """What torch's allocator reserves, and what else of the device is taken."""
+    if memory["reserved_bytes"] is None:
+        upper = bytes_text(memory["reserved_upper_bytes"])
+        return [f"reserved memory, context, communicators {NOT_KNOWN} on a CPU; an allocator may take up to {upper}"]
+    taken = {place: _sum_text(memory["device_terms"], place) for place in Place}
+    return [
+        f"torch's allocator reserves {bytes_text(memory['reserved_bytes'])},"
+        f" at most {bytes_text(memory['reserved_upper_bytes'])}, in it {taken[Place.ALLOCATOR]}",
+        f"beside it {taken[Place.DEVICE]} (published figures: estimates)",
+    ]
+
+
+def _sum_text(terms: list[dict[str, Any]], place: Place) -> str:
+    """'context n/a, communicator fsdp(8) 688.00 MiB'."""
+    return ", ".join(f"{term['name']} {bytes_text(term['bytes'])}" for term in terms if term["place"] == place.value)
 
 
 def _time_text(time: dict[str, Any]) -> str:

@@ -5,8 +5,10 @@ from __future__ import annotations
 from fractions import Fraction
 from typing import Any
 
+from memory.allocator_settings import AllocatorSettings
+from memory.assessment import Assessment
+from memory.device_terms import DeviceTerm
 from memory.estimate import MemoryModel, representative_ranks
-from memory.verdict import available_bytes, reserved_upper_bytes, verdict_of
 from parallelism.traffic import estimate_traffic
 from reports.predict import Predictor
 from suite.case import Case
@@ -21,13 +23,12 @@ def worst_estimate(case: Case, model: MemoryModel) -> MemoryEstimate:
     return model.estimate(max(representative_ranks(case.layout), key=model.peak_bytes))
 
 
-def estimate_mapping(case: Case, predictor: Predictor) -> dict[str, Any]:
-    """`estimate --json`: memory of the worst rank, traffic of the busiest, time of a step."""
+def estimate_mapping(case: Case, predictor: Predictor, alloc_conf: str | None = None) -> dict[str, Any]:
+    """`estimate --json`: memory of the worst rank, traffic of the busiest, time of a step. `alloc_conf`: what torch's
+    allocator is given on a GPU, as PYTORCH_CUDA_ALLOC_CONF."""
     model = MemoryModel(case)
     memory = worst_estimate(case, model)
-    peak = memory.peak_bytes
-    hardware = device(case.cluster.device)
-    available = available_bytes(case, hardware)
+    fate = Assessment(model, device(case.cluster.device), AllocatorSettings.given(alloc_conf, case.cluster.device))
     return {
         "case_id": case.case_id,
         "case": case.to_mapping(),
@@ -35,12 +36,10 @@ def estimate_mapping(case: Case, predictor: Predictor) -> dict[str, Any]:
         "global_batch": case.global_batch,
         "parameters": model.ledger.parameters,
         "memory": {
-            "peak_bytes": peak,
+            "peak_bytes": memory.peak_bytes,
             "peak_moment": memory.peak_moment.value,
             "rank": memory.rank,
-            "available_bytes": available,
-            "reserved_upper_bytes": reserved_upper_bytes(peak),
-            "verdict": verdict_of(peak, available).value,
+            **fate_mapping(fate),
             "components": {
                 component.value: memory.by_moment[memory.peak_moment].get(component, 0)
                 for component in Component
@@ -61,6 +60,24 @@ def estimate_mapping(case: Case, predictor: Predictor) -> dict[str, Any]:
         "traffic": traffic_mapping(busiest_traffic(case, model)),
         "time": time_mapping(predictor.time(case, model)),
     }
+
+
+def fate_mapping(fate: Assessment) -> dict[str, Any]:
+    """What the device has, what is reserved of it, the verdict, and what is taken beside tensors."""
+    return {
+        "device_bytes": None if fate.device.memory_bytes.value is None else int(fate.device.memory_bytes.value),
+        "available_bytes": fate.available_bytes,
+        "reserved_bytes": fate.reserved_bytes,
+        "reserved_upper_bytes": fate.reserved_upper_bytes,
+        "verdict": fate.verdict.value,
+        "device_terms": [_device_term(term) for term in fate.terms],
+    }
+
+
+def _device_term(term: DeviceTerm) -> dict[str, Any]:
+    mapping: dict[str, Any] = to_mapping(term)
+    mapping["bytes"] = mapping.pop("nbytes")
+    return mapping
 
 
 def busiest_traffic(case: Case, model: MemoryModel) -> TrafficEstimate:

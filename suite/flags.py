@@ -6,10 +6,10 @@ import argparse
 import dataclasses
 import math
 import typing
-from collections.abc import Callable, Mapping
-from enum import Enum
+from collections.abc import Callable, Mapping, Sequence
+from enum import Enum, StrEnum
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, NoReturn, TypeVar
 
 from suite.case import Case, case_from
 from suite.documents import read_json
@@ -21,6 +21,7 @@ from suite.spec import Cluster, Recipe, Workload
 PARTS: dict[str, type] = {"layout": Layout, "workload": Workload, "cluster": Cluster, "recipe": Recipe}
 #: flags that say which cases there are; the rest change them
 BASES = ("case", "model", "hf_config")
+E = TypeVar("E", bound=StrEnum)
 KINDS = {int: "whole number", float: "number"}
 METAVARS: dict[Any, str] = {int: "N", float: "X", bool: "true|false", str: "TEXT"}
 
@@ -69,6 +70,13 @@ def above_zero(kind: type) -> Callable[[str], Any]:
         return value
 
     return read
+
+
+def member(kind: type[E], text: str, flag: str, known: Sequence[E] = ()) -> E:
+    """The member of an enumeration that a flag's text names, of `known` ones; SpecError with those near it."""
+    names = {str(item): item for item in known or kind}
+    require(text in names, f"{flag}: {shown(text)} is not known; {nearest(text, names)}")
+    return names[text]
 
 
 def add_case_flags(parser: argparse.ArgumentParser) -> None:

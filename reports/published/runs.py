@@ -6,6 +6,8 @@ import re
 from dataclasses import replace
 from enum import StrEnum
 
+from memory.assessment import Assessment
+from memory.estimate import MemoryModel
 from memory.kv_cache import kv_bytes_per_token
 from reports.published.answers import CannotModel, Prediction
 from reports.published.fitted import UNFUSED_GRADIENTS, Constants
@@ -82,7 +84,11 @@ def allocated_bytes(row: PublishedRow) -> float:
 
 def reserved_bytes(case: Case | None, allocated: float, constants: Constants) -> tuple[float, str, tuple[str, ...]]:
     """(what a caching allocator reserves, in words, the rows that a constant of it was fitted on): the one place where
-    allocated becomes reserved. `case` is what a replay would walk; None for a run that is no Case of ours."""
+    allocated becomes reserved. A Case is replayed through torch's allocator; a run that is none of ours (None) is
+    scaled by a fitted ratio."""
+    if case is not None and case.cluster.device != "cpu":
+        assessment = Assessment(MemoryModel(case), device(case.cluster.device))
+        return assessment.unlimited_reserved_bytes, "and replayed through torch's caching allocator", ()
     ratio = constants.reserved_over_allocated
     return allocated * ratio.value, f"x {ratio.value:.4f}", ratio.rows
 

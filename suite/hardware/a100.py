@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from suite.hardware.device import (
+    BLAS_8_MIB,
     MIB,
     SWEEP_URL,
     TERA,
@@ -47,6 +48,7 @@ A100_80GB_SXM = Device(
     peak_flops_per_second=_PEAK,
     memory_bandwidth_bytes_per_second=Figure(2.039 * TERA, _DATASHEET, _DATASHEET_URL),
     power_watts=Figure(400.0, _DATASHEET, _DATASHEET_URL),
+    blas_workspace_bytes=BLAS_8_MIB,
     context_bytes=_CONTEXT_80,
     achieved_flops_per_second=MatmulRates(
         bf16=Figure(271.2 * TERA, best_shape("hw-0001", "A100 SXM", "memory size unstated"), SWEEP_URL)

@@ -6,7 +6,7 @@ fp16 accumulation: the figures here are the fp32-accumulate ones.
 
 from __future__ import annotations
 
-from suite.hardware.device import MIB, TERA, Device, DeviceKind, Figure, gib, tera_rates
+from suite.hardware.device import BLAS_8_MIB, MIB, TERA, Device, DeviceKind, Figure, gib, tera_rates
 
 _ADA = "NVIDIA Ada GPU architecture whitepaper, appendix A (dense, fp32 accumulate)"
 _ADA_URL = "https://images.nvidia.com/aem-dam/Solutions/geforce/ada/nvidia-ada-gpu-architecture.pdf"
@@ -25,6 +25,7 @@ RTX_4090 = Device(
     peak_flops_per_second=tera_rates(_ADA, _ADA_URL, fp32=82.6, tf32=82.6, bf16=165.2, fp16=165.2, fp8=330.3),
     memory_bandwidth_bytes_per_second=Figure(1.008 * TERA, _ADA, _ADA_URL),
     power_watts=Figure(450.0, _ADA, _ADA_URL),
+    blas_workspace_bytes=BLAS_8_MIB,
 )
 
 RTX_4070_TI_SUPER = Device(
@@ -37,6 +38,7 @@ RTX_4070_TI_SUPER = Device(
     ),
     memory_bandwidth_bytes_per_second=Figure(0.672 * TERA, f"{_4070}: 256 bit x 21 Gbit/s", _4070_URL),
     power_watts=Figure(285.0, _4070, _4070_URL),
+    blas_workspace_bytes=BLAS_8_MIB,
 )
 
 L40S = Device(
@@ -49,6 +51,7 @@ L40S = Device(
     peak_flops_per_second=tera_rates(_L40S, _L40S_URL, fp32=91.6, tf32=183.0, bf16=362.05, fp16=362.05, fp8=733.0),
     memory_bandwidth_bytes_per_second=Figure(0.864 * TERA, _L40S, _L40S_URL),
     power_watts=Figure(350.0, _L40S, _L40S_URL),
+    blas_workspace_bytes=BLAS_8_MIB,
 )
 
 DEVICES = (RTX_4090, RTX_4070_TI_SUPER, L40S)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from suite.hardware.device import (
+    BLAS_32_MIB,
     MIB,
     SWEEP_URL,
     TERA,
@@ -41,6 +42,7 @@ B200 = Device(
         "https://github.com/pytorch/ao/pull/4002",
     ),
     power_watts=Figure(1000.0, _SURVEY, _SURVEY_URL),
+    blas_workspace_bytes=BLAS_32_MIB,
     achieved_flops_per_second=MatmulRates(
         bf16=_best("hw-0006", "B200 SXM", 1745.0), fp8=_best("hw-0015", "B200 SXM", 3432.5, "e4m3")
     ),
@@ -54,6 +56,7 @@ B300 = Device(
     peak_flops_per_second=tera_rates(_HGX, _HGX_URL, fp32=75.0, tf32=1125.0, bf16=2250.0, fp16=2250.0, fp8=4500.0),
     memory_bandwidth_bytes_per_second=Figure(7.7 * TERA, _SURVEY, _SURVEY_URL),
     power_watts=Figure(1100.0, _SURVEY, _SURVEY_URL),
+    blas_workspace_bytes=BLAS_32_MIB,
     achieved_flops_per_second=MatmulRates(
         bf16=_best("hw-0005", "B300 SXM", 1769.0), fp8=_best("hw-0016", "B300 SXM", 3353.3, "e4m3")
     ),
@@ -73,6 +76,7 @@ GB200 = Device(
     ),
     memory_bandwidth_bytes_per_second=Figure(None, "7.7 and 8 TB/s are both in print"),
     power_watts=Figure(1200.0, _SURVEY, _SURVEY_URL),
+    blas_workspace_bytes=BLAS_32_MIB,
     achieved_flops_per_second=MatmulRates(
         bf16=_best("hw-0008", "GB200 SXM", 1822.0), fp8=_best("hw-0018", "GB200 SXM", 3615.6, "e4m3")
     ),
@@ -88,6 +92,7 @@ GB300 = Device(
     ),
     memory_bandwidth_bytes_per_second=Figure(8.0 * TERA, _SURVEY, _SURVEY_URL),
     power_watts=Figure(1400.0, _SURVEY, _SURVEY_URL),
+    blas_workspace_bytes=BLAS_32_MIB,
 )
 
 DEVICES = (B200, B300, GB200, GB300)

@@ -25,6 +25,7 @@ def this_machine() -> Device:
         memory_bandwidth_bytes_per_second=Figure(None, "not measured"),
         power_watts=Figure(None, "not measured"),
         context_bytes=Figure(0, "a CPU has no device context"),
+        blas_workspace_bytes=Figure(0, "torch allocates none on a CPU"),
     )
 
 

@@ -88,6 +88,7 @@ class Device:
     memory_bandwidth_bytes_per_second: Figure
     power_watts: Figure
     context_bytes: Figure = NOT_FOUND  # device memory the runtime takes before the first tensor
+    blas_workspace_bytes: Figure = NOT_FOUND  # that torch allocates for each handle of the matrix library
     achieved_flops_per_second: MatmulRates = MatmulRates()  # best shape of a measured sweep: an upper bound in training
     aliases: tuple[str, ...] = ()  # other names of this very device, as published tables write them
 
@@ -127,6 +128,13 @@ def best_shape(row: str, device: str, note: str = "") -> str:
         f"{', ' + note if note else ''}"
     )
 
+
+_BLAS = "torch's default (aten/src/ATen/cuda/CublasHandlePool.cpp, parseChosenWorkspaceSize)"
+
+#: cuBLAS's on Hopper and Blackwell, and on older parts (:4096:2:16:8); hipBLAS's on CDNA 3.
+BLAS_32_MIB = Figure(32 * MIB, f"{_BLAS}: 32 MiB from compute capability 9 on")
+BLAS_8_MIB = Figure(8 * MIB + 128 * 1024, f"{_BLAS}: 2 x 4 MiB + 8 x 16 KiB below compute capability 9")
+BLAS_128_MIB = Figure(128 * MIB, f"{_BLAS}: 128 MiB on gfx94x")
 
 #: Where those rows were published.
 SWEEP_URL = "https://github.com/stas00/ml-engineering/blob/744d01e18b79/compute/accelerator/README.md"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from suite.hardware.device import (
+    BLAS_32_MIB,
     MIB,
     SWEEP_URL,
     TERA,
@@ -36,6 +37,7 @@ H100_SXM = Device(
     ),
     memory_bandwidth_bytes_per_second=Figure(3.35 * TERA, _DATASHEET, _DATASHEET_URL),
     power_watts=Figure(700.0, _DATASHEET, _DATASHEET_URL),
+    blas_workspace_bytes=BLAS_32_MIB,
     achieved_flops_per_second=MatmulRates(
         bf16=Figure(794.5 * TERA, best_shape("hw-0004", "H100 SXM"), SWEEP_URL),
         fp8=Figure(1402.6 * TERA, best_shape("hw-0019", "H100 SXM", "e4m3"), SWEEP_URL),
@@ -52,6 +54,7 @@ H100_PCIE = Device(
     ),
     memory_bandwidth_bytes_per_second=Figure(2.0 * TERA, f"{_PCIE_BRIEF}: greater than 2,000 GB/s", _PCIE_BRIEF_URL),
     power_watts=Figure(350.0, _PCIE_BRIEF, _PCIE_BRIEF_URL),
+    blas_workspace_bytes=BLAS_32_MIB,
 )
 
 _NO_96GB_SHEET = "this part has no public datasheet"
@@ -78,6 +81,7 @@ H100_96GB_500W = Device(
     ),
     memory_bandwidth_bytes_per_second=Figure(2.4 * TERA, _TITAN, _TITAN_URL),
     power_watts=Figure(500.0, _TITAN, _TITAN_URL),
+    blas_workspace_bytes=BLAS_32_MIB,
 )
 
 DEVICES = (H100_PCIE, H100_SXM, H100_96GB_500W)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from suite.hardware.device import (
+    BLAS_32_MIB,
     MIB,
     SWEEP_URL,
     TERA,
@@ -29,6 +30,7 @@ H200_SXM = Device(
     ),
     memory_bandwidth_bytes_per_second=Figure(4.8 * TERA, _DATASHEET, _DATASHEET_URL),
     power_watts=Figure(700.0, _DATASHEET, _DATASHEET_URL),
+    blas_workspace_bytes=BLAS_32_MIB,
     achieved_flops_per_second=MatmulRates(
         fp8=Figure(1453.4 * TERA, best_shape("hw-0017", "H200 SXM", "e4m3"), SWEEP_URL)
     ),

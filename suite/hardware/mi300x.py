@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from suite.hardware.device import (
+    BLAS_128_MIB,
     MIB,
     SWEEP_URL,
     TERA,
@@ -33,6 +34,7 @@ MI300X = Device(
     ),
     memory_bandwidth_bytes_per_second=Figure(5.3 * TERA, _DATASHEET, _DATASHEET_URL),
     power_watts=Figure(750.0, _DATASHEET, _DATASHEET_URL),
+    blas_workspace_bytes=BLAS_128_MIB,
     achieved_flops_per_second=MatmulRates(
         bf16=Figure(668.4 * TERA, best_shape("hw-0011", "MI300X", "tunable ops on"), SWEEP_URL)
     ),

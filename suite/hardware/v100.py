@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from suite.hardware.device import MIB, TERA, Device, DeviceKind, Figure, gib, tera_rates
+from suite.hardware.device import BLAS_8_MIB, MIB, TERA, Device, DeviceKind, Figure, gib, tera_rates
 
 _DATASHEET = "NVIDIA V100 datasheet"
 _DATASHEET_URL = (
@@ -23,6 +23,7 @@ V100_32GB_SXM = Device(
     peak_flops_per_second=tera_rates(_DATASHEET, _DATASHEET_URL, fp32=15.7, tf32=None, bf16=None, fp16=125.0, fp8=None),
     memory_bandwidth_bytes_per_second=Figure(0.9 * TERA, _DATASHEET, _DATASHEET_URL),
     power_watts=Figure(300.0, _DATASHEET, _DATASHEET_URL),
+    blas_workspace_bytes=BLAS_8_MIB,
     aliases=("v100-sxm-32gb",),
 )
 

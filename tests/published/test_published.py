@@ -181,3 +181,17 @@ def test_a_table_that_is_none_is_bad_input(tmp_path: Path, capsys: pytest.Captur
     said = capsys.readouterr()
     assert said.out == ""
     assert len(said.err.splitlines()) == 1
+
+
+# --- what an allocator reserves ------------------------------------------------------------------------------
+
+
+def test_torchtitans_reserved_memory_is_replayed_and_near() -> None:
+    """Two compiled runs, which we walk uncompiled: no constant is fitted, and the errors have both signs."""
+    found = [
+        r for r in results("memory.csv") if r.row.family == "torchtitan" and r.row.quantity == "peak_reserved_bytes"
+    ]
+    assert len(found) >= 2
+    assert all("replayed through torch's caching allocator" in r.prediction.basis for r in found)
+    assert not any(r.is_fitted for r in found)
+    assert of("memory.csv", "torchtitan", "peak_reserved_bytes").mean_absolute < 0.10

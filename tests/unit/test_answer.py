@@ -40,6 +40,16 @@ def test_an_estimate_says_what_the_contract_says() -> None:
         assert not nbytes or bytes_text(nbytes) in text
 
 
+def test_what_a_gpu_reserves_is_told_and_what_a_cpu_does_not() -> None:
+    data = {"model": "llama3-8b", "layout": {"fsdp": 8}, "cluster": {"device": "h100-sxm"}}
+    text, memory = estimated(data), estimate_mapping(case_from(data), Predictor())["memory"]
+    assert f"torch's allocator reserves {bytes_text(memory['reserved_bytes'])}" in text
+    assert f"at most {bytes_text(memory['reserved_upper_bytes'])}" in text
+    assert "matrix library workspaces 64.00 MiB" in text
+    assert "context n/a, communicator fsdp(8) 688.00 MiB" in text
+    assert "context, communicators n/a on a CPU" in estimated({"model": "gpt-1m"})
+
+
 @pytest.mark.parametrize(
     "model, device, words",
     [

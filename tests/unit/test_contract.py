@@ -61,6 +61,7 @@ def test_every_key_of_the_contract_is_there(name: str) -> None:
     said = answer(name)
     assert {"case_id", "world_size", "memory", "time"} <= set(said)
     memory = {"peak_bytes", "peak_moment", "rank", "reserved_upper_bytes", "verdict", "components", "terms"}
+    memory |= {"reserved_bytes", "device_bytes", "available_bytes", "device_terms"}
     assert memory <= set(said["memory"])
     time = {"step_seconds", "tokens_per_second", "tflops_per_gpu", "mfu", "hfu", "parts"}
     assert time <= set(said["time"])
@@ -82,6 +83,15 @@ def test_bytes_are_whole_and_sum_up(name: str) -> None:
     assert all(type(count) is int and count >= 0 for count in counts)
     assert all(type(memory[key]) is int for key in ("peak_bytes", "reserved_upper_bytes", "available_bytes"))
     assert memory["reserved_upper_bytes"] >= memory["peak_bytes"]
+    assert memory["device_bytes"] >= memory["available_bytes"]
+    if case(name).cluster.device == "cpu":
+        assert (memory["reserved_bytes"], memory["device_terms"]) == (None, [])
+        return
+    assert memory["peak_bytes"] <= memory["reserved_bytes"] <= memory["reserved_upper_bytes"]
+    terms = memory["device_terms"]
+    assert all(set(term) == {"name", "place", "bytes", "upper_bytes", "formula", "source"} for term in terms)
+    beside = sum(term["bytes"] or 0 for term in terms if term["place"] == "device")
+    assert memory["available_bytes"] == memory["device_bytes"] - beside
 
 
 @pytest.mark.parametrize("name", CASES)
