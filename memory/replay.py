@@ -28,8 +28,10 @@ from memory.allocator_settings import UNLIMITED, AllocatorSettings
 from memory.estimate import MemoryModel, numerics_of
 from memory.events import Label
 from memory.gathers import SOURCE as FSDP2
+from memory.holding import Holding
+from memory.optimizer import optimizer_transient
 from memory.pipeline_buffers import BUFFER
-from memory.state import MASTER_BYTES, Holding, optimizer_transient
+from memory.state import MASTER_BYTES
 from memory.step import StepWalk, Stretch
 from memory.tensors import tensor_sizes
 from memory.units import unit_of

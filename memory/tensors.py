@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from memory.holding import Holding, parameter_shapes
 from memory.pipeline_buffers import BUFFER
-from memory.state import MASTER_BYTES, Holding, parameter_shapes
+from memory.state import MASTER_BYTES
 from parallelism.data.ddp import DDP, buckets
 from parallelism.data.fsdp import padded_elements
 from parallelism.pipeline.strategy import stream_bytes
