@@ -11,12 +11,12 @@ from parallelism.zero import redundancy as zero_redundancy
 from parallelism.zero.redundancy import is_zero_redundancy
 from parallelism.zero.state import Place, held
 from suite.case import Case
+from suite.formats import formats_of
 from suite.layout import Offload
 from suite.operators import Ledger, Weight
 from suite.record import Component
 from suite.spec import OptimizerKind
 
-MASTER_BYTES = 4  # weights, gradients and optimizer state are fp32 in every precision so far
 POSITION_BYTES = 8  # int64
 STEP_BYTES = 4  # AdamW's step counter, an fp32 scalar a tensor
 MOMENTS = {OptimizerKind.ADAMW: 2, OptimizerKind.SGD: 1}
@@ -49,12 +49,13 @@ def shape_of(weight: Weight) -> tuple[int, ...]:
 
 
 def parameter_bytes(case: Case, ledger: Ledger) -> int:
-    """Bytes of a rank's parameters: 4 each; under FSDP the padded shard, the same on every rank; none where they are
-    kept in host memory."""
+    """Bytes of a rank's parameters, in their type; under FSDP the padded shard, the same on every rank; none where
+    they are kept in host memory."""
     if _is_on_host(case):
         return 0
     ranks = case.layout.shard_ranks
-    return MASTER_BYTES * sum(count * padded_elements(shape, ranks) for count, shape in parameter_shapes(ledger))
+    element = formats_of(case).parameters.nbytes
+    return element * sum(count * padded_elements(shape, ranks) for count, shape in parameter_shapes(ledger))
 
 
 def optimizer_bytes(case: Case, ledger: Ledger, rank: int) -> int:
@@ -72,7 +73,7 @@ def optimizer_bytes(case: Case, ledger: Ledger, rank: int) -> int:
     shapes = list(parameter_shapes(ledger))
     elements = sum(count * shard_elements(shape, ranks, place) for count, shape in shapes)
     steps = STEP_BYTES * sum(count for count, _ in shapes) if kind in HAS_STEP else 0
-    return MASTER_BYTES * MOMENTS[kind] * elements + steps
+    return formats_of(case).optimizer.nbytes * MOMENTS[kind] * elements + steps
 
 
 def _is_on_host(case: Case) -> bool:
@@ -84,16 +85,20 @@ def holdings(case: Case, ledger: Ledger, rank: int) -> tuple[Holding, ...]:
     """What lives between two steps; gradients only where an engine keeps them."""
     if case.layout.is_deepspeed:
         return (*_held_by_engine(case, ledger, rank), *_held_by_loop(case, ledger))
-    parameters = parameter_bytes(case, ledger)
+    parameters, formats = parameter_bytes(case, ledger), formats_of(case)
+    kept, state, sent = formats.parameters, formats.optimizer.nbytes, formats.gradients.nbytes
     shards = case.layout.shard_ranks
     sharded = f" / {shards}, rows padded" if shards > 1 else ""
     moments = MOMENTS[case.workload.optimizer]
     step = " + 4*tensors" if case.workload.optimizer in HAS_STEP else ""
     rows = [
-        Holding(Component.PARAMETERS, parameters, "parameters", f"parameters*4{sharded}", "fp32 weights"),
+        Holding(
+            Component.PARAMETERS, parameters, "parameters", f"parameters*{kept.nbytes}{sharded}",
+            f"{kept.label} weights",
+        ),
         Holding(
             Component.OPTIMIZER, optimizer_bytes(case, ledger, rank), f"{case.workload.optimizer.value} state",
-            f"parameters*4*{moments}{sharded and f' / {shards}'}{step}", "torch.optim, one state a parameter",
+            f"parameters*{state}*{moments}{sharded and f' / {shards}'}{step}", "torch.optim, one state a parameter",
             is_lazy=True,
         ),
         *_held_by_loop(case, ledger),
@@ -101,7 +106,7 @@ def holdings(case: Case, ledger: Ledger, rank: int) -> tuple[Holding, ...]:
     if DDP.is_used(case.layout):
         rows.append(
             Holding(
-                Component.COMMUNICATION, bucket_bytes(parameters), "DDP buckets", "parameters*4",
+                Component.COMMUNICATION, bucket_bytes(parameters), "DDP buckets", f"parameters*{sent}",
                 "c10d reducer.cpp: flat buckets beside the gradients unless gradient_as_bucket_view",
             )
         )  # fmt: skip
@@ -150,5 +155,6 @@ def optimizer_transient(case: Case, ledger: Ledger, rank: int) -> Holding | None
     decayed = (shape for _, shape in parameter_shapes(ledger) if len(shape) >= 2)
     place = shard_place(case.layout, rank)
     largest = max(shard_elements(shape, ranks, place) for shape in decayed)
-    formula = "largest decayed shard*4"
-    return Holding(Component.TRANSIENTS, largest * MASTER_BYTES, "decayed gradient", formula, "torch/optim/sgd.py")
+    element = formats_of(case).gradients.nbytes
+    formula = f"largest decayed shard*{element}"
+    return Holding(Component.TRANSIENTS, largest * element, "decayed gradient", formula, "torch/optim/sgd.py")

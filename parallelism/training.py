@@ -17,8 +17,10 @@ from parallelism.batches import Batch
 from parallelism.clipping import clip_gradients
 from parallelism.data.accumulation import reduction_left_out
 from parallelism.data.leftovers import average_replicas, sum_sequence_parts
+from parallelism.dtypes import torch_dtype
 from suite import memory_probe as phases
 from suite.case import Case
+from suite.formats import formats_of
 from suite.layout import Reduction
 from suite.models.decoder_module import Decoder
 from suite.record import Component
@@ -39,11 +41,18 @@ def learning_rate(recipe: Recipe, step: int) -> float:
 
 
 def build_model(case: Case, device: torch.device) -> Decoder:
-    """The case's model with the weights that its seed gives, the same on every rank and in every layout."""
+    """The case's model with the weights that its seed gives, the same on every rank and in every layout.
+
+    Weights are drawn in fp32 and rounded where the case keeps them in bf16; rotary tables stay in fp32, as in
+    transformers' models. DeepSpeed rounds by itself.
+    """
     torch.manual_seed(case.recipe.seed)
     with device:
         model = Decoder(case.model, case.workload.attention, case.workload.loss)
         model.reset_parameters()
+    if case.workload.precision is Precision.BF16:
+        for parameter in model.parameters():
+            parameter.data = parameter.data.to(torch_dtype(formats_of(case).parameters))
     return model
 
 
@@ -149,9 +158,9 @@ class Trainer:
         return loss.detach()
 
     def autocast(self) -> Any:
-        """bf16-mixed is autocast, except under FSDP, whose own policy casts the parameters."""
-        mixed = self.case.workload.precision is Precision.BF16_MIXED and self.case.layout.fsdp == 1
-        return torch.autocast(self.device.type, torch.bfloat16, enabled=mixed)
+        """Mixed precision is autocast, except under FSDP, whose own policy casts the parameters."""
+        numerics = formats_of(self.case).numerics
+        return torch.autocast(self.device.type, torch_dtype(numerics.compute), enabled=numerics.autocast)
 
     def _synchronize_only_if(self, is_last: bool) -> Any:
         """Reduce gradients after the last micro-batch alone, unless the layout asks for each."""

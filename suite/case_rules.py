@@ -27,6 +27,10 @@ def _divides(name: str, size: Callable[[Case], int], axis: str, why: str) -> Rul
     )
 
 
+def _precision_on_engine(case: Case) -> str:
+    return f"workload.precision({case.workload.precision}) with layout.zero({case.layout.zero}) on DeepSpeed's engine"
+
+
 CASE_RULES: tuple[Rule[Case], ...] = (
     _divides("model.heads", lambda case: case.model.heads, "tp", "each rank takes whole heads"),
     _divides("model.kv_heads", lambda case: case.model.kv_heads, "tp", "each rank takes whole key-value heads"),
@@ -64,11 +68,24 @@ CASE_RULES: tuple[Rule[Case], ...] = (
         lambda case: f"layout.stage_split({case.layout.stage_split}) with model.layers({case.model.layers})",
     ),
     Rule(
-        "reduce_type bf16 in fp32",
-        "it is the type of gradients that are computed in bf16; use bf16-mixed",
-        lambda case: case.layout.reduce_type is ReduceType.BF16 and case.workload.precision is Precision.FP32,
+        "reduce_type bf16 in fp32 or fp16-mixed",
+        "it is the type of gradients that are computed in bf16; use bf16-mixed or bf16",
+        lambda case: case.layout.reduce_type is ReduceType.BF16
+        and case.workload.precision in (Precision.FP32, Precision.FP16_MIXED),
         lambda case: f"layout.reduce_type({case.layout.reduce_type})"
         f" with workload.precision({case.workload.precision})",
+    ),
+    Rule(
+        "precision bf16 on DeepSpeed's engine",
+        "it keeps masters apart from the parameters, whatever their type; use bf16-mixed, or fsdp",
+        lambda case: case.layout.is_deepspeed and case.workload.precision is Precision.BF16,
+        _precision_on_engine,
+    ),
+    Rule(
+        "precision fp16-mixed on DeepSpeed's engine",
+        "its CPU accelerator takes fp16 only of processors that multiply it; use bf16-mixed, or fsdp",
+        lambda case: case.layout.is_deepspeed and case.workload.precision is Precision.FP16_MIXED,
+        _precision_on_engine,
     ),
     Rule(
         "FSDP2's offload on the CPU",

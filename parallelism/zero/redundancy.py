@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from parallelism.base import Strategy
 from parallelism.zero.config import groups_of
 from suite.collectives import Collective, Message
+from suite.formats import formats_of
 from suite.layout import Layout
 from suite.record import Component
 from suite.spec import OptimizerKind
@@ -22,7 +23,6 @@ if TYPE_CHECKING:
     from suite.case import Case
     from suite.operators import Ledger
 
-FP32 = 4
 MOMENTS = {OptimizerKind.ADAMW: 2, OptimizerKind.SGD: 1}
 STEP_BYTES = {OptimizerKind.ADAMW: 4, OptimizerKind.SGD: 0}  # AdamW counts steps in an fp32 scalar a tensor
 
@@ -47,16 +47,17 @@ def optimizer_bytes(case: Case, ledger: Ledger, rank: int) -> int:
     kind, layout = case.workload.optimizer, case.layout
     place = layout.place("dp", rank) * layout.cp + layout.place("cp", rank)  # among its replicas, which cp makes too
     mine = shares(ledger, layout.replica_ranks)[place]
-    return FP32 * MOMENTS[kind] * sum(mine) + STEP_BYTES[kind] * len(mine)
+    return formats_of(case).optimizer.nbytes * MOMENTS[kind] * sum(mine) + STEP_BYTES[kind] * len(mine)
 
 
 def messages(case: Case, ledger: Ledger, rank: int) -> tuple[Message, ...]:
     """A broadcast of every new parameter by the rank that updated it, once a step. DDP's all-reduce is DDP's."""
-    sizes = Counter(item.elements * FP32 for group in groups_of(ledger) for item in group)
+    element = formats_of(case).parameters.nbytes
+    sizes = Counter(item.elements * element for group in groups_of(ledger) for item in group)
     return tuple(
         Message(
             Collective.BROADCAST, "dp", case.layout.replica_ranks, payload, count, "spread the new parameters",
-            "parameter's elements*4", "zero_redundancy_optimizer.py, _sync_params",
+            f"parameter's elements*{element}", "zero_redundancy_optimizer.py, _sync_params",
         )
         for payload, count in sizes.items()
     )  # fmt: skip
