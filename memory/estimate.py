@@ -140,10 +140,10 @@ class MemoryModel:
         return step
 
     def _ledger(self, share: Share) -> Ledger:
-        case = self.case
+        case, numerics = self.case, formats_of(self.case).numerics
         return ledger_of(
-            case.model, case.workload, case.layout.recompute, formats_of(case).numerics, backend_of(case),
-            threads_of(case), has_tiles(), share,
+            case.model, case.workload, case.layout.recompute, numerics, backend_of(case),
+            threads_of(case), has_tiles(kind=numerics.compute), share,
         )  # fmt: skip
 
 

@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable, Iterable
 from contextlib import nullcontext
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -99,6 +100,15 @@ class Trainer:
     mark: Callable[[str], None] = lambda name: None
     mesh: DeviceMesh | None = None
 
+    @cached_property
+    def scaler(self) -> torch.amp.GradScaler:
+        """Scales the loss where gradients are made in fp16, whose smallest would vanish; else it changes nothing.
+
+        A step whose gradients overflow on any rank is left out on all, and the scale halved: DDP's gradients are the
+        same on every rank, and of FSDP2's torch reduces what each rank found (torch.amp.GradScaler, DTensor's rule).
+        """
+        return torch.amp.GradScaler(self.device.type, enabled=self.case.workload.precision is Precision.FP16_MIXED)
+
     def step(self, index: int, batch: Batch) -> StepResult:
         """One optimizer step on this rank's part of the global batch."""
         for group in self.optimizer.param_groups:
@@ -124,9 +134,11 @@ class Trainer:
         sum_sequence_parts(self.model, self.mesh, self.case.layout)
 
     def clip_and_update(self) -> Tensor:
-        """Clip the gradients, update the parameters, drop the gradients; the norm before clipping."""
+        """Clip the gradients, once they are unscaled; update the parameters, drop the gradients; the norm before."""
+        self.scaler.unscale_(self.optimizer)
         norm = self.clip()
-        self.optimizer.step()
+        self.scaler.step(self.optimizer)
+        self.scaler.update()
         self.optimizer.zero_grad(set_to_none=True)
         return norm
 
@@ -152,7 +164,7 @@ class Trainer:
             with self.autocast():
                 loss = self.model(ids, labels, keys)
             self.mark(phases.BACKWARD)
-            (loss / self.case.workload.micro_batches).backward()
+            self.scaler.scale(loss / self.case.workload.micro_batches).backward()
         if not is_last and self.case.layout.reduction is Reduction.MICRO_BATCH:
             average_replicas(self.model, self.mesh, self.case.layout)
         return loss.detach()

@@ -88,6 +88,19 @@ CASE_RULES: tuple[Rule[Case], ...] = (
         _precision_on_engine,
     ),
     Rule(
+        "precision fp16-mixed with tp",
+        "torch's gradient scaler unscales plain tensors or DTensors of one mesh, and tp has both; use bf16-mixed",
+        lambda case: case.layout.tp > 1 and case.workload.precision is Precision.FP16_MIXED,
+        lambda case: f"workload.precision({case.workload.precision}) with layout.tp({case.layout.tp})",
+    ),
+    Rule(
+        "precision fp16-mixed with pp",
+        "torch's schedules run each stage's backward pass themselves, and the gradient scaler would find infinities a"
+        " stage at a time; use bf16-mixed",
+        lambda case: case.layout.pp > 1 and case.workload.precision is Precision.FP16_MIXED,
+        lambda case: f"workload.precision({case.workload.precision}) with layout.pp({case.layout.pp})",
+    ),
+    Rule(
         "FSDP2's offload on the CPU",
         "a CPU rank's own memory is the host's, so that nothing would move; use none, or a GPU",
         lambda case: case.layout.fsdp > 1 and case.layout.offload is Offload.PARAMETERS

@@ -117,8 +117,8 @@ class Tape:
 
     @property
     def packs_products(self) -> bool:
-        """Does oneDNN run the matrix products? It does in bf16 on the CPU, and needs workspace."""
-        return self.backend is Backend.CPU and self.numerics.compute is DType.BF16
+        """Does oneDNN run the matrix products? It does in bf16 and fp16 on the CPU, and needs workspace."""
+        return self.backend is Backend.CPU and self.numerics.compute in (DType.BF16, DType.FP16)
 
     def _cast(self, name: str, x: Array, kernels: list[Kernel]) -> Array:
         if x.dtype is self.numerics.compute:
@@ -131,16 +131,20 @@ class Tape:
         """Autocast's copy, made once: later readers find it in the cache, and their gradients meet on it. Of a part,
         whose local tensor is no leaf of the graph, every reader makes its own."""
         if weight.is_part:
-            part = Array("bf16 copies of weights", weight.shape, self.numerics.compute)
+            part = Array(self._copies, weight.shape, self.numerics.compute)
             kernels.append(Kernel("cast", (weight,), (part,), gradients=(weight,)))
             return part
         if weight in self.casts:
             kernels.append(Kernel("cast", (weight,), (self.casts[weight],), is_weight_cast=True))
             return self.casts[weight]
-        copy = Array("bf16 copies of weights", weight.shape, self.numerics.compute)
+        copy = Array(self._copies, weight.shape, self.numerics.compute)
         kernels.append(Kernel("cast", (weight,), (copy,), gradients=(weight,), is_weight_cast=True))
         self.casts[weight] = copy
         return copy
+
+    @property
+    def _copies(self) -> str:
+        return f"{self.numerics.compute.label} copies of weights"
 
     # --- pointwise and norms ----------------------------------------------------------------------------
 
