@@ -82,12 +82,15 @@ def _started(options: argparse.Namespace, machines: Any) -> tuple[Any, tuple[Cas
 
 
 def _check(cases: Iterable[Case]) -> None:
-    """Refuse, before anything runs, devices that are not known and data that cannot be trained on."""
+    """Refuse, before anything runs, devices that are not known, formats that are only estimated, and data that cannot
+    be trained on."""
     from suite.data import check_data
+    from suite.formats import check_trainable
     from suite.hardware import device
 
     for case in cases:
         device(case.cluster.device)
+        check_trainable(case)
         check_data(case)
 
 

@@ -35,7 +35,9 @@ def clip_gradients(
         scaled.append(local)
         if id(parameter) not in again:
             counted.setdefault(_sharding(gradient), []).append(local)
-    squared = _sum_over_ranks({groups: nn.utils.get_total_norm(parts).float() ** 2 for groups, parts in counted.items()})
+    squared = _sum_over_ranks(
+        {groups: nn.utils.get_total_norm(parts).float() ** 2 for groups, parts in counted.items()}
+    )
     if stages is not None:
         dist.all_reduce(squared, group=stages)
     total = squared.sqrt()

@@ -27,6 +27,10 @@ def _divides(name: str, size: Callable[[Case], int], axis: str, why: str) -> Rul
     )
 
 
+def _is_fp8(case: Case) -> bool:
+    return case.workload.precision in (Precision.FP8, Precision.FP8_ROWWISE)
+
+
 def _precision_on_engine(case: Case) -> str:
     return f"workload.precision({case.workload.precision}) with layout.zero({case.layout.zero}) on DeepSpeed's engine"
 
@@ -74,6 +78,20 @@ CASE_RULES: tuple[Rule[Case], ...] = (
         and case.workload.precision in (Precision.FP32, Precision.FP16_MIXED),
         lambda case: f"layout.reduce_type({case.layout.reduce_type})"
         f" with workload.precision({case.workload.precision})",
+    ),
+    Rule(
+        "fp8 on DeepSpeed's engine",
+        "torchao's layers under it are not modelled; use fsdp",
+        lambda case: case.layout.is_deepspeed and _is_fp8(case),
+        _precision_on_engine,
+    ),
+    Rule(
+        "fp8 with tp, or with a backward pass in two",
+        "torchao gathers in fp8 under tp, and makes both gradients at once: neither is modelled; use bf16-mixed",
+        lambda case: _is_fp8(case)
+        and (case.layout.tp > 1 or (case.layout.pp > 1 and case.layout.schedule.splits_backward)),
+        lambda case: f"workload.precision({case.workload.precision}) with layout.tp({case.layout.tp}),"
+        f" layout.schedule({case.layout.schedule})",
     ),
     Rule(
         "precision bf16 on DeepSpeed's engine",

@@ -28,7 +28,8 @@ CACHE_LINES = 128  # padding between the two packed operands
 
 @dataclass(frozen=True)
 class CpuWorkspace:
-    """Bytes of workspace with so many threads; `tiles`: can the processor multiply tiles of the products' type (AMX)?"""
+    """Bytes of workspace with so many threads; `tiles`: can the processor multiply tiles of
+    the products' type (AMX)?"""
 
     threads: int = 1
     tiles: bool = False

@@ -19,6 +19,8 @@ class Precision(StrEnum):
     FP32 = "fp32"
     BF16_MIXED = "bf16-mixed"  # fp32 weights, bf16 matrix work: autocast, or FSDP's mixed-precision policy
     BF16 = "bf16"  # weights, gradients, optimizer state and compute: no fp32 master
+    FP8 = "fp8"  # as bf16-mixed, the blocks' products in fp8, a scale a tensor: estimated, not trained yet
+    FP8_ROWWISE = "fp8-rowwise"  # the same, a scale a row
     FP16_MIXED = "fp16-mixed"  # as bf16-mixed in fp16, with a gradient scaler
 
 
@@ -61,7 +63,9 @@ class Workload:
     seq_len: int = setting(1024, "tokens in a sequence")
     micro_batch: int = setting(1, "sequences a rank takes at once")
     micro_batches: int = setting(1, "micro-batches a step (gradient accumulation)")
-    precision: Precision = setting(Precision.BF16_MIXED, "number formats: fp32, bf16-mixed, bf16, fp16-mixed")
+    precision: Precision = setting(
+        Precision.BF16_MIXED, "number formats: fp32, bf16-mixed, bf16, fp16-mixed, fp8, fp8-rowwise"
+    )
     optimizer: OptimizerKind = setting(OptimizerKind.ADAMW, "update rule: adamw, sgd")
     attention: AttentionKernel = setting(AttentionKernel.FLASH, "attention kernel: flash, eager")
     loss: LossKernel = setting(LossKernel.PLAIN, "cross-entropy: plain, chunked")

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from suite.cpu_workspace import CpuWorkspace
+from suite.float8 import Scaling, float8_kernels
 from suite.operators import TO_LOCAL, Array, DType, Flops, Kernel, Operator, OperatorKind, Region, Size, Split, Weight
 from suite.share import WHOLE, Share
 
@@ -31,6 +32,7 @@ class Numerics:
     stream: DType  # the residual stream
     compute: DType  # matrix work and attention
     autocast: bool
+    scaling: Scaling | None = None  # of linear layers that are cast to fp8
 
 
 FP32 = Numerics(DType.FP32, DType.FP32, DType.FP32, autocast=False)
@@ -94,13 +96,19 @@ class Tape:
         if is_strided and x.dtype is self.numerics.compute:
             read_x = Array(f"{x.name}, contiguous", x.shape, x.dtype)
             kernels.append(Kernel("clone", (x,), (read_x,), passes=(x,)))
+        y = Array(f"{name} output", (*x.shape[:-1], width), self.numerics.compute)
+        rows = x.elements // wide.value
+        forward = 2 * rows * wide.value * width.value
+        flops = Flops(forward, 2 * forward)
+        if self.numerics.scaling is not None:
+            kernels += float8_kernels(self._cast(f"{name} input", x, kernels), weights, y, self.numerics.scaling)
+            self.operator(name, OperatorKind.MATMUL, kernels, weights, flops)
+            return y
         if self.numerics.autocast:
             read_weights = tuple(self._cast_weight(item, kernels) for item in weights)
             read_x = self._cast(f"{name} input", read_x, kernels)
-        y = Array(f"{name} output", (*x.shape[:-1], width), self.numerics.compute)
         saved = (read_x, read_weights[0]) if self.numerics.autocast else (read_x,)
         gradients = (read_weights[0], read_x, *read_weights[1:])
-        rows = x.elements // wide.value
         forward_scratch = backward_scratch = 0
         if self.packs_products:
             forward_scratch = self.workspace.product(rows, wide.value, width.value)
@@ -111,8 +119,7 @@ class Tape:
                 forward_scratch=forward_scratch, backward_scratch=backward_scratch,
             )
         )  # fmt: skip
-        forward = 2 * rows * wide.value * width.value
-        self.operator(name, OperatorKind.MATMUL, kernels, weights, Flops(forward, 2 * forward))
+        self.operator(name, OperatorKind.MATMUL, kernels, weights, flops)
         return y
 
     @property

@@ -54,7 +54,8 @@ def buckets(sizes: Iterable[int], limit: int = 0) -> list[int]:
 def messages(case: Case, ledger: Ledger, rank: int) -> tuple[Message, ...]:
     """An all-reduce of every bucket: once a step, or every micro-batch where the layout says so.
 
-    Counted: every gradient, a tied one once; the sum is exact whatever the buckets. The buckets are those of the second step on, filled in the order of the backward pass, here the ledger's backwards: where a kernel makes two
+    Counted: every gradient, a tied one once; the sum is exact whatever the buckets. The buckets are those of the
+    second step on, filled in the order of the backward pass, here the ledger's backwards: where a kernel makes two
     gradients in the other order a bucket's edge may lie elsewhere. Not counted: the first two steps' settling of it.
     """
     layout, element = case.layout, formats_of(case).gradients.nbytes

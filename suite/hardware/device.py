@@ -41,6 +41,8 @@ MATMUL_DTYPES = {
     Precision.BF16_MIXED: MatmulDtype.BF16,
     Precision.BF16: MatmulDtype.BF16,
     Precision.FP16_MIXED: MatmulDtype.FP16,
+    Precision.FP8: MatmulDtype.FP8,
+    Precision.FP8_ROWWISE: MatmulDtype.FP8,
 }
 
 

@@ -21,7 +21,7 @@ from suite.parse import SpecError, from_mapping, require, to_mapping
 from suite.stats import NOISY_SPREAD, summarize
 
 WORKER = "suite.hardware.matrix_rate_worker"
-DTYPES = (MatmulDtype.FP32, MatmulDtype.BF16)
+DTYPES = (MatmulDtype.FP32, MatmulDtype.BF16, MatmulDtype.FP16)
 #: (m, n, k), spread over the sizes that models for a few cores have; side 77 to 1024
 SHAPES = (
     (128, 64, 64),

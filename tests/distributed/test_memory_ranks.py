@@ -33,7 +33,7 @@ SETTINGS: dict[str, list[Any]] = {
     "ranks": [2, 3, 4],
     "model": list(MODELS),
     "recompute": ["none", "selective", "full", "every-2"],
-    "precision": ["fp32", "bf16-mixed"],
+    "precision": ["fp32", "bf16-mixed", "bf16", "fp16-mixed"],
     "micro_batches": [1, 2],
     "attention": ["flash", "eager"],
     "loss": ["plain", "chunked"],
@@ -47,6 +47,7 @@ LAYOUTS: dict[str, dict[str, Any]] = {
 }
 NUMBERS: dict[str, tuple[str, str]] = {
     "fp32": ("fp32", "fp32"), "bf16": ("bf16-mixed", "fp32"), "bf16-reduced": ("bf16-mixed", "bf16"),
+    "pure": ("bf16", "fp32"), "pure-reduced": ("bf16", "bf16"),
 }  # fmt: skip
 KNOBS: dict[str, list[Any]] = {
     "layout": list(LAYOUTS),
