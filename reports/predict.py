@@ -15,7 +15,6 @@ from suite.record import TimeEstimate
 from suite.spec import AttentionKernel
 from suite.store import EstimateRow
 
-
 #: why there is no time
 FP8_BASIS = "fp8: attention and the head run in bf16 beside it, and a step of two rates is not modelled"
 
