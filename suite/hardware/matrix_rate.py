@@ -146,7 +146,7 @@ def measure_matrix_rates(
     rank_counts: Iterable[int] = (1, 2, 4),
     seconds: float = 4.0,
     shapes: Sequence[tuple[int, int, int]] = SHAPES,
-    dtypes: Sequence[MatmulDtype] = DTYPES,
+    dtypes: Sequence[MatmulDtype] = (MatmulDtype.FP32, MatmulDtype.BF16),
 ) -> MatrixRates:
     """Measure this machine: about `seconds` of timing for each rank count, and a few for starting.
 
