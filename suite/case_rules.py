@@ -101,7 +101,7 @@ CASE_RULES: tuple[Rule[Case], ...] = (
     ),
     Rule(
         "precision fp16-mixed on DeepSpeed's engine",
-        "its CPU accelerator takes fp16 only of processors that multiply it; use bf16-mixed, or fsdp",
+        "the engine scales losses itself, and what its overflow checks need is not modelled; use bf16-mixed, or fsdp",
         lambda case: case.layout.is_deepspeed and case.workload.precision is Precision.FP16_MIXED,
         _precision_on_engine,
     ),
