@@ -12,7 +12,7 @@ import torch
 from parallelism.building import make_trainer
 from parallelism.mesh import build_mesh
 from suite.case import Case
-from suite.layout import Engine, Layout, ReduceType
+from suite.layout import Engine, Layout
 from suite.memory_probe import local_tensor
 from suite.spec import Precision, Workload
 from tests.distributed.judgement import differences
@@ -26,10 +26,8 @@ BF16, FP16 = Precision.BF16, Precision.FP16_MIXED
 PLANS: list[tuple[str, Precision, Layout]] = [
     ("gpt", BF16, Layout(dp=2)),
     ("llama-gqa", BF16, Layout(fsdp=2)),
-    ("gpt", BF16, Layout(fsdp=2, reduce_type=ReduceType.BF16)),
     ("llama-gqa", BF16, Layout(tp=2)),
     ("llama-gqa", BF16, Layout(pp=2)),
-    ("gpt", FP16, Layout(dp=2)),
     ("llama-gqa", FP16, Layout(fsdp=2)),
     ("gpt", FP16, Layout(dp=2, zero=1, engine=Engine.TORCH)),
     ("llama-gqa", FP16, Layout(cp=2, fsdp=2)),
@@ -63,7 +61,7 @@ def test_layouts_compute_what_one_process_does(case: Case, traces: dict[Case, Tr
 
 def test_norms_are_those_of_unscaled_gradients(traces: dict[Case, Trace]) -> None:
     """A scale of 65536 would show: the same model in fp32 has these norms, within fp16's roundings."""
-    case = single_process(case_for("gpt", FP16, Layout(dp=2)))
+    case = single_process(case_for("llama-gqa", FP16, Layout(fsdp=2)))
     plain = replace(case, workload=replace(case.workload, precision=Precision.FP32))
     (whole,) = run_on_ranks(1, partial(record, plain))
     assert traces[case].norms == pytest.approx(whole.norms, rel=1e-2)

@@ -33,7 +33,7 @@ SETTINGS: dict[str, list[Any]] = {
     "ranks": [2, 3, 4],
     "model": list(MODELS),
     "recompute": ["none", "selective", "full", "every-2"],
-    "precision": ["fp32", "bf16-mixed", "bf16", "fp16-mixed"],
+    "precision": ["fp32", "bf16-mixed", "bf16"],
     "micro_batches": [1, 2],
     "attention": ["flash", "eager"],
     "loss": ["plain", "chunked"],
