@@ -17,13 +17,13 @@ from memory.step import StepWalk, walk_step
 from parallelism.schedules.ledgers import ledger_of_stages, stages_of_place
 from suite.case import Case
 from suite.cpu_workspace import has_tiles
+from suite.formats import formats_of
 from suite.layout import Layout
 from suite.models.ledgers import ledger_of
 from suite.operators import Ledger
 from suite.record import MemoryEstimate, Moment, Term
 from suite.share import WHOLE, Share, share_of
-from suite.spec import Precision
-from suite.tape import BF16_AUTOCAST, BF16_POLICY, FP32, Backend, Numerics
+from suite.tape import Backend
 
 #: layouts of at most so many ranks are written out whole
 RANKS_SHOWN = 8
@@ -37,13 +37,6 @@ def representative_ranks(layout: Layout) -> tuple[int, ...]:
     if layout.world_size <= RANKS_SHOWN:
         return tuple(range(layout.world_size))
     return tuple(range(0, layout.world_size, layout.world_size // layout.pp))
-
-
-def numerics_of(case: Case) -> Numerics:
-    """The number formats of a case: FSDP's policy casts parameters, DeepSpeed's are bf16, else autocast casts."""
-    if case.workload.precision is Precision.FP32:
-        return FP32
-    return BF16_POLICY if case.layout.fsdp > 1 or case.layout.is_deepspeed else BF16_AUTOCAST
 
 
 def backend_of(case: Case) -> Backend:
@@ -141,7 +134,7 @@ class MemoryModel:
 
         @cache
         def step(share: Share, place: int, rank: int) -> StepWalk:
-            formats = numerics_of(self.case), backend_of(self.case)
+            formats = formats_of(self.case).numerics, backend_of(self.case)
             if self.case.layout.pp > 1:
                 return walk_pipeline(self.case, self._whole(share), place, *formats)
             return walk_step(self.case, self._ledgers(share, place), *formats, rank)
@@ -149,10 +142,10 @@ class MemoryModel:
         return step
 
     def _ledger(self, share: Share) -> Ledger:
-        case = self.case
+        case, numerics = self.case, formats_of(self.case).numerics
         return ledger_of(
-            case.model, case.workload, case.layout.recompute, numerics_of(case), backend_of(case),
-            threads_of(case), has_tiles(), share,
+            case.model, case.workload, case.layout.recompute, numerics, backend_of(case),
+            threads_of(case), has_tiles(kind=numerics.compute), share,
         )  # fmt: skip
 
 

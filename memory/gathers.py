@@ -151,7 +151,7 @@ class Gathers:
         is_new = micro.all_reduces and not micro.has_shards and not casts and not exchange.is_offloaded
         is_partial = not micro.all_reduces and not micro.has_partial
         name = "partly reduced gradients" if is_partial else "reduced gradients, before they are cast or added"
-        label = _shards(unit.shard(exchange.master_bytes)) if is_new else _label(name)
+        label = _shards(unit, exchange.master_bytes) if is_new else _label(name)
         self.events.append(Event(reduced, label))
         self._gloo(self.reduce_input, "reduce-scatter input")
         if micro.all_reduces and casts:
@@ -167,7 +167,7 @@ class Gathers:
     def _cast(self, unit: Unit) -> None:
         nbytes = unit.shard(self.exchange.master_bytes)
         is_new = not self.micro.has_shards and not self.exchange.is_offloaded
-        label = _shards(nbytes) if is_new else _label("reduced gradients, added to the old")
+        label = _shards(unit, self.exchange.master_bytes) if is_new else _label("reduced gradients, added to the old")
         self.events.append(Event(nbytes, label))
         if not is_new:
             self.events.append(Event(-nbytes, label))
@@ -214,5 +214,6 @@ def _label(name: str) -> Label:
     return Label(Component.GATHERED, name, "the unit's parameters", 0, SOURCE)
 
 
-def _shards(nbytes: int) -> Label:
-    return Label(Component.GRADIENTS, "gradients", "parameters*4 / ranks, rows padded", nbytes, SOURCE)
+def _shards(unit: Unit, element: int) -> Label:
+    formula = f"parameters*{element} / ranks, rows padded"
+    return Label(Component.GRADIENTS, "gradients", formula, unit.shard(element), SOURCE)

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from memory.events import Event, Label, Phase, phase_of
 from memory.holding import shape_of
-from memory.state import MASTER_BYTES
 from parallelism.data import replicate
 from parallelism.data.fsdp import padded_elements
 from suite.case import Case
+from suite.formats import formats_of
 from suite.layout import Reduction
 from suite.operators import Ledger, Split
 from suite.record import Component
@@ -20,13 +20,13 @@ def leftovers(case: Case, ledger: Ledger, is_last: bool) -> Phase:
     under sequence parallelism, the gradients of what every rank holds whole, of FSDP2 this rank's shards of them with
     their padding, which is not copied but on the last ranks.
     """
-    layout = case.layout
+    layout, element = case.layout, formats_of(case).gradients.nbytes
     events: list[Event] = []
     if replicate.is_used(layout) and (is_last or layout.reduction is Reduction.MICRO_BATCH):
         weights = [weight for placed in ledger.segments for weight in placed.segment.weights if not weight.tied_to]
-        sizes = [MASTER_BYTES * weight.elements for weight in reversed(weights)]
+        sizes = [element * weight.elements for weight in reversed(weights)]
         for bucket in replicate.buckets(sizes, replicate.bucket_cap_bytes(layout)):
-            events += _passing("bucket of gradients", sum(sizes[index] for index in bucket))
+            events += _passing("bucket of gradients", sum(sizes[index] for index in bucket), element)
     if is_last and layout.tp > 1 and layout.sequence_parallel:
         whole = sum(
             count * padded_elements(shape_of(weight), layout.shard_ranks)
@@ -34,10 +34,12 @@ def leftovers(case: Case, ledger: Ledger, is_last: bool) -> Phase:
             for weight in segment.weights
             if weight.split is Split.NONE
         )
-        events += _passing("gradients of norms, row biases and positions", MASTER_BYTES * whole)
+        events += _passing("gradients of norms, row biases and positions", element * whole, element)
     return phase_of(events)
 
 
-def _passing(name: str, nbytes: int) -> list[Event]:
-    label = Label(Component.TRANSIENTS, f"flat copy of the {name}", "elements*4", nbytes, "parallelism/data/flat.py")
+def _passing(name: str, nbytes: int, element: int) -> list[Event]:
+    label = Label(
+        Component.TRANSIENTS, f"flat copy of the {name}", f"elements*{element}", nbytes, "parallelism/data/flat.py"
+    )
     return [Event(nbytes, label), Event(-nbytes, label)]

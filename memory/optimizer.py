@@ -11,6 +11,7 @@ from memory.update_kernels import PASSING, Passing
 from parallelism.data.fsdp import shard_place, shard_rows
 from parallelism.zero.redundancy import is_zero_redundancy, share_of_rank
 from suite.case import Case
+from suite.formats import formats_of
 from suite.operators import Ledger, Segment
 from suite.optimizers import (
     CODEBOOK_BYTES,
@@ -28,8 +29,8 @@ from suite.spec import OptimizerKernel, OptimizerKind
 ENOUGH = 2
 
 STATES = {
-    OptimizerKind.ADAMW: "parameters*4*2",
-    OptimizerKind.SGD: "parameters*4*1",
+    OptimizerKind.ADAMW: "parameters*{moment}*2",
+    OptimizerKind.SGD: "parameters*{moment}*1",
     OptimizerKind.ADAFACTOR: "(rows + columns of matrices + elements of vectors)*4",
     OptimizerKind.MUON: "matrices of the blocks*4*1 + the others*4*2",
     OptimizerKind.ADAM_8BIT: f"parameters*2*(1 + 4/{QUANTIZED_BLOCK}) + {CODEBOOK_BYTES}, 4*2 each in tensors under"
@@ -60,7 +61,8 @@ def optimizer_bytes(case: Case, ledger: Ledger, rank: int) -> int:
     if is_on_host(case):
         return 0
     counted = _of_replica(case, ledger, rank) if is_zero_redundancy(case.layout) else _counted(case, ledger, rank)
-    return state_bytes(((count, item.rule, item.shape) for count, item in counted), step_bytes_of(case))
+    rules = ((count, item.rule, item.shape) for count, item in counted)
+    return state_bytes(rules, step_bytes_of(case), formats_of(case).optimizer.nbytes)
 
 
 def optimizer_holding(case: Case, ledger: Ledger, rank: int) -> Holding:
@@ -71,7 +73,7 @@ def optimizer_holding(case: Case, ledger: Ledger, rank: int) -> Holding:
     step = " + 4*tensors" + (" of AdamW" if kind in (OptimizerKind.MUON, OptimizerKind.ADAM_8BIT) else "")
     return Holding(
         Component.OPTIMIZER, optimizer_bytes(case, ledger, rank), f"{kind.value} state",
-        f"{STATES[kind]}{sharded}{step if has_step else ''}",
+        f"{STATES[kind].format(moment=formats_of(case).optimizer.nbytes)}{sharded}{step if has_step else ''}",
         SOURCES.get(kind, "torch.optim, one state a parameter"), is_lazy=True,
     )  # fmt: skip
 
@@ -89,15 +91,16 @@ def optimizer_transient(case: Case, ledger: Ledger, rank: int) -> Holding | None
     groups: dict[tuple[OptimizerKind, bool, bool], list[tuple[int, ...]]] = {}
     for item in _updated(case, ledger, rank, kernel):
         groups.setdefault((item.rule, len(item.shape) >= 2, item.is_part), []).append(item.shape)
+    element = formats_of(case).gradients.nbytes
     found: list[tuple[int, Passing]] = []
     for (rule, is_matrix, _), shapes in groups.items():
         passing = PASSING.get((rule, _kernel_of_rule(rule, kernel)))
         if passing is not None and (not passing.is_for_decay or (is_matrix and case.recipe.weight_decay)):
-            found.append((passing.nbytes(shapes), passing))
+            found.append((passing.nbytes(shapes, element), passing))
     if not found:
         return None
     nbytes, passing = max(found, key=lambda each: each[0])
-    return Holding(Component.TRANSIENTS, nbytes, passing.name, passing.formula, passing.source)
+    return Holding(Component.TRANSIENTS, nbytes, passing.name, passing.formula.format(element=element), passing.source)
 
 
 def _kernel_of_rule(rule: OptimizerKind, kernel: OptimizerKernel) -> OptimizerKernel:

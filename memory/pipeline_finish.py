@@ -7,11 +7,11 @@ from collections.abc import Iterator
 
 from memory.events import Label
 from memory.holding import shape_of
-from memory.state import MASTER_BYTES
 from parallelism.data import replicate
 from parallelism.data.fsdp import shard_elements
 from parallelism.schedules.stages import head_is_copied, rank_of_stage
 from suite.case import Case
+from suite.formats import formats_of
 from suite.operators import Ledger, Weight
 from suite.record import Component
 
@@ -28,11 +28,12 @@ def _buckets(case: Case, own: Ledger) -> Iterator[Label]:
     if not replicate.is_used(case.layout):
         return
     weights = [weight for placed in own.segments for weight in placed.segment.weights if not weight.tied_to]
-    sizes = [weight.elements * MASTER_BYTES for weight in reversed(weights)]
+    element = formats_of(case).gradients.nbytes
+    sizes = [weight.elements * element for weight in reversed(weights)]
     for bucket in replicate.buckets(sizes, replicate.bucket_cap_bytes(case.layout)):
         nbytes = sum(sizes[index] for index in bucket)
         yield Label(
-            Component.TRANSIENTS, "flat bucket of gradients", "gradients of the bucket*4", nbytes,
+            Component.TRANSIENTS, "flat bucket of gradients", f"gradients of the bucket*{element}", nbytes,
             "parallelism/data/leftovers.py",
         )  # fmt: skip
 
@@ -44,11 +45,12 @@ def _other_end(case: Case, whole: Ledger, pp_rank: int) -> Iterator[Label]:
     if not head_is_copied(case) or len(ends) == 1 or pp_rank not in ends:
         return
     weight: Weight = whole.segments[0].segment.weights[0]
-    nbytes = shard_elements(shape_of(weight), layout.shard_ranks, 0) * MASTER_BYTES
+    element = formats_of(case).gradients.nbytes
+    nbytes = shard_elements(shape_of(weight), layout.shard_ranks, 0) * element
     yield Label(
         Component.TRANSIENTS,
         "a tied weight's gradient from the other end",
-        "V*h*4",
+        f"V*h*{element}",
         nbytes,
         "parallelism/pipeline/tied_head.py",
     )

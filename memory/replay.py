@@ -25,16 +25,16 @@ from memory.allocator import (
     SegregatedAllocator,
 )
 from memory.allocator_settings import UNLIMITED, AllocatorSettings
-from memory.estimate import MemoryModel, numerics_of
+from memory.estimate import MemoryModel
 from memory.events import Label
 from memory.gathers import SOURCE as FSDP2
 from memory.holding import Holding
 from memory.optimizer import optimizer_transient
 from memory.pipeline_buffers import BUFFER
-from memory.state import MASTER_BYTES
 from memory.step import StepWalk, Stretch
 from memory.tensors import tensor_sizes
 from memory.units import unit_of
+from suite.formats import formats_of
 from suite.layout import Schedule
 from suite.operators import Ledger, Weight
 from suite.record import Component
@@ -151,13 +151,14 @@ def _groups(model: MemoryModel, rank: int) -> dict[int, tuple[int, ...]]:
     if layout.fsdp == 1:
         return {}
     to = 1 if isinstance(layout.reshard_after_forward, bool) else layout.reshard_after_forward
-    element, ranks = numerics_of(model.case).weights.nbytes, layout.shard_ranks
+    formats, ranks = formats_of(model.case), layout.shard_ranks
+    element = formats.numerics.weights.nbytes
     found: dict[int, tuple[int, ...]] = {}
     for weights in _units(model.ledger_of_rank(rank)):
         parameters = unit_of(weights, ranks).parameters
         parts = [
             *(tuple(element * ranks * item.padded // share for item in parameters) for share in {1, to}),
-            *(tuple(size * item.elements for item in parameters[:-1]) for size in (element, MASTER_BYTES)),
+            *(tuple(size * item.elements for item in parameters[:-1]) for size in (element, formats.reduced.nbytes)),
         ]
         found |= {sum(part): part for part in parts}
     return found

@@ -8,38 +8,46 @@ from parallelism.data.ddp import DDP, bucket_bytes
 from parallelism.data.fsdp import padded_elements
 from parallelism.zero.state import Place, held
 from suite.case import Case
+from suite.formats import formats_of
 from suite.operators import Ledger
 from suite.record import Component
 
-MASTER_BYTES = 4  # weights, gradients and optimizer state are fp32 in every precision so far
 POSITION_BYTES = 8  # int64
 
 
 def parameter_bytes(case: Case, ledger: Ledger) -> int:
-    """Bytes of a rank's parameters: 4 each; under FSDP the padded shard, the same on every rank; none where they are
-    kept in host memory."""
+    """Bytes of a rank's parameters, in their type; under FSDP the padded shard, the same on every rank; none where
+    they are kept in host memory."""
     if is_on_host(case):
         return 0
     ranks = case.layout.shard_ranks
-    return MASTER_BYTES * sum(count * padded_elements(shape, ranks) for count, shape in parameter_shapes(ledger))
+    element = formats_of(case).parameters.nbytes
+    return element * sum(count * padded_elements(shape, ranks) for count, shape in parameter_shapes(ledger))
 
 
 def holdings(case: Case, ledger: Ledger, rank: int) -> tuple[Holding, ...]:
     """What lives between two steps; gradients only where an engine keeps them."""
     if case.layout.is_deepspeed:
         return (*_held_by_engine(case, ledger, rank), *_held_by_loop(case, ledger))
-    parameters = parameter_bytes(case, ledger)
+    parameters, formats = parameter_bytes(case, ledger), formats_of(case)
+    kept, sent = formats.parameters, formats.gradients.nbytes
     shards = case.layout.shard_ranks
     sharded = f" / {shards}, rows padded" if shards > 1 else ""
     rows = [
-        Holding(Component.PARAMETERS, parameters, "parameters", f"parameters*4{sharded}", "fp32 weights"),
+        Holding(
+            Component.PARAMETERS,
+            parameters,
+            "parameters",
+            f"parameters*{kept.nbytes}{sharded}",
+            f"{kept.label} weights",
+        ),
         optimizer_holding(case, ledger, rank),
         *_held_by_loop(case, ledger),
     ]
     if DDP.is_used(case.layout):
         rows.append(
             Holding(
-                Component.COMMUNICATION, bucket_bytes(parameters), "DDP buckets", "parameters*4",
+                Component.COMMUNICATION, bucket_bytes(parameters), "DDP buckets", f"parameters*{sent}",
                 "c10d reducer.cpp: flat buckets beside the gradients unless gradient_as_bucket_view",
             )
         )  # fmt: skip

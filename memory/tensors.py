@@ -6,11 +6,11 @@ from collections.abc import Sequence
 
 from memory.holding import Holding, parameter_shapes
 from memory.pipeline_buffers import BUFFER
-from memory.state import MASTER_BYTES
 from parallelism.data.ddp import DDP, buckets
 from parallelism.data.fsdp import padded_elements
 from parallelism.pipeline.strategy import stream_bytes
 from suite.case import Case
+from suite.formats import formats_of
 from suite.operators import Ledger
 from suite.record import Component
 
@@ -29,9 +29,10 @@ def tensor_sizes(case: Case, ledger: Ledger, held: Holding) -> tuple[int, ...]:
         return _parts(held.nbytes, (1, 1))
     if case.layout.is_deepspeed and case.layout.zero:
         return (held.nbytes,)
-    ranks = case.layout.shard_ranks
+    ranks, formats = case.layout.shard_ranks, formats_of(case)
+    element = (formats.optimizer if held.component is Component.OPTIMIZER else formats.parameters).nbytes
     sizes = tuple(
-        MASTER_BYTES * padded_elements(shape, ranks) for count, shape in parameter_shapes(ledger) for _ in range(count)
+        element * padded_elements(shape, ranks) for count, shape in parameter_shapes(ledger) for _ in range(count)
     )
     if held.component is Component.COMMUNICATION and DDP.is_used(case.layout) and held.nbytes == sum(sizes):
         return tuple(buckets(reversed(sizes), case.layout.bucket_mib * 2**20))

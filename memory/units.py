@@ -7,9 +7,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from memory.holding import shape_of
-from memory.state import MASTER_BYTES
-from parallelism.data.fsdp import padded_elements, reduce_bytes
+from parallelism.data.fsdp import padded_elements
 from suite.case import Case
+from suite.formats import formats_of
 from suite.layout import Layout, Offload, Reduction
 from suite.operators import Weight
 from suite.tape import Backend, Numerics
@@ -72,7 +72,7 @@ class Exchange:
     reshard_to: int  # ranks that a unit is resharded over after forward; 0: all of them, or none
     is_offloaded: bool
     backend: Backend
-    master_bytes: int = MASTER_BYTES
+    master_bytes: int  # of parameters and gradients as they are kept
 
     @property
     def casts(self) -> bool:
@@ -87,15 +87,16 @@ class Exchange:
 
 def exchange_of(case: Case, numerics: Numerics, backend: Backend) -> Exchange:
     """The exchange of a sharded case."""
-    layout = case.layout
+    layout, formats = case.layout, formats_of(case)
     to = layout.reshard_after_forward
     return Exchange(
         compute_bytes=numerics.weights.nbytes,
-        reduce_bytes=reduce_bytes(case),
+        reduce_bytes=formats.reduced.nbytes,
         replicas=layout.dp,
         reshard_to=0 if isinstance(to, bool) else to,
         is_offloaded=layout.offload is Offload.PARAMETERS,
         backend=backend,
+        master_bytes=formats.parameters.nbytes,
     )
 
 

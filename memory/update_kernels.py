@@ -24,7 +24,8 @@ FP32, BF16 = 4, 2
 class Passing:
     """Temporaries of a kernel: how many bytes, why, and by which file. `is_for_decay`: none without weight decay."""
 
-    nbytes: Callable[[Sequence[Shape]], int]
+    nbytes: Callable[[Sequence[Shape], int], int]
+    """of tensors of these shapes, with so many bytes an element"""
     name: str
     formula: str
     source: str
@@ -38,20 +39,20 @@ def _after(shapes: Sequence[Shape]) -> Iterator[tuple[int, Shape]]:
         yield math.prod(before), shape
 
 
-def _all(shapes: Sequence[Shape]) -> int:
-    return FP32 * sum(map(math.prod, shapes))
+def _all(shapes: Sequence[Shape], element: int = FP32) -> int:
+    return element * sum(map(math.prod, shapes))
 
 
-def _largest(shapes: Sequence[Shape]) -> int:
-    return FP32 * max(map(math.prod, shapes))
+def _largest(shapes: Sequence[Shape], element: int = FP32) -> int:
+    return element * max(map(math.prod, shapes))
 
 
-def adamw_loop(shapes: Sequence[Shape]) -> int:
+def adamw_loop(shapes: Sequence[Shape], element: int = FP32) -> int:
     """The root of the second moment and its quotient, while the last tensor's denominator is still there."""
-    return FP32 * max(before + 2 * math.prod(shape) for before, shape in _after(shapes))
+    return element * max(before + 2 * math.prod(shape) for before, shape in _after(shapes))
 
 
-def adafactor_loop(shapes: Sequence[Shape]) -> int:
+def adafactor_loop(shapes: Sequence[Shape], element: int = FP32) -> int:
     """A matrix's row and column means and its estimate, while the last one's update is still there; a vector's squares
     and their copy, or its squares while the last one's are still there."""
     sizes = []
@@ -61,10 +62,10 @@ def adafactor_loop(shapes: Sequence[Shape]) -> int:
         sizes.append(before + means + elements)
         if len(shape) == 1:
             sizes.append(2 * before + elements)
-    return FP32 * max(sizes)
+    return element * max(sizes)
 
 
-def muon_loop(shapes: Sequence[Shape]) -> int:
+def muon_loop(shapes: Sequence[Shape], element: int = FP32) -> int:
     """The momentum step in fp32, and of five Newton-Schulz iterations in bf16: the matrix, its successor, the Gram
     matrix of its shorter side and that one's polynomial. Not counted: what bf16 products pack on the CPU, and the 7,200
     bytes in which it turns a tall matrix."""
@@ -76,7 +77,7 @@ def muon_loop(shapes: Sequence[Shape]) -> int:
     return max(sizes)
 
 
-def adam_8bit_loop(shapes: Sequence[Shape]) -> int:
+def adam_8bit_loop(shapes: Sequence[Shape], element: int = FP32) -> int:
     """Both moments of a slice of a tensor in fp32 and the int32 codes of one, and the middles of its codebook."""
     return FP32 * (3 * max(_slice(math.prod(shape)) for shape in shapes) + CODES - 1)
 
@@ -90,22 +91,23 @@ ADAM, SGD, ADAFACTOR = "torch/optim/adam.py", "torch/optim/sgd.py", "torch/optim
 
 PASSING: dict[tuple[OptimizerKind, OptimizerKernel], Passing] = {
     (OptimizerKind.ADAMW, OptimizerKernel.FOREACH): Passing(
-        _all, "denominators", "parameters of the largest group*4", f"{ADAM}, _multi_tensor_adam",
+        _all, "denominators", "parameters of the largest group*{element}", f"{ADAM}, _multi_tensor_adam",
     ),
     (OptimizerKind.ADAMW, OptimizerKernel.LOOP): Passing(
-        adamw_loop, "denominators", "(2*a parameter + the one before)*4", f"{ADAM}, _single_tensor_adam",
+        adamw_loop, "denominators", "(2*a parameter + the one before)*{element}", f"{ADAM}, _single_tensor_adam",
     ),
     (OptimizerKind.SGD, OptimizerKernel.FOREACH): Passing(
-        _all, "decayed gradients", "parameters of the largest decayed group*4", f"{SGD}, _multi_tensor_sgd", True,
+        _all, "decayed gradients", "parameters of the largest decayed group*{element}",
+        f"{SGD}, _multi_tensor_sgd", True,
     ),
     (OptimizerKind.SGD, OptimizerKernel.LOOP): Passing(
-        _largest, "decayed gradient", "largest decayed parameter*4", f"{SGD}, _single_tensor_sgd", True,
+        _largest, "decayed gradient", "largest decayed parameter*{element}", f"{SGD}, _single_tensor_sgd", True,
     ),
     (OptimizerKind.ADAFACTOR, OptimizerKernel.FOREACH): Passing(
-        _all, "updates", "parameters of the largest group*4", f"{ADAFACTOR}, _multi_tensor_adafactor",
+        _all, "updates", "parameters of the largest group*{element}", f"{ADAFACTOR}, _multi_tensor_adafactor",
     ),
     (OptimizerKind.ADAFACTOR, OptimizerKernel.LOOP): Passing(
-        adafactor_loop, "update", "(a parameter + its rows + its columns + the one before)*4",
+        adafactor_loop, "update", "(a parameter + its rows + its columns + the one before)*{element}",
         f"{ADAFACTOR}, _single_tensor_adafactor",
     ),
     (OptimizerKind.MUON, OptimizerKernel.LOOP): Passing(

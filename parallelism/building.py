@@ -14,12 +14,14 @@ from parallelism.strategies import parallelize
 from parallelism.training import Trainer, build_model
 from parallelism.zero.redundancy import is_zero_redundancy, shard_optimizer
 from suite.case import Case
+from suite.formats import check_trainable
 
 
 def make_trainer(
     case: Case, mesh: DeviceMesh | None, device: torch.device, mark: Callable[[str], None] = lambda name: None
 ) -> Trainer:
     """A fresh model, parallelized over the mesh, with its optimizer, ready to take steps."""
+    check_trainable(case)
     model = parallelize(build_model(case, device), mesh, case)
     if case.layout.is_deepspeed:
         from parallelism.zero.trainer import make_deepspeed_trainer

@@ -22,7 +22,7 @@ def clip_gradients(
     A DTensor's parts are summed over the mesh dimensions that shard it; plain tensors, and what is replicated, count
     once, so that ranks that hold replicas agree. `stages` are the pipeline's ranks, whose parts of the model are summed
     too; `copies` are parameters that one of them counts already, scaled like the rest. Costs one all-reduce of a scalar
-    for each mesh dimension that shards anything.
+    for each mesh dimension that shards anything, in fp32 whatever the gradients are in.
     """
     counted: dict[tuple[dist.ProcessGroup, ...], list[Tensor]] = {}
     scaled: list[Tensor] = []
@@ -35,7 +35,9 @@ def clip_gradients(
         scaled.append(local)
         if id(parameter) not in again:
             counted.setdefault(_sharding(gradient), []).append(local)
-    squared = _sum_over_ranks({groups: nn.utils.get_total_norm(parts) ** 2 for groups, parts in counted.items()})
+    squared = _sum_over_ranks(
+        {groups: nn.utils.get_total_norm(parts).float() ** 2 for groups, parts in counted.items()}
+    )
     if stages is not None:
         dist.all_reduce(squared, group=stages)
     total = squared.sqrt()

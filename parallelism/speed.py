@@ -153,7 +153,7 @@ def measure(scale: str, rounds: int, workload: Workload, kernels: tuple[Attentio
                 race(Case(preset(f"{form}-{scale}"), workload=_with(workload, precision, kernel)), rounds, writer)
                 for kernel in kernels
                 for form in FORMS
-                for precision in Precision
+                for precision in LOSS_TOLERANCE
             )
             share = overhead(races, rounds, writer)
         finally:

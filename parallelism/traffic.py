@@ -11,8 +11,9 @@ from suite.case import Case
 from suite.collectives import Collective, Message, TrafficEstimate
 from suite.layout import Layout
 from suite.operators import Ledger
+from suite.spec import Precision
 
-NORM_BYTES = 4  # an fp32 scalar
+NORM_BYTES = FOUND_BYTES = 4  # fp32 scalars
 
 
 def messages_of(case: Case, ledger: Ledger, rank: int = 0) -> tuple[Message, ...]:
@@ -25,7 +26,7 @@ def messages_of(case: Case, ledger: Ledger, rank: int = 0) -> tuple[Message, ...
     for strategy in strategies_of(case.layout):
         for part in _parts(case, ledger, rank, strategy):
             rows += strategy.messages(case, part, rank)
-    rows += clipping_messages(case.layout)
+    rows += (*clipping_messages(case.layout), *scaling_messages(case))
     return tuple(row for row in rows if row.ranks > 1 and row.count)
 
 
@@ -42,6 +43,20 @@ def _parts(case: Case, ledger: Ledger, rank: int, strategy: Strategy) -> list[Le
 def estimate_traffic(case: Case, ledger: Ledger, rank: int = 0) -> TrafficEstimate:
     """The traffic of one rank in one steady step."""
     return TrafficEstimate(messages_of(case, ledger, rank), rank)
+
+
+def scaling_messages(case: Case) -> tuple[Message, ...]:
+    """fp16's gradient scaler: whether any rank found an infinity in its shards, an fp32 scalar. Whole gradients (DDP)
+    are alike on all ranks."""
+    if case.workload.precision is not Precision.FP16_MIXED:
+        return ()
+    return (
+        Message(
+            Collective.ALL_REDUCE, "fsdp", case.layout.shard_ranks, FOUND_BYTES, 1,
+            "does any shard's gradient overflow in fp16?", "4",
+            "torch/distributed/tensor/_dispatch.py, found_inf_reduce_handler",
+        ),
+    )  # fmt: skip
 
 
 def clipping_messages(layout: Layout) -> tuple[Message, ...]:

@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable, Iterable
 from contextlib import nullcontext
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -16,8 +17,10 @@ from parallelism.batches import Batch
 from parallelism.clipping import clip_gradients
 from parallelism.data.accumulation import reduction_left_out
 from parallelism.data.leftovers import average_replicas, sum_sequence_parts
+from parallelism.dtypes import torch_dtype
 from suite import memory_probe as phases
 from suite.case import Case
+from suite.formats import formats_of
 from suite.layout import Reduction
 from suite.models.decoder_module import Decoder
 from suite.record import Component
@@ -36,11 +39,18 @@ def learning_rate(recipe: Recipe, step: int) -> float:
 
 
 def build_model(case: Case, device: torch.device) -> Decoder:
-    """The case's model with the weights that its seed gives, the same on every rank and in every layout."""
+    """The case's model with the weights that its seed gives, the same on every rank and in every layout.
+
+    Weights are drawn in fp32 and rounded where the case keeps them in bf16; rotary tables stay in fp32, as in
+    transformers' models. DeepSpeed rounds by itself.
+    """
     torch.manual_seed(case.recipe.seed)
     with device:
         model = Decoder(case.model, case.workload.attention, case.workload.loss)
         model.reset_parameters()
+    if case.workload.precision is Precision.BF16:
+        for parameter in model.parameters():
+            parameter.data = parameter.data.to(torch_dtype(formats_of(case).parameters))
     return model
 
 
@@ -62,6 +72,15 @@ class Trainer:
     device: torch.device
     mark: Callable[[str], None] = lambda name: None
     mesh: DeviceMesh | None = None
+
+    @cached_property
+    def scaler(self) -> torch.amp.GradScaler:
+        """Scales the loss where gradients are made in fp16, whose smallest would vanish; else it changes nothing.
+
+        A step whose gradients overflow on any rank is left out on all, and the scale halved: DDP's gradients are the
+        same on every rank, and of FSDP2's torch reduces what each rank found (torch.amp.GradScaler, DTensor's rule).
+        """
+        return torch.amp.GradScaler(self.device.type, enabled=self.case.workload.precision is Precision.FP16_MIXED)
 
     def step(self, index: int, batch: Batch) -> StepResult:
         """One optimizer step on this rank's part of the global batch."""
@@ -88,9 +107,11 @@ class Trainer:
         sum_sequence_parts(self.model, self.mesh, self.case.layout)
 
     def clip_and_update(self) -> Tensor:
-        """Clip the gradients, update the parameters, drop the gradients; the norm before clipping."""
+        """Clip the gradients, once they are unscaled; update the parameters, drop the gradients; the norm before."""
+        self.scaler.unscale_(self.optimizer)
         norm = self.clip()
-        self.optimizer.step()
+        self.scaler.step(self.optimizer)
+        self.scaler.update()
         self.optimizer.zero_grad(set_to_none=True)
         return norm
 
@@ -116,15 +137,15 @@ class Trainer:
             with self.autocast():
                 loss = self.model(ids, labels, keys)
             self.mark(phases.BACKWARD)
-            (loss / self.case.workload.micro_batches).backward()
+            self.scaler.scale(loss / self.case.workload.micro_batches).backward()
         if not is_last and self.case.layout.reduction is Reduction.MICRO_BATCH:
             average_replicas(self.model, self.mesh, self.case.layout)
         return loss.detach()
 
     def autocast(self) -> Any:
-        """bf16-mixed is autocast, except under FSDP, whose own policy casts the parameters."""
-        mixed = self.case.workload.precision is Precision.BF16_MIXED and self.case.layout.fsdp == 1
-        return torch.autocast(self.device.type, torch.bfloat16, enabled=mixed)
+        """Mixed precision is autocast, except under FSDP, whose own policy casts the parameters."""
+        numerics = formats_of(self.case).numerics
+        return torch.autocast(self.device.type, torch_dtype(numerics.compute), enabled=numerics.autocast)
 
     def _synchronize_only_if(self, is_last: bool) -> Any:
         """Reduce gradients after the last micro-batch alone, unless the layout asks for each."""

@@ -24,6 +24,7 @@ from suite.case import Case
 from suite.data import check_data
 from suite.environment import ROOT, environment
 from suite.follow import follow, following
+from suite.formats import check_trainable
 from suite.hardware import device, matmul_dtype
 from suite.hardware.matrix_rate import MatrixRateError, MatrixRates, measure_matrix_rates
 from suite.launch import Launcher
@@ -94,9 +95,11 @@ def _started(options: argparse.Namespace, machines: Machines) -> tuple[RunStore,
 
 
 def _check(cases: Iterable[Case]) -> None:
-    """Refuse, before anything runs, devices that are not known and data that cannot be trained on."""
+    """Refuse, before anything runs, devices that are not known, formats that are only estimated, and data that cannot
+    be trained on."""
     for case in cases:
         device(case.cluster.device)
+        check_trainable(case)
         check_data(case)
 
 

@@ -16,6 +16,9 @@ from suite.record import TimeEstimate
 from suite.spec import AttentionKernel
 from suite.store import EstimateRow
 
+#: why there is no time
+FP8_BASIS = "fp8: attention and the head run in bf16 beside it, and a step of two rates is not modelled"
+
 
 @dataclass(frozen=True)
 class Predictor:
@@ -49,7 +52,9 @@ class Predictor:
         share = steps / (layout.tp * layout.cp * layout.pp)
         busiest = max(map(memory.ledger_of_rank, representative_ranks(layout)), key=lambda own: _executed(case, own))
         rate, basis = self._rate(case, busiest, dtype)
-        if rate is None:
+        if dtype is MatmulDtype.FP8:
+            rate, basis = None, FP8_BASIS
+        elif rate is None:
             achieved = hardware.achieved(dtype)
             rate, basis = achieved.value, f"{hardware.product}: {achieved.source}"
         model = whole.flops(causal=True) * share
@@ -60,7 +65,7 @@ class Predictor:
             flops_executed=_executed(case, busiest) * steps,
             rate_flops_per_second=rate,
             peak_flops_per_second=hardware.peak(dtype).value,
-            basis=basis if rate is not None else hardware.product,
+            basis=basis if rate is not None or dtype is MatmulDtype.FP8 else hardware.product,
             bubble=bubble_share(layout, steps),
         )
         if time.mfu is None:

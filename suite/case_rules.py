@@ -28,6 +28,14 @@ def _divides(name: str, size: Callable[[Case], int], axis: str, why: str) -> Rul
     )
 
 
+def _is_fp8(case: Case) -> bool:
+    return case.workload.precision in (Precision.FP8, Precision.FP8_ROWWISE)
+
+
+def _precision_on_engine(case: Case) -> str:
+    return f"workload.precision({case.workload.precision}) with layout.zero({case.layout.zero}) on DeepSpeed's engine"
+
+
 CASE_RULES: tuple[Rule[Case], ...] = (
     _divides("model.heads", lambda case: case.model.heads, "tp", "each rank takes whole heads"),
     _divides("model.kv_heads", lambda case: case.model.kv_heads, "tp", "each rank takes whole key-value heads"),
@@ -65,11 +73,51 @@ CASE_RULES: tuple[Rule[Case], ...] = (
         lambda case: f"layout.stage_split({case.layout.stage_split}) with model.layers({case.model.layers})",
     ),
     Rule(
-        "reduce_type bf16 in fp32",
-        "it is the type of gradients that are computed in bf16; use bf16-mixed",
-        lambda case: case.layout.reduce_type is ReduceType.BF16 and case.workload.precision is Precision.FP32,
+        "reduce_type bf16 in fp32 or fp16-mixed",
+        "it is the type of gradients that are computed in bf16; use bf16-mixed or bf16",
+        lambda case: case.layout.reduce_type is ReduceType.BF16
+        and case.workload.precision in (Precision.FP32, Precision.FP16_MIXED),
         lambda case: f"layout.reduce_type({case.layout.reduce_type})"
         f" with workload.precision({case.workload.precision})",
+    ),
+    Rule(
+        "fp8 on DeepSpeed's engine",
+        "torchao's layers under it are not modelled; use fsdp",
+        lambda case: case.layout.is_deepspeed and _is_fp8(case),
+        _precision_on_engine,
+    ),
+    Rule(
+        "fp8 with tp, or with a backward pass in two",
+        "torchao gathers in fp8 under tp, and makes both gradients at once: neither is modelled; use bf16-mixed",
+        lambda case: _is_fp8(case)
+        and (case.layout.tp > 1 or (case.layout.pp > 1 and case.layout.schedule.splits_backward)),
+        lambda case: f"workload.precision({case.workload.precision}) with layout.tp({case.layout.tp}),"
+        f" layout.schedule({case.layout.schedule})",
+    ),
+    Rule(
+        "precision bf16 on DeepSpeed's engine",
+        "it keeps masters apart from the parameters, whatever their type; use bf16-mixed, or fsdp",
+        lambda case: case.layout.is_deepspeed and case.workload.precision is Precision.BF16,
+        _precision_on_engine,
+    ),
+    Rule(
+        "precision fp16-mixed on DeepSpeed's engine",
+        "the engine scales losses itself, and what its overflow checks need is not modelled; use bf16-mixed, or fsdp",
+        lambda case: case.layout.is_deepspeed and case.workload.precision is Precision.FP16_MIXED,
+        _precision_on_engine,
+    ),
+    Rule(
+        "precision fp16-mixed with tp",
+        "torch's gradient scaler unscales plain tensors or DTensors of one mesh, and tp has both; use bf16-mixed",
+        lambda case: case.layout.tp > 1 and case.workload.precision is Precision.FP16_MIXED,
+        lambda case: f"workload.precision({case.workload.precision}) with layout.tp({case.layout.tp})",
+    ),
+    Rule(
+        "precision fp16-mixed with pp",
+        "torch's schedules run each stage's backward pass themselves, and the gradient scaler would find infinities a"
+        " stage at a time; use bf16-mixed",
+        lambda case: case.layout.pp > 1 and case.workload.precision is Precision.FP16_MIXED,
+        lambda case: f"workload.precision({case.workload.precision}) with layout.pp({case.layout.pp})",
     ),
     Rule(
         "FSDP2's offload on the CPU",

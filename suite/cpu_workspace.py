@@ -13,6 +13,8 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
+from suite.operators import DType
+
 FP32_BYTES = 4
 BF16_BYTES = 2
 SLAB_LIMIT = 2**20  # bytes of a packed slab
@@ -27,7 +29,8 @@ CACHE_LINES = 128  # padding between the two packed operands
 
 @dataclass(frozen=True)
 class CpuWorkspace:
-    """Bytes of workspace with so many threads; `tiles`: can the processor multiply bf16 tiles (AMX)?"""
+    """Bytes of workspace with so many threads; `tiles`: can the processor multiply tiles of
+    the products' type (AMX)?"""
 
     threads: int = 1
     tiles: bool = False
@@ -119,10 +122,10 @@ def _slab(depth: int, columns: int) -> tuple[int, bool]:
 
 
 @cache
-def has_tiles(cpuinfo: Path = Path("/proc/cpuinfo")) -> bool:
-    """Does this machine's processor have AMX's bf16 tiles, as far as the kernel says?"""
+def has_tiles(cpuinfo: Path = Path("/proc/cpuinfo"), kind: DType = DType.BF16) -> bool:
+    """Does this machine's processor multiply tiles of that type (AMX), as far as the kernel says?"""
     try:
         lines = cpuinfo.read_text(encoding="utf-8", errors="replace").splitlines()
     except OSError:
         return False
-    return any("amx_bf16" in line.split() for line in lines if line.startswith("flags"))
+    return any(f"amx_{kind.label}" in line.split() for line in lines if line.startswith("flags"))

@@ -21,6 +21,8 @@ class DType(Enum):
 
     FP32 = ("fp32", 4)
     BF16 = ("bf16", 2)
+    FP16 = ("fp16", 2)
+    FP8 = ("fp8", 1)
     INT64 = ("int64", 8)
     BOOL = ("bool", 1)
 

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from suite.layout_rules import Rule
 from suite.optimizers import KERNELS, has_dtensors
-from suite.spec import OptimizerKernel, OptimizerKind
+from suite.spec import OptimizerKernel, OptimizerKind, Precision
 
 if TYPE_CHECKING:
     from suite.case import Case
@@ -66,6 +66,13 @@ OPTIMIZER_RULES: tuple[Rule[Case], ...] = (
         " or pp",
         lambda case: _is_divided(case, OptimizerKind.ADAM_8BIT),
         _divided,
+    ),
+    Rule(
+        "bf16 with adafactor, muon or adam-8bit",
+        "the formulas know their states and temporaries in fp32 alone; use adamw or sgd, or bf16-mixed",
+        lambda case: case.workload.precision is Precision.BF16
+        and case.workload.optimizer not in (OptimizerKind.ADAMW, OptimizerKind.SGD),
+        lambda case: f"workload.precision({case.workload.precision}) with {_optimizer(case)}",
     ),
     Rule(
         "DeepSpeed's engine with adafactor, muon or adam-8bit",

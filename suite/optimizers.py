@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from suite.case import Case
     from suite.layout import Layout
 
-STATE_BYTES = 4  # an element's moment, fp32
+STATE_BYTES = 4  # an element's moment in fp32
 STEP_BYTES = 4  # the step counter of AdamW and Adafactor, an fp32 scalar a tensor
 #: fp32 values an element, of the rules that keep as many for each
 MOMENTS = {OptimizerKind.ADAMW: 2, OptimizerKind.SGD: 1, OptimizerKind.MUON: 1}
@@ -71,11 +71,14 @@ def rule_of(kind: OptimizerKind, shape: tuple[int, ...], is_in_block: bool) -> O
     return kind
 
 
-def tensor_state_bytes(rule: OptimizerKind, shape: tuple[int, ...], step_bytes: int = STEP_BYTES) -> int:
+def tensor_state_bytes(
+    rule: OptimizerKind, shape: tuple[int, ...], step_bytes: int = STEP_BYTES, moment_bytes: int = STATE_BYTES
+) -> int:
     """Bytes that a rule keeps for a tensor between steps. Not counted: 8-bit Adam's codebooks, which tensors share.
 
     AdamW: two moments and a step. SGD: its momentum. Adafactor: a mean of squares for each row and each column, of a
     vector for each element, and a step. Muon: its momentum. 8-bit Adam: two codes an element, two fp32 scales a block.
+    A moment has `moment_bytes` an element; codes and scales have their own.
     """
     elements = math.prod(shape)
     if rule is OptimizerKind.ADAM_8BIT:
@@ -84,7 +87,7 @@ def tensor_state_bytes(rule: OptimizerKind, shape: tuple[int, ...], step_bytes: 
         values = shape[0] + shape[1] if len(shape) == 2 else elements
     else:
         values = MOMENTS[rule] * elements
-    return STATE_BYTES * values + (step_bytes if rule in HAS_STEP else 0)
+    return moment_bytes * values + (step_bytes if rule in HAS_STEP else 0)
 
 
 def step_bytes_of(case: Case) -> int:
@@ -94,10 +97,14 @@ def step_bytes_of(case: Case) -> int:
     return STEP_BYTES if is_here else 0
 
 
-def state_bytes(rules: Iterable[tuple[int, OptimizerKind, tuple[int, ...]]], step_bytes: int = STEP_BYTES) -> int:
+def state_bytes(
+    rules: Iterable[tuple[int, OptimizerKind, tuple[int, ...]]],
+    step_bytes: int = STEP_BYTES,
+    moment_bytes: int = STATE_BYTES,
+) -> int:
     """Bytes of an optimizer's state, of so many tensors each of a rule and a shape."""
     total, is_quantized = 0, False
     for count, rule, shape in rules:
-        total += count * tensor_state_bytes(rule, shape, step_bytes)
+        total += count * tensor_state_bytes(rule, shape, step_bytes, moment_bytes)
         is_quantized = is_quantized or rule is OptimizerKind.ADAM_8BIT
     return total + (CODEBOOK_BYTES if is_quantized else 0)

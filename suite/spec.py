@@ -18,6 +18,10 @@ class Precision(StrEnum):
 
     FP32 = "fp32"
     BF16_MIXED = "bf16-mixed"  # fp32 weights, bf16 matrix work: autocast, or FSDP's mixed-precision policy
+    BF16 = "bf16"  # weights, gradients, optimizer state and compute: no fp32 master
+    FP8 = "fp8"  # as bf16-mixed, the blocks' products in fp8, a scale a tensor: estimated, not trained yet
+    FP8_ROWWISE = "fp8-rowwise"  # the same, a scale a row
+    FP16_MIXED = "fp16-mixed"  # as bf16-mixed in fp16, with a gradient scaler
 
 
 class AttentionKernel(StrEnum):
@@ -71,7 +75,9 @@ class Workload:
     seq_len: int = setting(1024, "tokens in a sequence")
     micro_batch: int = setting(1, "sequences a rank takes at once")
     micro_batches: int = setting(1, "micro-batches a step (gradient accumulation)")
-    precision: Precision = setting(Precision.BF16_MIXED, "number formats: fp32, bf16-mixed")
+    precision: Precision = setting(
+        Precision.BF16_MIXED, "number formats: fp32, bf16-mixed, bf16, fp16-mixed, fp8, fp8-rowwise"
+    )
     optimizer: OptimizerKind = setting(OptimizerKind.ADAMW, "update rule: adamw, sgd, adafactor, muon, adam-8bit")
     optimizer_kernel: OptimizerKernel = setting(
         OptimizerKernel.AUTO, "how the update runs: auto (fused where torch has it), fused, foreach, loop"

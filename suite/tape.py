@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from suite.cpu_workspace import CpuWorkspace
+from suite.float8 import Scaling, float8_kernels
 from suite.operators import TO_LOCAL, Array, DType, Flops, Kernel, Operator, OperatorKind, Region, Size, Split, Weight
 from suite.share import WHOLE, Share
 
@@ -31,6 +32,7 @@ class Numerics:
     stream: DType  # the residual stream
     compute: DType  # matrix work and attention
     autocast: bool
+    scaling: Scaling | None = None  # of linear layers that are cast to fp8
 
 
 FP32 = Numerics(DType.FP32, DType.FP32, DType.FP32, autocast=False)
@@ -101,13 +103,19 @@ class Tape:
         if is_strided and x.dtype is self.numerics.compute:
             read_x = Array(f"{x.name}, contiguous", x.shape, x.dtype)
             kernels.append(Kernel("clone", (x,), (read_x,), passes=(x,)))
+        y = Array(f"{name} output", (*x.shape[:-1], width), self.numerics.compute)
+        rows = x.elements // wide.value
+        forward = 2 * rows * wide.value * width.value
+        flops = Flops(forward, 2 * forward)
+        if self.numerics.scaling is not None:
+            kernels += float8_kernels(self._cast(f"{name} input", x, kernels), weights, y, self.numerics.scaling)
+            self.operator(name, OperatorKind.MATMUL, kernels, weights, flops)
+            return y
         if self.numerics.autocast:
             read_weights = tuple(self._cast_weight(item, kernels) for item in weights)
             read_x = self._cast(f"{name} input", read_x, kernels)
-        y = Array(f"{name} output", (*x.shape[:-1], width), self.numerics.compute)
         saved = (read_x, read_weights[0]) if self.numerics.autocast else (read_x,)
         gradients = (read_weights[0], read_x, *read_weights[1:])
-        rows = x.elements // wide.value
         forward_scratch = backward_scratch = 0
         if self.packs_products:
             forward_scratch = self.workspace.product(rows, wide.value, width.value)
@@ -118,14 +126,13 @@ class Tape:
                 forward_scratch=forward_scratch, backward_scratch=backward_scratch,
             )
         )  # fmt: skip
-        forward = 2 * rows * wide.value * width.value
-        self.operator(name, OperatorKind.MATMUL, kernels, weights, Flops(forward, 2 * forward))
+        self.operator(name, OperatorKind.MATMUL, kernels, weights, flops)
         return y
 
     @property
     def packs_products(self) -> bool:
-        """Does oneDNN run the matrix products? It does in bf16 on the CPU, and needs workspace."""
-        return self.backend is Backend.CPU and self.numerics.compute is DType.BF16
+        """Does oneDNN run the matrix products? It does in bf16 and fp16 on the CPU, and needs workspace."""
+        return self.backend is Backend.CPU and self.numerics.compute in (DType.BF16, DType.FP16)
 
     def _cast(self, name: str, x: Array, kernels: list[Kernel]) -> Array:
         if x.dtype is self.numerics.compute:
@@ -138,16 +145,20 @@ class Tape:
         """Autocast's copy, made once: later readers find it in the cache, and their gradients meet on it. Of a part,
         whose local tensor is no leaf of the graph, every reader makes its own."""
         if weight.is_part:
-            part = Array("bf16 copies of weights", weight.shape, self.numerics.compute)
+            part = Array(self._copies, weight.shape, self.numerics.compute)
             kernels.append(Kernel("cast", (weight,), (part,), gradients=(weight,)))
             return part
         if weight in self.casts:
             kernels.append(Kernel("cast", (weight,), (self.casts[weight],), is_weight_cast=True))
             return self.casts[weight]
-        copy = Array("bf16 copies of weights", weight.shape, self.numerics.compute)
+        copy = Array(self._copies, weight.shape, self.numerics.compute)
         kernels.append(Kernel("cast", (weight,), (copy,), gradients=(weight,), is_weight_cast=True))
         self.casts[weight] = copy
         return copy
+
+    @property
+    def _copies(self) -> str:
+        return f"{self.numerics.compute.label} copies of weights"
 
     # --- pointwise and norms ----------------------------------------------------------------------------
 

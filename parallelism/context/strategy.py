@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING
 
 from parallelism.base import Strategy
 from suite.collectives import Collective, Message
+from suite.formats import formats_of
 from suite.layout import ContextMethod, Layout, RecomputeKind
 from suite.record import Component
 from suite.sequence_shards import sequence_positions
-from suite.spec import Precision
 
 if TYPE_CHECKING:
     from torch import nn
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 RING_SOURCE = "Liu et al. 2023, arXiv:2310.01889, section 3"
 ULYSSES_SOURCE = "Jacobs et al. 2023, arXiv:2309.14509, section 3.2"
-FP32_BYTES, BF16_BYTES = 4, 2
+FP32_BYTES = 4
 
 
 def apply(model: nn.Module, mesh: DeviceMesh | None, case: Case) -> nn.Module:
@@ -115,7 +115,7 @@ def _shard_elements(case: Case, heads: int) -> int:
 
 
 def _compute_bytes(case: Case) -> int:
-    return BF16_BYTES if case.workload.precision is Precision.BF16_MIXED else FP32_BYTES
+    return formats_of(case).numerics.compute.nbytes
 
 
 def messages(case: Case, ledger: Ledger, rank: int) -> tuple[Message, ...]:

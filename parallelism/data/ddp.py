@@ -10,6 +10,7 @@ from parallelism.base import Strategy
 from parallelism.data import replicate
 from parallelism.mesh import replica_mesh
 from suite.collectives import Collective, Message
+from suite.formats import formats_of
 from suite.layout import Layout, Reduction
 
 if TYPE_CHECKING:
@@ -19,7 +20,6 @@ if TYPE_CHECKING:
     from suite.case import Case
     from suite.operators import Ledger
 
-GRADIENT_BYTES = 4  # fp32 in every precision
 #: torch's defaults; the first is small, so that sending starts early
 FIRST_BUCKET_BYTES, BUCKET_BYTES = 2**20, 25 * 2**20
 
@@ -54,14 +54,14 @@ def buckets(sizes: Iterable[int], limit: int = 0) -> list[int]:
 def messages(case: Case, ledger: Ledger, rank: int) -> tuple[Message, ...]:
     """An all-reduce of every bucket: once a step, or every micro-batch where the layout says so.
 
-    Counted: every gradient in fp32, a tied one once; the sum is exact whatever the buckets. The buckets are those of
-    the second step on, filled in the order of the backward pass, here the ledger's backwards: where a kernel makes two
+    Counted: every gradient, a tied one once; the sum is exact whatever the buckets. The buckets are those of the
+    second step on, filled in the order of the backward pass, here the ledger's backwards: where a kernel makes two
     gradients in the other order a bucket's edge may lie elsewhere. Not counted: the first two steps' settling of it.
     """
-    layout = case.layout
+    layout, element = case.layout, formats_of(case).gradients.nbytes
     reductions = case.workload.micro_batches if layout.reduction is Reduction.MICRO_BATCH else 1
     sizes = (
-        weight.elements * GRADIENT_BYTES
+        weight.elements * element
         for placed in reversed(ledger.segments)
         for weight in reversed(placed.segment.weights)
         if not weight.tied_to
@@ -69,7 +69,7 @@ def messages(case: Case, ledger: Ledger, rank: int) -> tuple[Message, ...]:
     return tuple(
         Message(
             Collective.ALL_REDUCE, "dp", layout.replica_ranks, payload, count * reductions,
-            "average the gradients, a bucket at a time", "gradients of the bucket*4",
+            "average the gradients, a bucket at a time", f"gradients of the bucket*{element}",
             "torch DDP: reducer.cpp, compute_bucket_assignment_by_size",
         )
         for payload, count in Counter(buckets(sizes, layout.bucket_mib * 2**20)).items()

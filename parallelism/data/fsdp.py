@@ -14,10 +14,10 @@ from parallelism.mesh import hsdp_mesh, shard_mesh
 from parallelism.schedules.gathers import Held, gathers
 from parallelism.schedules.ledgers import stage_of_ledger
 from suite.collectives import Collective, Message
-from suite.layout import Layout, Offload, ReduceType, Reduction
+from suite.formats import formats_of
+from suite.layout import Layout, Offload, Reduction
 from suite.record import Component
 from suite.share import own_rows
-from suite.spec import Precision
 
 if TYPE_CHECKING:
     from torch import nn
@@ -28,7 +28,6 @@ if TYPE_CHECKING:
     from suite.operators import Ledger, Weight
 
 SOURCE = "FSDP2: torch/distributed/fsdp/_fully_shard/_fsdp_collectives.py"
-GATHER_BYTES = {Precision.FP32: 4, Precision.BF16_MIXED: 2}  # parameters travel in the compute type
 
 #: backward blocks that FSDP2 gathers ahead without being told: by the order in which forward ended
 IMPLICIT_BACKWARD_PREFETCH = 1
@@ -79,12 +78,6 @@ def _padded(weights: Iterable[Weight], ranks: int) -> int:
     return ranks * sum(padded_elements(shape, ranks) for shape in shapes)
 
 
-def reduce_bytes(case: Case) -> int:
-    """Bytes of a gradient element as it is reduced: 4, or 2 where the layout has bf16 gradients reduced as they are."""
-    is_mixed = case.workload.precision is Precision.BF16_MIXED
-    return 2 if is_mixed and case.layout.reduce_type is ReduceType.BF16 else 4
-
-
 def messages(case: Case, ledger: Ledger, rank: int) -> tuple[Message, ...]:
     """A rank's all-gathers and reduce-scatters of one step.
 
@@ -96,11 +89,12 @@ def messages(case: Case, ledger: Ledger, rank: int) -> tuple[Message, ...]:
     """
     layout, micro_batches = case.layout, case.workload.micro_batches
     reductions = micro_batches if layout.reduction is Reduction.MICRO_BATCH else 1
+    formats = formats_of(case)
     rows = []
     for unit in sharded_units(ledger, layout.shard_ranks):
         for use, ranks, count in _gathers(case, ledger, unit):
-            rows.append(_gather(unit, ranks, GATHER_BYTES[case.workload.precision], use, unit.count * count))
-        rows += _reductions(layout, unit, reduce_bytes(case), reductions)
+            rows.append(_gather(unit, ranks, formats.numerics.weights.nbytes, use, unit.count * count))
+        rows += _reductions(layout, unit, formats.reduced.nbytes, reductions)
     return tuple(rows)
 
 
@@ -141,10 +135,10 @@ def _reductions(layout: Layout, unit: ShardedUnit, nbytes: int, reductions: int)
 
 
 def apply(model: nn.Module, mesh: DeviceMesh | None, case: Case) -> nn.Module:
-    """Shard every block, then what is left (embedding, final norm, head) as the root. In bf16-mixed, parameters are
-    gathered in bf16 and gradients reduced in the layout's reduce_type. With dp > 1 the shards are replicated over dp
-    (HSDP, arXiv:2304.11277, section 3.2.2). Resharding to n makes two process groups a block: FSDP2 gives each its
-    own mesh."""
+    """Shard every block, then what is left (embedding, final norm, head) as the root. In mixed precision parameters
+    are gathered in the compute type; gradients are reduced in the layout's reduce_type. With dp > 1 the shards are
+    replicated over dp (HSDP, arXiv:2304.11277, section 3.2.2). Resharding to n makes two process groups a block: FSDP2
+    gives each its own mesh."""
     from torch.distributed.fsdp import CPUOffloadPolicy, OffloadPolicy, fully_shard
 
     assert mesh is not None
@@ -163,13 +157,14 @@ def apply(model: nn.Module, mesh: DeviceMesh | None, case: Case) -> nn.Module:
 
 
 def _policy(case: Case) -> MixedPrecisionPolicy:
-    import torch
     from torch.distributed.fsdp import MixedPrecisionPolicy
 
-    if case.workload.precision is not Precision.BF16_MIXED:
+    from parallelism.dtypes import torch_dtype
+
+    formats = formats_of(case)
+    if formats.reduced is formats.parameters is formats.numerics.weights:
         return MixedPrecisionPolicy()
-    reduce_dtype = {ReduceType.FP32: torch.float32, ReduceType.BF16: torch.bfloat16}[case.layout.reduce_type]
-    return MixedPrecisionPolicy(param_dtype=torch.bfloat16, reduce_dtype=reduce_dtype)
+    return MixedPrecisionPolicy(torch_dtype(formats.numerics.weights), torch_dtype(formats.reduced))
 
 
 def _set_prefetches(root: FSDPModule, blocks: list[FSDPModule], layout: Layout) -> None:

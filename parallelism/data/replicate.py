@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from parallelism.base import Strategy
 from suite.collectives import Collective, Message
+from suite.formats import formats_of
 from suite.layout import Layout, Reduction
 
 if TYPE_CHECKING:
@@ -21,7 +22,6 @@ if TYPE_CHECKING:
     from suite.operators import Ledger
 
 DEFAULT_BUCKET_MIB = 25  # DDP's
-GRADIENT_BYTES = 4
 
 
 def bucket_cap_bytes(layout: Layout) -> int:
@@ -42,16 +42,17 @@ def buckets(sizes: Sequence[int], cap: int) -> list[range]:
 
 
 def messages(case: Case, ledger: Ledger, rank: int) -> tuple[Message, ...]:
-    """A rank's all-reduces of one step: its parts of all gradients in fp32, in buckets, from the last parameter to the
+    """A rank's all-reduces of one step: its parts of all gradients, in buckets, from the last parameter to the
     first, once a step or every micro-batch as the layout says."""
-    layout = case.layout
+    layout, element = case.layout, formats_of(case).gradients.nbytes
     weights = [weight for placed in ledger.segments for weight in placed.segment.weights if not weight.tied_to]
-    sizes = [weight.elements * GRADIENT_BYTES for weight in reversed(weights)]
+    sizes = [weight.elements * element for weight in reversed(weights)]
     count = case.workload.micro_batches if layout.reduction is Reduction.MICRO_BATCH else 1
     return tuple(
         Message(
             Collective.ALL_REDUCE, "dp", layout.replica_ranks, sum(sizes[index] for index in bucket), count,
-            "average the gradients of a bucket over the replicas", "elements*4", "parallelism/data/leftovers.py",
+            "average the gradients of a bucket over the replicas", f"elements*{element}",
+            "parallelism/data/leftovers.py",
         )
         for bucket in buckets(sizes, bucket_cap_bytes(layout))
     )  # fmt: skip

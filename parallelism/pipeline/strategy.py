@@ -9,10 +9,11 @@ from parallelism.data.fsdp import shard_elements
 from parallelism.schedules.stages import head_is_copied, rank_of_stage, stages_of, stages_of_rank
 from suite.case import Case
 from suite.collectives import Collective, Message
+from suite.formats import formats_of
 from suite.layout import Layout, RecomputeKind
 from suite.record import Component
 from suite.share import own_rows
-from suite.spec import LossKernel, Precision
+from suite.spec import LossKernel
 
 if TYPE_CHECKING:
     from torch import nn
@@ -70,10 +71,9 @@ def stream_shape(case: Case) -> tuple[int, int, int]:
 
 
 def stream_bytes(case: Case) -> int:
-    """Bytes of the stream: fp32, or bf16 where FSDP's policy casts it (autocast leaves the residual in fp32)."""
+    """Bytes of the stream: in the compute type where weights are read in it (autocast leaves the residual in fp32)."""
     batch, tokens, hidden = stream_shape(case)
-    is_bf16 = case.workload.precision is Precision.BF16_MIXED and case.layout.fsdp > 1
-    return batch * tokens * hidden * (2 if is_bf16 else 4)
+    return batch * tokens * hidden * formats_of(case).numerics.stream.nbytes
 
 
 def sends(case: Case, pp_rank: int) -> int:
@@ -100,22 +100,23 @@ def messages(case: Case, ledger: Ledger, rank: int) -> tuple[Message, ...]:
     trainer's; the first step's agreement on shapes; evaluation.
     """
     layout, pp_rank = case.layout, case.layout.place("pp", rank)
+    stream, element = formats_of(case).numerics.stream.nbytes, formats_of(case).gradients.nbytes
     kept = (Collective.SEND, "pp", layout.pp)
     rows = [
         Message(
             *kept, stream_bytes(case), sends(case, pp_rank), "the stream to the next stage, its gradient back",
-            "b*s/(cp*t)*h*4 (2 under FSDP2 in bf16)", "torch.distributed.pipelining",
+            f"b*s/(cp*t)*h*{stream}", "torch.distributed.pipelining",
         )
     ]  # fmt: skip
     ends = {rank_of_stage(layout, 0), rank_of_stage(layout, layout.stages - 1)}
     if head_is_copied(case) and len(ends) == 2 and pp_rank in ends:
         place = layout.place("fsdp", rank) * layout.cp + layout.place("cp", rank) if layout.fsdp > 1 else 0
         vocab = len(own_rows(case.model.vocab, layout.tp, layout.place("tp", rank)))
-        payload = shard_elements((vocab, case.model.hidden), layout.shard_ranks, place) * 4
+        payload = shard_elements((vocab, case.model.hidden), layout.shard_ranks, place) * element
         rows.append(
             Message(
                 *kept, payload, int(payload > 0), "the tied weight's gradient, to the other end of the pipeline",
-                "V*h/(t*fsdp)*4", "Shoeybi et al. 2019, arXiv:1909.08053, section 3",
+                f"V*h/(t*fsdp)*{element}", "Shoeybi et al. 2019, arXiv:1909.08053, section 3",
             )
         )  # fmt: skip
     return tuple(rows)

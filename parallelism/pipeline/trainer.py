@@ -21,14 +21,15 @@ from torch.distributed.pipelining import (
 
 from parallelism.batches import Batch
 from parallelism.clipping import clip_gradients
+from parallelism.dtypes import torch_dtype
 from parallelism.pipeline.parts import StageParts, TrainedStage
 from parallelism.pipeline.strategy import ids_shape, joins_weights, stream_shape
 from parallelism.pipeline.tied_head import TiedHead
 from parallelism.schedules.stages import rank_of_stage
 from parallelism.training import Trainer
 from suite import memory_probe as phases
+from suite.formats import formats_of
 from suite.layout import Schedule
-from suite.spec import Precision
 
 SCHEDULES: dict[Schedule, Callable[..., Any]] = {
     Schedule.GPIPE: ScheduleGPipe,
@@ -121,8 +122,8 @@ class PipelineTrainer(Trainer):
         )
 
     def _stream_type(self, part: nn.Module) -> torch.dtype:
-        if self.case.workload.precision is Precision.BF16_MIXED and self.case.layout.fsdp > 1:
-            return torch.bfloat16
+        if self.case.layout.fsdp > 1:  # its policy casts
+            return torch_dtype(formats_of(self.case).numerics.stream)
         return next(part.parameters()).dtype
 
     def forward_backward(self, batch: Batch) -> Tensor:

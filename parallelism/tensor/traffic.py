@@ -8,16 +8,17 @@ from typing import TYPE_CHECKING
 
 from parallelism.data.fsdp import shard_elements, shard_place
 from suite.collectives import Collective, Message
+from suite.formats import formats_of
 from suite.layout import RecomputeKind
 from suite.operators import Ledger, OperatorKind, Split, Weight
-from suite.spec import LOSS_CHUNKS, LossKernel, Precision
+from suite.spec import LOSS_CHUNKS, LossKernel
 
 if TYPE_CHECKING:
     from suite.case import Case
 
 SEQUENCE = "Korthikanti et al. 2022, arXiv:2205.05198, section 4.2.2"
 MEGATRON = "Shoeybi et al. 2019, arXiv:1909.08053, section 3"
-FP32_BYTES, BF16_BYTES = 4, 2
+FP32_BYTES = 4
 
 
 @dataclass(frozen=True)
@@ -48,8 +49,8 @@ def messages(case: Case, ledger: Ledger, rank: int) -> tuple[Message, ...]:
     Counted, every micro-batch: the stream into and out of each half of a block, out of the embedding and into the head,
     forward, backward, and again where a block is rerun (up to the last tensor that it keeps: its last sum is made again
     only for a dropout that comes after it); the loss's figures of each token. Once a step: the gradients of what is
-    whole on every rank. Not counted: clipping's norm, which is the trainer's. What the stream is sent in: bf16 in
-    bf16-mixed, but for the embedding's output under autocast, which is fp32.
+    whole on every rank. Not counted: clipping's norm, which is the trainer's. What the stream is sent in: the
+    compute type, but for the embedding's output under autocast, which is fp32.
     """
     if case.layout.tp == 1:
         return ()
@@ -133,6 +134,7 @@ def _whole_gradients(case: Case, ledger: Ledger, rank: int) -> list[Message]:
     if not case.layout.sequence_parallel:
         return []
     ranks, place = case.layout.shard_ranks, shard_place(case.layout, rank)
+    nbytes = formats_of(case).gradients.nbytes
     elements = sum(
         count * shard_elements(tuple(size.value for size in weight.shape), ranks, place)
         for segment, count in ledger.counts.items()
@@ -141,8 +143,8 @@ def _whole_gradients(case: Case, ledger: Ledger, rank: int) -> list[Message]:
     )
     return [
         Message(
-            Collective.ALL_REDUCE, "tp", case.layout.tp, elements * FP32_BYTES, int(elements > 0),
-            "gradients of norms, row biases and positions", "elements*4", SEQUENCE,
+            Collective.ALL_REDUCE, "tp", case.layout.tp, elements * nbytes, int(elements > 0),
+            "gradients of norms, row biases and positions", f"elements*{nbytes}", SEQUENCE,
         )
     ]  # fmt: skip
 
@@ -172,9 +174,9 @@ def _sums_made_again(case: Case) -> int:
 
 
 def _compute_bytes(case: Case) -> int:
-    return BF16_BYTES if case.workload.precision is Precision.BF16_MIXED else FP32_BYTES
+    return formats_of(case).numerics.compute.nbytes
 
 
 def _stream_bytes(case: Case) -> int:
     """The residual stream's: FSDP2's policy casts the embedding's weight, autocast does not."""
-    return _compute_bytes(case) if case.layout.fsdp > 1 else FP32_BYTES
+    return formats_of(case).numerics.stream.nbytes

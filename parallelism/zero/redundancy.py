@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from parallelism.base import Strategy
 from parallelism.zero.config import Parameter, groups_of
 from suite.collectives import Collective, Message
+from suite.formats import formats_of
 from suite.layout import Layout
 from suite.record import Component
 
@@ -20,8 +21,6 @@ if TYPE_CHECKING:
 
     from suite.case import Case
     from suite.operators import Ledger
-
-FP32 = 4
 
 
 def is_zero_redundancy(layout: Layout) -> bool:
@@ -51,11 +50,12 @@ def share_of_rank(case: Case, ledger: Ledger, rank: int) -> list[Parameter]:
 
 def messages(case: Case, ledger: Ledger, rank: int) -> tuple[Message, ...]:
     """A broadcast of every new parameter by the rank that updated it, once a step. DDP's all-reduce is DDP's."""
-    sizes = Counter(item.elements * FP32 for group in groups_of(ledger) for item in group)
+    element = formats_of(case).parameters.nbytes
+    sizes = Counter(item.elements * element for group in groups_of(ledger) for item in group)
     return tuple(
         Message(
             Collective.BROADCAST, "dp", case.layout.replica_ranks, payload, count, "spread the new parameters",
-            "parameter's elements*4", "zero_redundancy_optimizer.py, _sync_params",
+            f"parameter's elements*{element}", "zero_redundancy_optimizer.py, _sync_params",
         )
         for payload, count in sizes.items()
     )  # fmt: skip

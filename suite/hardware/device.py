@@ -36,9 +36,19 @@ class MatmulDtype(StrEnum):
     FP8 = "fp8"
 
 
+MATMUL_DTYPES = {
+    Precision.FP32: MatmulDtype.FP32,
+    Precision.BF16_MIXED: MatmulDtype.BF16,
+    Precision.BF16: MatmulDtype.BF16,
+    Precision.FP16_MIXED: MatmulDtype.FP16,
+    Precision.FP8: MatmulDtype.FP8,
+    Precision.FP8_ROWWISE: MatmulDtype.FP8,
+}
+
+
 def matmul_dtype(precision: Precision) -> MatmulDtype:
     """The format in which a step of this precision runs its matrix products (fp32: without TF32, torch's default)."""
-    return MatmulDtype.BF16 if precision is Precision.BF16_MIXED else MatmulDtype.FP32
+    return MATMUL_DTYPES[precision]
 
 
 @dataclass(frozen=True)

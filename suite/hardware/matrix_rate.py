@@ -21,7 +21,7 @@ from suite.parse import SpecError, from_mapping, require, to_mapping
 from suite.stats import NOISY_SPREAD, summarize
 
 WORKER = "suite.hardware.matrix_rate_worker"
-DTYPES = (MatmulDtype.FP32, MatmulDtype.BF16)
+DTYPES = (MatmulDtype.FP32, MatmulDtype.BF16, MatmulDtype.FP16)
 #: (m, n, k), spread over the sizes that models for a few cores have; side 77 to 1024
 SHAPES = (
     (128, 64, 64),
@@ -146,7 +146,7 @@ def measure_matrix_rates(
     rank_counts: Iterable[int] = (1, 2, 4),
     seconds: float = 4.0,
     shapes: Sequence[tuple[int, int, int]] = SHAPES,
-    dtypes: Sequence[MatmulDtype] = DTYPES,
+    dtypes: Sequence[MatmulDtype] = (MatmulDtype.FP32, MatmulDtype.BF16),
 ) -> MatrixRates:
     """Measure this machine: about `seconds` of timing for each rank count, and a few for starting.
 

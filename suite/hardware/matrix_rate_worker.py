@@ -124,7 +124,7 @@ def linear_products(dtype: str, shape: tuple[int, int, int]) -> Callable[[], Non
     """A call that does the three products of an (m tokens, n out, k in) linear layer's training step."""
     import torch
 
-    kind = {"fp32": torch.float32, "bf16": torch.bfloat16}[dtype]
+    kind = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[dtype]
     m, n, k = shape
     x, weight, gradient = (torch.randn(size).to(kind) for size in ((m, k), (n, k), (m, n)))
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from suite.cpu_workspace import CpuWorkspace
 from suite.layout import Recompute, RecomputeKind
@@ -47,10 +47,11 @@ def decoder_ledger(
     workspace: CpuWorkspace,
     share: Share = WHOLE,
 ) -> Ledger:
-    """The ledger of one micro-batch on a rank with that share: embedding, blocks, final norm, head with loss."""
+    """The ledger of one micro-batch on a rank with that share: embedding, blocks, final norm, head with loss.
+    The head is never in fp8, as torchtitan has it."""
     sizes = _sizes(spec, workload, share)
 
-    def tape() -> Tape:
+    def tape(numerics: Numerics = numerics) -> Tape:
         return Tape(numerics, backend, workspace, share)
 
     ids = Array("token ids", (sizes.b, sizes.s), DType.INT64)
@@ -65,7 +66,7 @@ def decoder_ledger(
     norm = _final_norm(tape(), spec, sizes, stream)
     assert norm.output is not None
     hidden = Array("final norm output", norm.output.shape, norm.output.dtype)
-    head = _head(tape(), spec, sizes, hidden, labels, workload.loss)
+    head = _head(tape(replace(numerics, scaling=None)), spec, sizes, hidden, labels, workload.loss)
     buffers, shared = _rope_tables(spec, sizes, numerics, share)
     return Ledger(
         segments=(Placed("", embedding), *blocks, Placed("", norm), Placed("", head)),

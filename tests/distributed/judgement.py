@@ -4,7 +4,7 @@ fp64   1e-10, everything. Layouts differ in the order of sums alone, and in fp64
        steps: what is left is a mistake.
 fp32   1e-5, everything; under AdamW without the last parameters, where an element whose gradient is all rounding
        takes a whole step in the direction that rounding picked (fp64 shows that the rest is right).
-bf16   losses, and the first gradients as one vector, within what R roundings in series leave (see below).
+bf16, fp16   losses, and the first gradients as one vector, within what R roundings in series leave (see below).
 """
 
 from __future__ import annotations
@@ -12,13 +12,16 @@ from __future__ import annotations
 from math import log, sqrt
 
 from suite.case import Case
-from suite.spec import OptimizerKind, Precision
+from suite.formats import formats_of
+from suite.operators import DType
+from suite.spec import OptimizerKind
 from tests.distributed.differences import gaps, overall_gap, same_tensors
 from tests.distributed.traces import Trace
 
 FP64_TOLERANCE, FP32_TOLERANCE = 1e-10, 1e-5
 
-BF16_ROUNDOFF = 2**-8  # eight significant bits, rounded to nearest
+#: eight significant bits, or eleven, rounded to nearest
+ROUNDOFF = {DType.BF16: 2**-8, DType.FP16: 2**-11}
 INIT_STD = 0.02
 #: tensors of a block that stand in line from its input to its output, each rounded: norm, query, scores' sum,
 #: output, residual; norm, up, activation, down, residual. After the blocks: norm, logits; before: the embedding.
@@ -32,8 +35,8 @@ def differences(trace: Trace, reference: Trace, case: Case, is_double: bool = Fa
     built = list(trace.strayed)
     if not same_tensors(trace.start, reference.start):
         built.append("first parameters: not the same bits")
-    if case.workload.precision is Precision.BF16_MIXED:
-        return built + _bf16_differences(trace, reference, case)
+    if formats_of(case).numerics.compute in ROUNDOFF:
+        return built + _rounded_differences(trace, reference, case)
     tolerance = FP64_TOLERANCE if is_double else FP32_TOLERANCE
     left_out = "last parameter" if case.workload.optimizer is OptimizerKind.ADAMW and not is_double else None
     found = [
@@ -44,7 +47,7 @@ def differences(trace: Trace, reference: Trace, case: Case, is_double: bool = Fa
     return built + [f"{what}: {gap:.1e}" for gap, what in sorted(found, reverse=True)]
 
 
-def _bf16_differences(trace: Trace, reference: Trace, case: Case) -> list[str]:
+def _rounded_differences(trace: Trace, reference: Trace, case: Case) -> list[str]:
     losses = [(gap, what) for what, gap in gaps(trace, reference) if what.startswith("loss")]
     found = [f"{what}: {gap:.1e}" for gap, what in sorted(losses, reverse=True) if not gap <= bf16_loss_tolerance(case)]
     gap = overall_gap(trace.gradients[0], reference.gradients[0])
@@ -54,7 +57,7 @@ def _bf16_differences(trace: Trace, reference: Trace, case: Case) -> list[str]:
 
 
 def bf16_loss_tolerance(case: Case) -> float:
-    """Relative distance of two right losses in bf16: four deviations of what rounding leaves.
+    """Relative distance of two right losses in bf16 or fp16: four deviations of what rounding leaves.
 
     Roundings are independent, so R of them in line leave u sqrt(R) of a logit, and two runs are sqrt(2) times that
     apart. A fresh model's logits have a deviation of 0.02 sqrt(h) (a row of the embedding by a normed vector) and
@@ -62,12 +65,16 @@ def bf16_loss_tolerance(case: Case) -> float:
     """
     tokens = case.tokens_per_step
     logit = INIT_STD * sqrt(case.model.hidden)
-    return DEVIATIONS * sqrt(2 * _roundings(case)) * BF16_ROUNDOFF * logit / sqrt(tokens) / log(case.model.vocab)
+    return DEVIATIONS * sqrt(2 * _roundings(case)) * _roundoff(case) * logit / sqrt(tokens) / log(case.model.vocab)
 
 
 def bf16_gradient_tolerance(case: Case) -> float:
-    """Relative Euclidean distance of two right gradients in bf16: u sqrt(2R), R roundings forward and R backward."""
-    return BF16_ROUNDOFF * sqrt(2 * _roundings(case))
+    """Relative Euclidean distance of two right gradients in bf16 or fp16: u sqrt(2R), R roundings each way."""
+    return _roundoff(case) * sqrt(2 * _roundings(case))
+
+
+def _roundoff(case: Case) -> float:
+    return ROUNDOFF[formats_of(case).numerics.compute]
 
 
 def _roundings(case: Case) -> int:

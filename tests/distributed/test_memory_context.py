@@ -27,7 +27,7 @@ METHODS: dict[str, dict[str, Any]] = {
     "ring": {}, "unbalanced": {"load_balance": False}, "ulysses": {"context": "ulysses"},
 }  # fmt: skip
 RECOMPUTE = ["none", "selective", "selective-op", "full"]
-PRECISION = ["fp32", "bf16-mixed"]
+PRECISION = ["fp32", "bf16-mixed", "bf16"]
 ALONE: dict[str, list[Any]] = {
     "method": list(METHODS),
     "model": list(MODELS),

@@ -24,7 +24,7 @@ SETTINGS: dict[str, list[Any]] = {
     "schedule": list(SCHEDULES),
     "model": list(MODELS),
     "recompute": ["none", "selective", "full"],
-    "precision": ["fp32", "bf16-mixed"],
+    "precision": ["fp32", "bf16-mixed", "bf16"],
     "micro_batches": [4, 6],
     "kernels": [("flash", "plain"), ("eager", "chunked")],
 }

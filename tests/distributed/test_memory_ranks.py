@@ -33,7 +33,7 @@ SETTINGS: dict[str, list[Any]] = {
     "ranks": [2, 3, 4],
     "model": list(MODELS),
     "recompute": ["none", "selective", "selective-op", "full", "every-2"],
-    "precision": ["fp32", "bf16-mixed"],
+    "precision": ["fp32", "bf16-mixed", "bf16"],
     "micro_batches": [1, 2],
     "attention": ["flash", "eager"],
     "loss": ["plain", "chunked"],
@@ -107,8 +107,16 @@ BUCKETS = [
     few_tokens(LLAMA | {"vocab": 6001}, {"dp": 2, "bucket_mib": 1}, 2, "fp32"),
     few_tokens(LLAMA | {"vocab": 6001}, {"dp": 2, "bucket_mib": 3, "reduction": "micro-batch"}, 2, "fp32"),
 ]
+#: no master to cast from, reduced in either type; and fp16, whose gradients are unscaled in place
+FORMATS = [
+    few_tokens(ODD, {"fsdp": 4}, 1, "bf16"),
+    few_tokens(GPT, {"dp": 2, "fsdp": 2, "reduce_type": "bf16", "reduction": "micro-batch"}, 3, "bf16"),
+    few_tokens(LLAMA, {"fsdp": 4, "reshard_after_forward": 2}, 2, "bf16"),
+    few_tokens(EVEN, {"dp": 2, "fsdp": 2}, 2, "fp16-mixed"),
+    few_tokens(GPT, {"dp": 2, "zero": 1, "engine": "torch"}, 1, "bf16"),
+]
 PAIRS = [*map(case_of, pairwise(SETTINGS)), *map(knobs_case, pairwise(KNOBS))]
-CASES = PAIRS + BELOW + BUCKETS
+CASES = PAIRS + BELOW + BUCKETS + FORMATS
 
 
 @pytest.fixture(scope="module")

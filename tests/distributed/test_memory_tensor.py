@@ -36,7 +36,7 @@ SETTINGS: dict[str, list[Any]] = {
     "sequence_parallel": [True, False],
     "model": list(MODELS),
     "recompute": ["none", "selective", "full"],
-    "precision": ["fp32", "bf16-mixed"],
+    "precision": ["fp32", "bf16-mixed", "bf16"],
     "micro_batches": [1, 2],
     "reduction": ["step", "micro-batch"],
     "attention": ["flash", "eager"],

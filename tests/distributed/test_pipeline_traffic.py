@@ -10,7 +10,7 @@ from suite.case import Case
 from suite.collectives import Collective
 from suite.record import Quantity, Sample
 from tests.distributed.ranks import run_cases
-from tests.distributed.test_traffic import BF16, GPT, NARROW, case_of, measure, measured, predicted
+from tests.distributed.test_traffic import BF16, GPT, NARROW, PURE, case_of, measure, measured, predicted
 
 pytestmark = pytest.mark.distributed
 
@@ -48,6 +48,7 @@ CASES = [
     pipeline(GPT, "1f1b", 3, fsdp=2, dp=2),
     pipeline(GPT, "1f1b", 3, dp=2, zero=1),
     pipeline(GPT, "zbv", 3, dp=2, zero=1),
+    pipeline(GPT, "zbv", 3, dp=2, workload=PURE),
 ]  # fmt: skip
 
 

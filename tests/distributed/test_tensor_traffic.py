@@ -9,7 +9,7 @@ import pytest
 from suite.case import Case
 from suite.record import Sample
 from tests.distributed.ranks import run_cases
-from tests.distributed.test_traffic import BF16, case_of, measure, measured, predicted
+from tests.distributed.test_traffic import BF16, PURE, case_of, measure, measured, predicted
 
 pytestmark = pytest.mark.distributed
 
@@ -40,6 +40,8 @@ CASES = [
     case_of(LLAMA, {"tp": 2, "pp": 2, "recompute": "every-2"}, 4),
     case_of(LLAMA, {"tp": 2, "cp": 2}, seq_len=16, loss="chunked"),
     case_of(GPT, {"tp": 2, "fsdp": 2, "dp": 2}, 2),
+    case_of(GPT, {"tp": 2, "dp": 2}, 2, **PURE),
+    case_of(LLAMA, {"tp": 2, "cp": 2, **WHOLE}, **PURE),
 ]
 
 

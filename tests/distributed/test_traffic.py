@@ -39,6 +39,7 @@ def case_of(model: dict[str, Any], layout: dict[str, Any], micro_batches: int = 
 
 
 BF16 = {"precision": "bf16-mixed"}
+PURE = {"precision": "bf16"}
 CASES = [
     case_of(GPT, {"dp": 2, "reduction": "micro-batch"}, 2),
     case_of(LLAMA, {"dp": 2, "recompute": "full"}, **BF16),
@@ -55,6 +56,12 @@ CASES = [
     case_of(NARROW, {"fsdp": 3, "forward_prefetch": 1, "backward_prefetch": 2, "reduce_type": "bf16"}, 2, **BF16),
     case_of(GPT, {"dp": 2, "fsdp": 2, "reduction": "micro-batch"}, 3),
     case_of(LLAMA, {"dp": 2, "fsdp": 2, "reduce_type": "bf16"}, 2, **BF16),
+    case_of(LARGE, {"dp": 2}, **PURE),
+    case_of(GPT, {"dp": 2, "zero": 1, "engine": "torch"}, **PURE),
+    case_of(NARROW, {"dp": 2, "fsdp": 2}, **PURE),
+    case_of(LLAMA, {"fsdp": 2, "reduce_type": "bf16"}, **PURE),
+    case_of(LLAMA, {"dp": 2}, precision="fp16-mixed"),
+    case_of(GPT, {"dp": 2, "fsdp": 2}, precision="fp16-mixed"),
 ]
 
 

@@ -34,7 +34,7 @@ MODELS = {
 SETTINGS: dict[str, list[Any]] = {
     "model": list(MODELS),
     "recompute": ["none", "selective", "selective-op", "full", "every-2"],
-    "precision": ["fp32", "bf16-mixed"],
+    "precision": ["fp32", "bf16-mixed", "bf16", "fp16-mixed"],
     "attention": ["flash", "eager"],
     "loss": ["plain", "chunked"],
     "optimizer": ["adamw", "sgd"],

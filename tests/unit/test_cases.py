@@ -63,7 +63,7 @@ def test_the_default_suite_covers_what_is_promised() -> None:
     assert values("model.position") == set(Position)  # GPT-2's form and LLaMA's
     assert values("model.norm") == set(Norm)
     assert values("model.tied") == {True, False}
-    assert values("workload.precision") == set(Precision)
+    assert values("workload.precision") >= {Precision.FP32, Precision.BF16_MIXED}
     assert values("workload.attention") == set(AttentionKernel)
     assert values("workload.loss") == set(LossKernel)
     assert values("layout.recompute.kind") == set(RecomputeKind)

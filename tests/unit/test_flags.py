@@ -187,7 +187,10 @@ def test_the_global_batch_sets_the_micro_batches(layout: list[str], micro_batche
         (f"--model gpt2 --seed {'9' * 5000}", f"--seed: expected a whole number, got '{'9' * 76}... "),
         ("--model gpt2 --learning-rate nan", "recipe.learning_rate: must be finite and not negative, got nan"),
         ("--model gpt2 --weight-decay inf", "recipe.weight_decay: must be finite and not negative, got inf"),
-        ("--model gpt2 --precision fp16", "--precision: 'fp16' is not known; known: fp32, bf16-mixed"),
+        (
+            "--model gpt2 --precision int4",
+            "--precision: 'int4' is not known; known: fp32, bf16-mixed, bf16, fp8, fp8-rowwise, fp16-mixed",
+        ),
         (
             "--model gpt2 --reshard-after-forward yes",
             "--reshard-after-forward: expected true or false or a whole number, got 'yes'",

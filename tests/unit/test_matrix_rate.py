@@ -118,7 +118,7 @@ def test_foreign_json_is_refused(change: dict[str, Any], message: str) -> None:
         ({"rank_counts": (0,)}, r"each at least 1, got \[0\]"),
         ({"seconds": 0}, "seconds: must be above 0 and below 600, got 0"),
         ({"shapes": ((0, 1, 1),)}, "shapes: at least one, sizes at least 1"),
-        ({"dtypes": (MatmulDtype.BF16, MatmulDtype.FP8)}, "dtypes: at least one of fp32, bf16, got bf16, fp8"),
+        ({"dtypes": (MatmulDtype.BF16, MatmulDtype.FP8)}, "dtypes: at least one of fp32, bf16, fp16, got bf16, fp8"),
     ],
 )
 def test_bad_arguments_are_refused(arguments: dict[str, Any], message: str) -> None:

@@ -236,3 +236,20 @@ def test_chatglm2_form_equals_its_equations(kernel: AttentionKernel) -> None:
         torch.testing.assert_close(ours(ids).double(), expected, atol=TOLERANCE, rtol=0)
         loss = -expected.log_softmax(-1).gather(-1, labels[..., None]).mean()
         torch.testing.assert_close(ours(ids, labels).double(), loss, atol=TOLERANCE, rtol=0)
+
+
+@pytest.mark.parametrize("form", ["gpt", "gqa"])
+def test_logits_in_pure_bf16_agree_within_its_rounding(form: str) -> None:
+    """Rounded weights, and rotary tables in fp32 in both. Each of a block's ten or so roundings is 2^-9 of a number."""
+    spec = FORMS[form]
+    torch.manual_seed(0)
+    ours = Decoder(spec)
+    ours.reset_parameters()
+    theirs = reference_model(spec, AttentionKernel.FLASH, ours.state_dict()).to(torch.bfloat16).eval()
+    for parameter in ours.parameters():
+        parameter.data = parameter.data.to(torch.bfloat16)
+    ids = torch.randint(spec.vocab, (2, 48))
+    with torch.no_grad():
+        mine, its = ours(ids), theirs(ids).logits
+    assert mine.dtype is its.dtype is torch.bfloat16
+    assert (mine.float() - its.float()).norm() / its.float().norm() < 2**-9 * (10 * spec.layers + 3) ** 0.5

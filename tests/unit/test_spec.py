@@ -115,7 +115,7 @@ def test_per_node_is_what_the_layout_needs() -> None:
         (
             {"layout": Layout(fsdp=2, reduce_type=ReduceType.BF16), "workload": Workload(precision=Precision.FP32)},
             "layout.reduce_type(bf16) with workload.precision(fp32): it is the type of gradients that are computed in"
-            " bf16; use bf16-mixed",
+            " bf16; use bf16-mixed or bf16",
         ),
         (
             {"layout": Layout(fsdp=2, offload=Offload.PARAMETERS)},
