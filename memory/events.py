@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from enum import Enum, auto
 from functools import cached_property
@@ -76,9 +76,8 @@ class Log:
 def phase_of(events: Iterable[Event], uses: Iterable[Use] = ()) -> Phase:
     """Events as a Phase, with its sum and highest instant."""
     kept = tuple(events)
-    levels = list(accumulate((event.nbytes for event in kept), initial=0))
-    peak_at = max(range(len(levels)), key=levels.__getitem__)
-    return Phase(kept, levels[-1], levels[peak_at], peak_at, tuple(uses))
+    peak_at, peak, net = _highest(kept)
+    return Phase(kept, net, peak, peak_at, tuple(uses))
 
 
 @dataclass(frozen=True)
@@ -93,15 +92,98 @@ class Phase:
 
     def composition(self, until: int | None = None) -> dict[Label, int]:
         """Bytes by label over the first `until` events (all of them if None); what cancels is left out."""
-        sums: dict[Label, int] = defaultdict(int)
-        for event in self.events[:until]:
-            sums[event.label] += event.nbytes
-        return {label: nbytes for label, nbytes in sums.items() if nbytes}
+        return _composition(self.events[:until])
 
     @cached_property
     def change(self) -> dict[Label, int]:
         """The composition of the whole stretch."""
         return self.composition()
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """Parts one after another, so many times over. A part that is a number is a slot's, filled in later."""
+
+    parts: tuple[Phase | Chain | int, ...]
+    times: int = 1
+
+
+#: stretches end to end, some of them still to be filled in
+Script = tuple[Run, ...]
+
+
+class Chain:
+    """A script and what fills its slots: a long stretch whose levels follow from its parts', exactly.
+
+    Parts that come n times over, with a net of a and a peak of p together, have a net of n a and a peak of
+    max(p, (n - 1) a + p). Events are laid end to end only where they are asked for.
+    """
+
+    __slots__ = ("__dict__", "net", "peak", "script", "slots")
+
+    def __init__(self, script: Script, slots: Sequence[Phase | Chain] = ()) -> None:
+        self.script = script
+        self.slots = slots
+        net = peak = 0
+        for run in script:
+            level = top = 0
+            for part in run.parts:
+                if type(part) is int:
+                    part = slots[part]
+                if level + part.peak > top:  # type: ignore[union-attr]
+                    top = level + part.peak  # type: ignore[union-attr]
+                level += part.net  # type: ignore[union-attr]
+            if level > 0:
+                top += (run.times - 1) * level
+            if net + top > peak:
+                peak = net + top
+            net += run.times * level
+        self.net = net
+        self.peak = peak
+
+    @cached_property
+    def events(self) -> tuple[Event, ...]:
+        """Every event, in order."""
+        found: list[Event] = []
+        for run in self.script:
+            found += [event for part in run.parts for event in self._filled(part).events] * run.times
+        return tuple(found)
+
+    @cached_property
+    def peak_at(self) -> int:
+        """Events before the highest instant."""
+        return _highest(self.events)[0]
+
+    def composition(self, until: int | None = None) -> dict[Label, int]:
+        """Bytes by label over the first `until` events (all of them if None); what cancels is left out."""
+        return _composition(self.events[:until])
+
+    @cached_property
+    def change(self) -> dict[Label, int]:
+        """The composition of the whole stretch."""
+        sums: dict[Label, int] = defaultdict(int)
+        for run in self.script:
+            for part in run.parts:
+                for label, nbytes in self._filled(part).change.items():
+                    sums[label] += nbytes * run.times
+        return {label: nbytes for label, nbytes in sums.items() if nbytes}
+
+    def _filled(self, part: Phase | Chain | int) -> Phase | Chain:
+        return self.slots[part] if isinstance(part, int) else part
+
+
+def _highest(events: Sequence[Event]) -> tuple[int, int, int]:
+    """Events before the highest instant of a stretch, its level, and the level at the end."""
+    levels = list(accumulate((event.nbytes for event in events), initial=0))
+    peak = max(levels)
+    return levels.index(peak), peak, levels[-1]
+
+
+def _composition(events: Iterable[Event]) -> dict[Label, int]:
+    sums: dict[Label, int] = defaultdict(int)
+    for event in events:
+        sums[event.label] += event.nbytes
+    return {label: nbytes for label, nbytes in sums.items() if nbytes}
 
 
 def gradient_label(component: Component, name: str, nbytes: int) -> Label:
