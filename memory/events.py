@@ -119,7 +119,8 @@ class Chain:
     max(p, (n - 1) a + p). Events are laid end to end only where they are asked for.
     """
 
-    __slots__ = ("__dict__", "net", "peak", "script", "slots")
+    net: int
+    peak: int
 
     def __init__(self, script: Script, slots: Sequence[Phase | Chain] = ()) -> None:
         self.script = script
@@ -128,11 +129,10 @@ class Chain:
         for run in script:
             level = top = 0
             for part in run.parts:
-                if type(part) is int:
-                    part = slots[part]
-                if level + part.peak > top:  # type: ignore[union-attr]
-                    top = level + part.peak  # type: ignore[union-attr]
-                level += part.net  # type: ignore[union-attr]
+                filled = slots[part] if isinstance(part, int) else part
+                if level + filled.peak > top:
+                    top = level + filled.peak
+                level += filled.net
             if level > 0:
                 top += (run.times - 1) * level
             if net + top > peak:

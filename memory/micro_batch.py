@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from memory.events import Label, Script
 from memory.gathers import Gathers
@@ -36,11 +36,13 @@ class MicroScripts:
     backward: Script
 
 
-def micro_scripts(form: Form, units: Mapping[int, Unit], root: Unit, gathering: Gathering | None) -> MicroScripts:
-    """A micro-batch's scripts. `units`: of each kind of block; they and `root` matter
-    where parameters are gathered."""
-    if gathering is None:
-        return _Writer(form).scripts()
+def plain_scripts(form: Form) -> MicroScripts:
+    """A micro-batch's scripts where parameters and gradients stay where they are."""
+    return _Writer(form).scripts()
+
+
+def sharded_scripts(form: Form, units: Mapping[int, Unit], root: Unit, gathering: Gathering) -> MicroScripts:
+    """The same under FSDP2. `units`: of each kind of block."""
     return _ShardedWriter(form, units, root, gathering).scripts()
 
 
@@ -55,39 +57,38 @@ class _Writer:
         return MicroScripts(self._forward(), self._loss(), self._backward())
 
     def _forward(self) -> Script:
-        blocks = self.form.blocks
         self.writer.put(SHARED_MADE)
         self._begin_forward()
-        self._put(range(blocks.start), FORWARD)
-        self.writer.over(self._kinds(blocks), lambda index: self._block_forward(blocks[index]))
-        self._put(range(blocks.stop, self.form.loss), FORWARD)
+        self.writer.over(replace(self.form, pattern=self.form.pattern[: self.form.loss]), self._run)
         return self.writer.cut()
 
     def _loss(self) -> Script:
-        blocks, end = self.form.blocks, len(self.form.pattern)
-        self._put(range(self.form.loss, end), FORWARD)
+        for place in range(self.form.loss, len(self.form.pattern)):
+            self._run(place)
         self._end_forward()
-        self._put(range(blocks.start), UNCACHE)
-        self.writer.over(self._kinds(blocks), lambda index: self._put(blocks[index : index + 1], UNCACHE))
-        self._put(range(blocks.stop, end), UNCACHE)
+        self.writer.over(self.form, lambda place: self._put(place, UNCACHE))
         return self.writer.cut()
 
     def _backward(self) -> Script:
-        blocks, end = self.form.blocks, len(self.form.pattern)
+        last = len(self.form.pattern) - 1
         self._begin_backward()
-        self._put(range(end - 1, blocks.stop - 1, -1), BACKWARD)
-        back = blocks[:0:-1]
-        self.writer.over(self._kinds(back), lambda index: self._block_backward(back[index]))
-        self._block_backward(blocks.start)
-        self._put(range(blocks.start - 1, -1, -1), BACKWARD)
+        self.writer.over(self._back, lambda place: self._derive(last - place))
         self._end_backward()
         return self.writer.cut()
 
-    def _block_forward(self, place: int) -> None:
-        self._put(range(place, place + 1), FORWARD)
+    @property
+    def _back(self) -> Form:
+        """The form backwards; its last block is by itself, for it lets go of what all share."""
+        back = self.form.back
+        return replace(back, blocks=back.blocks[:-1])
 
-    def _block_backward(self, place: int) -> None:
-        self._put(range(place, place + 1), BACKWARD)
+    def _run(self, place: int) -> None:
+        """A segment's forward pass."""
+        self._put(place, FORWARD)
+
+    def _derive(self, place: int) -> None:
+        """A segment's backward pass."""
+        self._put(place, BACKWARD)
         if place == self.form.blocks.start:  # the last to read what all blocks share
             self.writer.put(SHARED_FREED)
 
@@ -103,12 +104,8 @@ class _Writer:
     def _end_backward(self) -> None:
         """What is done after the first segment's."""
 
-    def _kinds(self, places: range) -> list[int]:
-        return [self.form.pattern[place] for place in places]
-
-    def _put(self, places: range, what: int) -> None:
-        for place in places:
-            self.writer.put(SLOTS_BEFORE + SLOTS * self.form.pattern[place] + what)
+    def _put(self, place: int, what: int) -> None:
+        self.writer.put(SLOTS_BEFORE + SLOTS * self.form.pattern[place] + what)
 
 
 class _ShardedWriter(_Writer):
@@ -122,15 +119,18 @@ class _ShardedWriter(_Writer):
         self.gathering = gathering
 
     def _begin_forward(self) -> None:
-        self.gathers.ahead = [self._unit(place) for place in self.form.blocks]
+        self.gathers.ahead = self._blocks
         self.gathers.use_in_forward(self.root)
         self.gathers.fetch_ahead(self.gathering.forward_prefetch, False)
 
-    def _block_forward(self, place: int) -> None:
+    def _run(self, place: int) -> None:
         unit = self._unit(place)
+        if unit is None:
+            super()._run(place)
+            return
         self.gathers.use_in_forward(unit)
         self.gathers.fetch_ahead(self.gathering.forward_prefetch, False)
-        super()._block_forward(place)
+        super()._run(place)
         if self.gathering.reshards:
             self.gathers.reshard_after_forward(unit)
 
@@ -138,16 +138,17 @@ class _ShardedWriter(_Writer):
         self.gathers.end_forward()
 
     def _begin_backward(self) -> None:
-        self.gathers.ahead = [self._unit(place) for place in reversed(self.form.blocks)]
+        self.gathers.ahead = self._blocks[::-1]
         self._fetch_back()
 
-    def _block_backward(self, place: int) -> None:
+    def _derive(self, place: int) -> None:
         unit = self._unit(place)
-        if self.gathering.reshards:
+        if unit is not None and self.gathering.reshards:
             self.gathers.use_in_backward(unit)
             self._fetch_back()
-        super()._block_backward(place)
-        self.gathers.reduce(unit)
+        super()._derive(place)
+        if unit is not None:
+            self.gathers.reduce(unit)
 
     def _end_backward(self) -> None:
         self.gathers.reduce(self.root)
@@ -158,5 +159,10 @@ class _ShardedWriter(_Writer):
         if self.gathering.reshards:
             self.gathers.fetch_ahead(self.gathering.backward_prefetch, True)
 
-    def _unit(self, place: int) -> Unit:
-        return self.units[self.form.pattern[place]]
+    def _unit(self, place: int) -> Unit | None:
+        """A block's unit; what is in none has the root's."""
+        return self.units[self.form.pattern[place]] if place in self.form.blocks else None
+
+    @property
+    def _blocks(self) -> list[Unit]:
+        return [self.units[self.form.pattern[place]] for place in self.form.blocks]

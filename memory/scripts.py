@@ -6,6 +6,7 @@ no longer changes, until the last of them, where nothing is left to gather ahead
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -26,6 +27,12 @@ class Form:
     blocks: range  # places of those that are gathered by themselves
     loss: int  # place of the first segment of head and loss; their number where there is none
 
+    @property
+    def back(self) -> Form:
+        """The same from the last segment to the first."""
+        last = len(self.pattern)
+        return Form(self.pattern[::-1], range(last - self.blocks.stop, last - self.blocks.start), 0)
+
 
 def form_of(ledger: Ledger, kinds: Sequence[object]) -> Form:
     """The form of a ledger's segments; `kinds` tells them apart."""
@@ -36,10 +43,20 @@ def form_of(ledger: Ledger, kinds: Sequence[object]) -> Form:
     return Form(pattern, range(blocks[0], blocks[-1] + 1), next(loss, len(pattern)))
 
 
+def repeating_of(form: Form) -> range:
+    """Places of a form's blocks, without those at either end that are like no other."""
+    counts, places = Counter(form.pattern), form.blocks
+    while places and counts[form.pattern[places[0]]] == 1:
+        places = places[1:]
+    while places and counts[form.pattern[places[-1]]] == 1:
+        places = places[:-1]
+    return places
+
+
 def period_of(kinds: Sequence[int]) -> int:
-    """The least number of places after which the kinds repeat."""
-    kinds = tuple(kinds)
-    return next(period for period in range(1, len(kinds) + 1) if kinds[period:] == kinds[: len(kinds) - period])
+    """The least number of places after which the kinds repeat; 1 of none."""
+    kinds, count = tuple(kinds), len(kinds)
+    return next((period for period in range(1, count) if kinds[period:] == kinds[: count - period]), max(count, 1))
 
 
 class ScriptWriter:
@@ -55,28 +72,35 @@ class ScriptWriter:
         self._take()
         self.parts.append(part)
 
-    def over(self, kinds: Sequence[int], write: Callable[[int], None]) -> None:
-        """Write every place of `kinds`. What begins as the period before it began is written as often as it repeats."""
+    def over(self, form: Form, write: Callable[[int], None], state: Callable[[], object] = tuple) -> None:
+        """Write every place of a form, in either direction; what repeats among its blocks once, with how often.
+
+        `state`: what, beside the gathers, a place depends on and leaves to the next.
+        """
+        repeating = repeating_of(form)
+        for place in range(repeating.start):
+            write(place)
+        self._repeat(form.pattern, repeating, write, state)
+        for place in range(repeating.stop, len(form.pattern)):
+            write(place)
+
+    def _repeat(
+        self, kinds: Sequence[int], places: range, write: Callable[[int], None], state: Callable[[], object]
+    ) -> None:
+        """What begins as the period before it began is as that one was, and so are those that follow."""
         self._close()
-        index, period = 0, period_of(kinds) if kinds else 1
-        while index < len(kinds):
-            before = self._mark()
-            stop = min(index + period, len(kinds))
-            for place in range(index, stop):
-                write(place)
-            index = stop
-            more = self._repeats(before, (len(kinds) - index) // period)
+        place, period = places.start, period_of(kinds[places.start : places.stop])
+        while place < places.stop:
+            found, mark = state(), self.gathers.mark() if self.gathers is not None else None
+            stop = min(place + period, places.stop)
+            for each in range(place, stop):
+                write(each)
+            place, more = stop, 0
+            if state() == found:
+                left = (places.stop - place) // period
+                more = left if self.gathers is None or mark is None else self.gathers.repeat(mark, left)
             self._close(1 + more)
-            index += more * period
-
-    def _mark(self) -> Mark | None:
-        return self.gathers.mark() if self.gathers is not None else None
-
-    def _repeats(self, before: Mark | None, left: int) -> int:
-        """How many of the periods left are as the last one was: it ended as it began, and so will they."""
-        if self.gathers is None or before is None:
-            return left
-        return self.gathers.repeat(before, left)
+            place += more * period
 
     def cut(self) -> Script:
         """The parts since the last cut."""

@@ -9,7 +9,7 @@ from functools import cached_property
 from memory.events import Chain, Event, Label, Phase, gradient_label, phase_of
 from memory.leftovers import leftovers
 from memory.memo import Memo
-from memory.micro_batch import Gathering, MicroScripts, micro_scripts
+from memory.micro_batch import Gathering, MicroScripts, plain_scripts, sharded_scripts
 from memory.scripts import Form, form_of
 from memory.units import Unit, exchange_of, micro_of, unit_of
 from memory.walk import SegmentWalk, WalkRules, walk_segment
@@ -152,7 +152,7 @@ class _MicroBatch:
     # --- segments ---------------------------------------------------------------------------------------
 
     def _form(self, kinds: Sequence[object] = ()) -> Form:
-        return form_of(self.ledger, kinds or [placed.segment for placed in self.ledger.segments])
+        return self.memo.same(form_of(self.ledger, kinds or [placed.segment for placed in self.ledger.segments]))
 
     def _walks(self) -> dict[Segment, SegmentWalk]:
         keeps_whole = self.engine is None or self.engine.keeps_whole
@@ -200,7 +200,7 @@ class _MicroBatch:
 
     def _scripts(self, form: Form) -> MicroScripts:
         if not self.is_sharded:
-            return self.memo.once(("scripts", form), lambda: micro_scripts(form, {}, unit_of((), 1), None))
+            return self.memo.once(("scripts", self.memo.name(form)), lambda: plain_scripts(form))
         layout = self.layout
         gathering = Gathering(
             self.exchange, self.micro, self.gradient, layout.forward_prefetch, layout.backward_prefetch,
@@ -208,8 +208,8 @@ class _MicroBatch:
         )  # fmt: skip
         key = "units", self.memo.name(self.ledger), layout.shard_ranks
         units, root = self.memo.once(key, lambda: self.memo.same(self._units(form)))
-        key_of_scripts = "scripts", form, self.memo.name(units), self.memo.name(root), gathering
-        return self.memo.once(key_of_scripts, lambda: micro_scripts(form, dict(units), root, gathering))
+        key_of_scripts = "sharded scripts", self.memo.name(form), self.memo.name(units), self.memo.name(root), gathering
+        return self.memo.once(key_of_scripts, lambda: sharded_scripts(form, dict(units), root, gathering))
 
     def _units(self, form: Form) -> tuple[tuple[tuple[int, Unit], ...], Unit]:
         """The unit of each kind of block, and the root's: everything else."""
