@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from enum import Enum, auto
 from functools import cached_property
@@ -51,44 +51,62 @@ class Use:
     weights: tuple[Weight, ...]
 
 
+#: says what an event's bytes are; asked for where terms are shown, never for a level
+Naming = Callable[[], Label]
+
+
 class Log:
-    """Events in order, with the highest instant and the sum."""
+    """Events in order, and what happens to weights between them."""
 
     def __init__(self) -> None:
-        self.events: list[Event] = []
+        self.sizes: list[int] = []
+        self.namings: list[Naming] = []
         self.uses: list[Use] = []
 
-    def add(self, nbytes: int, label: Label) -> None:
+    def add(self, nbytes: int, naming: Naming) -> None:
         """Record a change."""
         if nbytes:
-            self.events.append(Event(nbytes, label))
+            self.sizes.append(nbytes)
+            self.namings.append(naming)
 
     def note(self, act: Act, weights: tuple[Weight, ...]) -> None:
         """Record what happens to weights."""
         if weights:
-            self.uses.append(Use(len(self.events), act, weights))
+            self.uses.append(Use(len(self.sizes), act, weights))
 
     def freeze(self) -> Phase:
         """The log as a Phase."""
-        return phase_of(self.events, self.uses)
+        return Phase(self.sizes, self.namings, tuple(self.uses))
 
 
 def phase_of(events: Iterable[Event], uses: Iterable[Use] = ()) -> Phase:
-    """Events as a Phase, with its sum and highest instant."""
+    """Events as a Phase."""
     kept = tuple(events)
-    peak_at, peak, net = _highest(kept)
-    return Phase(kept, net, peak, peak_at, tuple(uses))
+    phase = Phase([event.nbytes for event in kept], (), tuple(uses))
+    phase.events = kept
+    return phase
 
 
-@dataclass(frozen=True)
 class Phase:
     """A stretch of events, relative to the level it begins at."""
 
-    events: tuple[Event, ...] = ()
-    net: int = 0  # level at its end
-    peak: int = 0  # highest level in it (0 where it only falls)
-    peak_at: int = 0  # events before that instant
-    uses: tuple[Use, ...] = ()
+    def __init__(self, sizes: Sequence[int] = (), namings: Sequence[Naming] = (), uses: tuple[Use, ...] = ()) -> None:
+        self.sizes = sizes
+        self.namings = namings
+        self.uses = uses
+        levels = list(accumulate(sizes, initial=0))
+        self.net = levels[-1]  # level at its end
+        self.peak = max(levels)  # highest level in it (0 where it only falls)
+
+    @cached_property
+    def events(self) -> tuple[Event, ...]:
+        """Every event, in order."""
+        return tuple(Event(nbytes, naming()) for nbytes, naming in zip(self.sizes, self.namings, strict=True))
+
+    @cached_property
+    def peak_at(self) -> int:
+        """Events before the highest instant."""
+        return _highest_at(self.sizes)
 
     def composition(self, until: int | None = None) -> dict[Label, int]:
         """Bytes by label over the first `until` events (all of them if None); what cancels is left out."""
@@ -152,7 +170,7 @@ class Chain:
     @cached_property
     def peak_at(self) -> int:
         """Events before the highest instant."""
-        return _highest(self.events)[0]
+        return _highest_at(event.nbytes for event in self.events)
 
     def composition(self, until: int | None = None) -> dict[Label, int]:
         """Bytes by label over the first `until` events (all of them if None); what cancels is left out."""
@@ -172,11 +190,9 @@ class Chain:
         return self.slots[part] if isinstance(part, int) else part
 
 
-def _highest(events: Sequence[Event]) -> tuple[int, int, int]:
-    """Events before the highest instant of a stretch, its level, and the level at the end."""
-    levels = list(accumulate((event.nbytes for event in events), initial=0))
-    peak = max(levels)
-    return levels.index(peak), peak, levels[-1]
+def _highest_at(sizes: Iterable[int]) -> int:
+    levels = list(accumulate(sizes, initial=0))
+    return levels.index(max(levels))
 
 
 def _composition(events: Iterable[Event]) -> dict[Label, int]:
