@@ -25,11 +25,8 @@ from suite.operators import Ledger
 from suite.tape import Backend, Numerics
 
 
-def walk_pipeline(
-    case: Case, ledger: Ledger, pp_rank: int, numerics: Numerics, backend: Backend, memo: Memo | None = None
-) -> StepWalk:
-    """One step of a pipeline rank; `ledger` is of its share of the whole model."""
-    pipeline = Pipeline(case, ledger, numerics, backend, memo or Memo())
+def walk_pipeline(pipeline: Pipeline, pp_rank: int) -> StepWalk:
+    """One step of a pipeline rank."""
     phases: dict[Letter, Phase | Chain] = {}
     stretches = []
     for note in pipeline.score(pp_rank):
@@ -83,20 +80,19 @@ class Pipeline:
 
     def own(self, pp_rank: int) -> Ledger:
         """The ledger of a rank's stages; ranks whose stages are alike have one."""
-        mine = [self.stages[index] for index in stages_of_rank(self.case.layout, pp_rank)]
-        kinds = tuple(map(self.kind, mine))
+        mine = stages_of_rank(self.case.layout, pp_rank)
+        kinds = tuple(self.kinds[index] for index in mine)
         key = "own", self.memo.name(self.ledger), self.is_copied, kinds
-        return self.memo.once(key, lambda: ledger_of_stages(self.case, self.ledger, tuple(mine)))
+        return self.memo.once(key, lambda: ledger_of_stages(self.case, self.ledger, tuple(self.stages[index] for index in mine)))
 
-    def kind(self, stage: Stage) -> StageKind:
-        """What a stage is alike to."""
+    def _kind(self, stage: Stage) -> StageKind:
         form = self._form
         start = form.blocks.start + stage.blocks.start
         return stage.has_embedding, stage.has_head, form.pattern[start : start + len(stage.blocks)]
 
     def passes(self, stage: int) -> StagePasses:
         """The passes of a stage, or of one that is alike."""
-        key = "passes", self.memo.name(self.ledger), self.is_copied, self.gathering, self.kind(self.stages[stage])
+        key = "passes", self.memo.name(self.ledger), self.is_copied, self.gathering, self.kinds[stage]
         return self.memo.once(key, lambda: self._passes(self.stages[stage]))
 
     def _passes(self, stage: Stage) -> StagePasses:
@@ -104,7 +100,7 @@ class Pipeline:
         shares = self.case.model.tied and not self.is_copied
         found = frozenset({"embedding.weight"} if shares and stage.has_embedding else ())
         gradients = self.gathering.gradients if self.gathering is not None else None
-        key = "stage walk", self.memo.name(self.ledger), self.is_copied, found, gradients, self.kind(stage)
+        key = "stage walk", self.memo.name(self.ledger), self.is_copied, found, gradients, self.kinds[stage.index]
         walk = self.memo.once(key, lambda: self._walk(stage, found, gradients))
         return PlainStage(walk) if self.gathering is None else ShardedStage(walk, self.gathering, self.memo)
 
@@ -114,7 +110,15 @@ class Pipeline:
     @cached_property
     def stages(self) -> tuple[Stage, ...]:
         """Every stage of the model."""
-        return stages_of(self.case)
+        layout = self.case.layout
+        split = layout.pp, layout.virtual_stages, layout.stage_split
+        return self.memo.once(("stages", self.memo.name(self.ledger), split), lambda: stages_of(self.case))
+
+    @cached_property
+    def kinds(self) -> tuple[StageKind, ...]:
+        """What each stage is alike to."""
+        key = "kinds", self.memo.name(self.stages), self.memo.name(self._form)
+        return self.memo.once(key, lambda: self.memo.same(tuple(map(self._kind, self.stages))))
 
     @cached_property
     def _form(self) -> Form:

@@ -63,6 +63,16 @@ class StepWalk:
                 found[stretch.level] = Instant(index + 1, False, height)
         return found
 
+    @property
+    def highest(self) -> int:
+        """Bytes at the highest instant."""
+        return max(instant.nbytes for instant in self.instants.values())
+
+    @property
+    def after_backward(self) -> int:
+        """Bytes when the backward pass is over."""
+        return self.instants[Moment.AFTER_BACKWARD].nbytes
+
     def compositions(self) -> Iterator[tuple[Moment, Mapping[Label, int]]]:
         """What is alive at each moment, by label."""
         places = sorted(self.instants.items(), key=lambda item: item[1].stretches)
