@@ -1,18 +1,18 @@
 """The highest levels of a pipeline's ranks as a table of counts: worked out once for all cases of one schedule.
 
 Before a letter of a rank's score is played, so many of each letter have been. Its level is therefore a sum of counts
-times what each letter leaves, and the highest instant the greatest such sum and the letter's own peak. Of letters that
-come again and again by equal steps the first or the last is the highest, so the others are left out.
+times what each letter leaves, and the highest instant the greatest such sum and the letter's own peak.
 """
 
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from memory.pipeline_score import Freed, Letter, Part
+from memory.pipeline_words import word_of
 from memory.pipeline_walk import Pipeline, StageKind
 from parallelism.data import replicate
 from parallelism.schedules.stages import stages_of_rank
@@ -76,29 +76,42 @@ def peaks_of(pipeline: Pipeline) -> PipelinePeaks:
         places[tuple(kinds[stage] for stage in stages_of_rank(layout, place))].append(place)
     numbers: dict[KindLetter, int] = {}
     played: dict[KindLetter, tuple[Letter, int]] = {}
-    rows: list[tuple[dict[int, int], int]] = []
-    ends: list[dict[int, int]] = []
-    starts: list[int] = []
-    end_starts: list[int] = []
+    tables, ends = [], []
     for own, members in places.items():
-        starts.append(len(rows))
-        end_starts.append(len(ends))
+        found = []
         for place in members:
-            word = []
-            for note in pipeline.score(place):
-                if note.letter is None:
-                    continue
-                letter = _of_kind(note.letter, kinds, own)
-                played.setdefault(letter, (note.letter, place))
-                word.append(numbers.setdefault(letter, len(numbers)))
-            found, end = _rows(word)
-            rows += found
-            ends.append(end)
+            word = word_of(pipeline, place)
+            columns = []
+            for letter in word.letters:
+                kind = _of_kind(letter, kinds, own)
+                columns.append(numbers.setdefault(kind, len(numbers)))
+                played.setdefault(kind, (letter, place))
+            found.append((word, columns))
+        tables.append(found)
+    rows = [[_placed(word.counts, columns, len(numbers)) for word, columns in found] for found in tables]
+    ends = [[_placed(word.end[None], columns, len(numbers)) for word, columns in found] for found in tables]
+    owned = [np.array(columns)[word.own] for found in tables for word, columns in found]
     groups = tuple(Group(tuple(members), own) for own, members in places.items())
     return PipelinePeaks(
-        groups, pipeline.memo.same(tuple(numbers)), played, _table((row for row, _ in rows), len(numbers)),
-        np.array([number for _, number in rows]), np.array(starts), _table(ends, len(numbers)), np.array(end_starts),
+        groups, pipeline.memo.same(tuple(numbers)), played,
+        np.concatenate([table for some in rows for table in some]), np.concatenate(owned), _starts(rows),
+        np.concatenate([table for some in ends for table in some]), _starts(ends),
     )  # fmt: skip
+
+
+def _placed(counts: NDArray[Any], columns: Sequence[int], width: int) -> NDArray[Any]:
+    """Counts of a word's letters, summed into the columns of those of their kinds."""
+    import numpy as np
+
+    table = np.zeros((len(counts), width), dtype=np.int64)
+    np.add.at(table, (slice(None), np.array(columns)), counts)
+    return table
+
+
+def _starts(tables: Sequence[Sequence[NDArray[Any]]]) -> NDArray[Any]:
+    import numpy as np
+
+    return np.cumsum([0, *(sum(map(len, some)) for some in tables[:-1])])
 
 
 def _of_kind(letter: Letter, kinds: Sequence[StageKind], own: tuple[StageKind, ...]) -> KindLetter:
@@ -107,37 +120,3 @@ def _of_kind(letter: Letter, kinds: Sequence[StageKind], own: tuple[StageKind, .
     if isinstance(letter.what, Freed):
         return (letter.what,)
     return (kinds[letter.stage], *letter[1:])
-
-
-def _rows(word: Sequence[int]) -> tuple[list[tuple[dict[int, int], int]], dict[int, int]]:
-    """Counts before each letter, and the letter: of those by equal steps the first and the last; counts at the end."""
-    import numpy as np
-
-    letters = np.array(word)
-    width = int(letters.max()) + 1
-    played = np.zeros((len(word) + 1, width), dtype=np.int64)
-    played[np.arange(1, len(word) + 1), letters] = 1
-    before = played.cumsum(axis=0)
-    rows: list[tuple[dict[int, int], int]] = []
-    for number in dict.fromkeys(word):
-        found = before[:-1][letters == number]
-        if len(found) > 2:
-            steps = np.diff(found, axis=0)
-            turns = (steps[1:] != steps[:-1]).any(axis=1)
-            found = found[np.concatenate(([True], turns, [True]))]
-        rows += [(_sparse(row), number) for row in found]
-    return rows, _sparse(before[-1])
-
-
-def _sparse(row: NDArray[Any]) -> dict[int, int]:
-    return {index: int(row[index]) for index in row.nonzero()[0].tolist()}
-
-
-def _table(rows: Iterable[dict[int, int]], width: int) -> NDArray[Any]:
-    import numpy as np
-
-    kept = list(rows)
-    table = np.zeros((len(kept), width), dtype=np.int64)
-    for index, row in enumerate(kept):
-        table[index, list(row)] = list(row.values())
-    return table

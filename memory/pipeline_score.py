@@ -13,7 +13,6 @@ The notes depend on the schedule alone, not on what the stages hold.
 from __future__ import annotations
 
 from collections.abc import Hashable, Mapping, Sequence
-from dataclasses import dataclass
 from enum import Enum, auto
 from functools import cached_property
 from typing import NamedTuple
@@ -30,6 +29,8 @@ from suite.record import Moment
 class Freed(Enum):
     """What is freed between passes."""
 
+    __hash__ = object.__hash__
+
     OUTPUT = auto()  # of a stage
     INPUT_GRADIENT = auto()
     BUFFER = auto()  # one whose place a handed-over tensor takes
@@ -37,6 +38,8 @@ class Freed(Enum):
 
 class Part(Enum):
     """Which part of a pass."""
+
+    __hash__ = object.__hash__
 
     BODY = auto()
     LOSS = auto()  # from the head on
@@ -52,8 +55,7 @@ class Letter(NamedTuple):
     part: Part = Part.BODY
 
 
-@dataclass(frozen=True, slots=True)
-class Note:
+class Note(NamedTuple):
     """A letter in a moment's window (none: nothing is allocated); `level`: the moment that is read after it."""
 
     letter: Letter | None
@@ -90,6 +92,7 @@ class _Writer:
         self.notes: list[Note] = []
         self.near: set[int] = set()
         self.forwards = 0
+        self.after: dict[tuple[int, Doing], Progress] = {}
 
     def write(self) -> list[Note]:
         """The notes in order."""
@@ -215,7 +218,11 @@ class _Writer:
         """A stage's pass; what the passes before it had left."""
         before = self.progress[stage]
         self._put(Letter(stage, doing, before))
-        self.progress[stage] = before.after(doing)
+        key = id(before), doing
+        if key not in self.after:
+            after = before.after(doing)
+            self.after[key] = next((known for known in (before, *self.after.values()) if known == after), after)
+        self.progress[stage] = self.after[key]
         return before
 
     def _free(self) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Hashable
 from dataclasses import dataclass, field
 
@@ -22,11 +21,11 @@ class References:
 
     freed: list[Passed] = field(default_factory=list)
     names: dict[Hashable, Passed] = field(default_factory=dict)
-    counts: Counter[Passed] = field(default_factory=Counter)
+    counts: dict[Passed, int] = field(default_factory=dict)
 
     def assign(self, name: Hashable, tensor: Passed) -> None:
         """Let a name hold a tensor, in the place of what it held."""
-        self.counts[tensor] += 1
+        self.counts[tensor] = self.counts.get(tensor, 0) + 1
         self.drop(name)
         self.names[name] = tensor
 

@@ -14,6 +14,8 @@ from memory.stage_walk import StageWalk
 class Doing(Enum):
     """What a stage does."""
 
+    __hash__ = object.__hash__  # members are single objects; Enum's own would be most of what a search costs
+
     GATHER = auto()  # the schedule wants its parameters gathered ahead
     RELEASE = auto()  # and lets go of them
     FORWARD = auto()  # to the end of the blocks; then the head and the loss
