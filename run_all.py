@@ -171,13 +171,21 @@ def _measured_rates(cases: Sequence[Case]) -> Any:
 
 
 def _speed(options: argparse.Namespace) -> int:
-    """Our training step beside transformers' own, timed in a process of its own."""
+    """How long an estimate takes; our training step beside transformers' own, timed in a process of its own."""
+    from memory.speed import lines, measure
     from suite.environment import ROOT
 
     why = "it has flags of its own: python -m parallelism.speed --help"
     flags.refuse_beside(options, "--suite speed", "resume", "runs", "rdzv", "node_rank", "emit", why=why)
-    form = ["--json"] if options.json else []
-    return subprocess.run([sys.executable, "-m", "parallelism.speed", *form], cwd=ROOT, check=False).returncode
+    estimates = measure()
+    race = [sys.executable, "-m", "parallelism.speed"]
+    if not options.json:
+        print("\n".join(lines(estimates)), flush=True)
+        return subprocess.run(race, cwd=ROOT, check=False).returncode
+    done = subprocess.run([*race, "--json"], cwd=ROOT, check=False, stdout=subprocess.PIPE, text=True)
+    if not done.returncode:
+        print(json.dumps({**json.loads(done.stdout), "estimates": to_mapping(estimates)}))
+    return done.returncode
 
 
 def _write_and_show(run: Any, folder: Path, as_json: bool) -> int:

@@ -170,9 +170,7 @@ class MemoryModel:
         case = self.case
         facts = case.layout.recompute, numerics_of(case), backend_of(case), threads_of(case), has_tiles(), share
         work = tuple(value for name, value in vars(case.workload).items() if name not in BESIDE_THE_LEDGER)
-        return self.memo.once(
-            ("ledger", case.model, work, facts), lambda: ledger_of(case.model, case.workload, *facts)
-        )
+        return self.memo.once(("ledger", case.model, work, facts), lambda: ledger_of(case.model, case.workload, *facts))
 
 
 def _exists(item: Holding, moment: Moment) -> bool:

@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from memory.pipeline_score import Freed, Letter, Part
-from memory.pipeline_words import word_of
 from memory.pipeline_walk import Pipeline, StageKind
+from memory.pipeline_words import word_of
 from parallelism.data import replicate
 from parallelism.schedules.stages import stages_of_rank
 
@@ -76,7 +76,7 @@ def peaks_of(pipeline: Pipeline) -> PipelinePeaks:
         places[tuple(kinds[stage] for stage in stages_of_rank(layout, place))].append(place)
     numbers: dict[KindLetter, int] = {}
     played: dict[KindLetter, tuple[Letter, int]] = {}
-    tables, ends = [], []
+    tables = []
     for own, members in places.items():
         found = []
         for place in members:
@@ -103,9 +103,9 @@ def _placed(counts: NDArray[Any], columns: Sequence[int], width: int) -> NDArray
     """Counts of a word's letters, summed into the columns of those of their kinds."""
     import numpy as np
 
-    table = np.zeros((len(counts), width), dtype=np.int64)
-    np.add.at(table, (slice(None), np.array(columns)), counts)
-    return table
+    places = np.zeros((len(columns), width), dtype=np.int64)
+    places[np.arange(len(columns)), np.array(columns)] = 1
+    return counts @ places
 
 
 def _starts(tables: Sequence[Sequence[NDArray[Any]]]) -> NDArray[Any]:

@@ -16,7 +16,6 @@ from memory.stage_passes import Doing, Plain, PlainStage, Progress, StagePasses
 from memory.stage_walk import StageWalk
 from memory.step import StepWalk, Stretch, reduced_gradients
 from memory.units import Exchange, exchange_of
-from parallelism.data import replicate
 from parallelism.pipeline.strategy import joins_weights, stream_bytes
 from parallelism.schedules.ledgers import ledger_of_stages
 from parallelism.schedules.stages import Stage, head_is_copied, stages_of, stages_of_rank
@@ -83,7 +82,9 @@ class Pipeline:
         mine = stages_of_rank(self.case.layout, pp_rank)
         kinds = tuple(self.kinds[index] for index in mine)
         key = "own", self.memo.name(self.ledger), self.is_copied, kinds
-        return self.memo.once(key, lambda: ledger_of_stages(self.case, self.ledger, tuple(self.stages[index] for index in mine)))
+        return self.memo.once(
+            key, lambda: ledger_of_stages(self.case, self.ledger, tuple(self.stages[index] for index in mine))
+        )
 
     def _kind(self, stage: Stage) -> StageKind:
         form = self._form
@@ -105,7 +106,7 @@ class Pipeline:
         return PlainStage(walk) if self.gathering is None else ShardedStage(walk, self.gathering, self.memo)
 
     def _walk(self, stage: Stage, found: frozenset[str], gradients: Label | None) -> StageWalk:
-        return StageWalk(ledger_of_stages(self.case, self.ledger, (stage,)), stage, found, gradients, self.memo)
+        return StageWalk(self._part((stage,)), stage, found, gradients, self.memo)
 
     @cached_property
     def stages(self) -> tuple[Stage, ...]:
@@ -123,7 +124,9 @@ class Pipeline:
     @cached_property
     def _form(self) -> Form:
         kinds = [placed.segment for placed in self.ledger.segments]
-        return self.memo.once(("form", self.memo.name(self.ledger)), lambda: self.memo.same(form_of(self.ledger, kinds)))
+        return self.memo.once(
+            ("form", self.memo.name(self.ledger)), lambda: self.memo.same(form_of(self.ledger, kinds))
+        )
 
     # --- facts ------------------------------------------------------------------------------------------
 

@@ -40,17 +40,18 @@ def _word(pipeline: Pipeline, place: int) -> Word:
     layout, count = pipeline.case.layout, pipeline.case.workload.micro_batches
     few, period = few_micro_batches(layout, count)
     if few == count:
-        return table_of(_written(pipeline, place, count))
-    short, long = _written(pipeline, place, few), _written(pipeline, place, few + period)
+        return table_of(written(pipeline, place, count))
+    short, long = written(pipeline, place, few), written(pipeline, place, few + period)
     start, length = 0, len(long) - len(short)
     while start < len(short) and short[start] == long[start]:
         start += 1
     if short[start:] != long[start + length :]:
-        return table_of(_written(pipeline, place, count))
+        return table_of(written(pipeline, place, count))
     return table_of(long, range(start, start + length), (count - few) // period)
 
 
-def _written(pipeline: Pipeline, place: int, count: int) -> list[Letter]:
+def written(pipeline: Pipeline, place: int, count: int) -> list[Letter]:
+    """A rank's letters with so many micro-batches, in order."""
     layout = pipeline.case.layout
     key = "letters", layout.schedule, layout.pp, layout.virtual_stages, count, pipeline.joined, pipeline.start, place
     return pipeline.memo.once(key, lambda: [

@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from memory.events import Chain, Phase, Run, Script
-from memory.gathers import Gathers, Mark
+from memory.gathers import Gathers
 from suite.operators import Ledger
 
 #: the slots before those of segments: what is made once a micro-batch comes, and goes

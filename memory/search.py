@@ -81,7 +81,9 @@ class Search:
 
     def _weights(self, ledger: Ledger) -> int:
         """A key for what a ledger's ranks hold: the same for ledgers that differ in activations alone."""
-        return self.memo.once(("weights", self.memo.name(ledger)), lambda: self.memo.name(self.memo.same(_held(ledger))))
+        return self.memo.once(
+            ("weights", self.memo.name(ledger)), lambda: self.memo.name(self.memo.same(_held(ledger)))
+        )
 
 
 def _held(ledger: Ledger) -> tuple[object, ...]:
