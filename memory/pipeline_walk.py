@@ -82,9 +82,10 @@ class Pipeline:
         mine = stages_of_rank(self.case.layout, pp_rank)
         kinds = tuple(self.kinds[index] for index in mine)
         key = "own", self.memo.name(self.ledger), self.is_copied, kinds
-        return self.memo.once(
-            key, lambda: ledger_of_stages(self.case, self.ledger, tuple(self.stages[index] for index in mine))
-        )
+        return self.memo.once(key, lambda: self._part(tuple(self.stages[index] for index in mine)))
+
+    def _part(self, stages: tuple[Stage, ...]) -> Ledger:
+        return ledger_of_stages(self.case, self.ledger, stages)
 
     def _kind(self, stage: Stage) -> StageKind:
         form = self._form
