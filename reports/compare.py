@@ -16,6 +16,7 @@ from reports.speed import Speed, speed_of
 from reports.traffic import fullest, traffic_rows
 from suite.case import Case
 from suite.collectives import TrafficEstimate
+from suite.passes import Pass
 from suite.record import STATE, Component, Measurement, MemoryEstimate, Moment, Outcome, Quantity, TimeEstimate
 from suite.stats import relative_error
 
@@ -48,6 +49,7 @@ class Run:
     command: str
     environment: Mapping[str, Any] = field(default_factory=dict)
     results: tuple[CaseResult, ...] = ()
+    passes: tuple[Pass, ...] = tuple(Pass)
 
 
 @dataclass(frozen=True, slots=True)

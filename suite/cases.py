@@ -8,7 +8,9 @@ from typing import Any
 
 from suite.case import Case, case_from
 from suite.layout import Layout
+from suite.matrix import pairs_matrix, whole_matrix
 from suite.parse import SpecError, nearest
+from suite.passes import Pass
 from suite.spec import Recipe
 
 _LAYOUT = frozenset(field.name for field in fields(Layout))
@@ -44,7 +46,7 @@ def default_suite() -> tuple[Case, ...]:
         _case("llama-1m", micro_batch=4, dp=2, recompute="selective", **llama),
         _case("llama-1m", micro_batch=4, dp=2, recompute="full", **llama),
         _case("llama-1m", micro_batch=4, fsdp=2, **llama),
-        _case("llama-1m", micro_batch=2, fsdp=2, micro_batches=2, recompute="every-2", attention="eager", **llama),
+        _case("llama-1m", micro_batch=2, fsdp=2, micro_batches=2, recompute="selective-op", **llama),
         _case("llama-10m", micro_batch=8, steps=150, learning_rate=2e-3, **learn),
         _case("llama-10m", micro_batch=4, fsdp=2, steps=150, learning_rate=2e-3, **learn),
     )
@@ -92,7 +94,7 @@ _STRATEGIES: tuple[dict[str, Any], ...] = (
     {"tp": 4, "recompute": "full"},
     {"tp": 2, "sequence_parallel": False},
     {"tp": 2, "dp": 2},
-    {"tp": 2, "fsdp": 2},
+    {"tp": 2, "fsdp": 2, "recompute": "selective-op"},
     {"tp": 2, "fsdp": 2, "dp": 2},
     {"cp": 2},
     {"cp": 4, "load_balance": False, "recompute": "selective"},
@@ -139,7 +141,12 @@ SUITES: dict[str, Callable[[], tuple[Case, ...]]] = {
     "default": default_suite,
     "quick": quick_suite,
     "strategies": strategies_suite,
+    "memory": lambda: tuple(whole_matrix().cases),
+    "memory-pairs": lambda: tuple(pairs_matrix().cases),
 }
+
+#: suites that are about some of the passes alone; their cases are small, and many are run in one launch
+PASSES: dict[str, tuple[Pass, ...]] = {"memory": (Pass.MEMORY,), "memory-pairs": (Pass.MEMORY,)}
 
 
 def suite_of(name: str) -> tuple[Case, ...]:

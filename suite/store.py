@@ -17,6 +17,7 @@ from typing import Any, TypeVar
 from suite.case import Case, case_from
 from suite.collectives import TrafficEstimate
 from suite.parse import SpecError, from_mapping, require, to_mapping
+from suite.passes import Pass
 from suite.record import SCHEMA_VERSION, Measurement, MemoryEstimate, TimeEstimate
 
 RECORDS = "records.jsonl"
@@ -33,6 +34,7 @@ class RunRow:
     cases: tuple[dict[str, Any], ...]
     command: tuple[str, ...] = ()
     environment: dict[str, Any] = field(default_factory=dict)
+    passes: tuple[Pass, ...] = tuple(Pass)
 
 
 @dataclass(frozen=True)

@@ -7,12 +7,12 @@ from typing import Any
 import pytest
 
 from suite.case import Case, case_from
+from suite.pairwise import pairwise
 from suite.record import Moment
 from suite.spec import Precision
 from tests.distributed.ranks import run_cases
 from tests.distributed.test_memory_ranks import SCALARS
 from tests.fake.measured import Beside, measure
-from tests.fake.pairwise import pairwise
 from tests.fake.workspace import without_workspace
 
 pytestmark = pytest.mark.distributed
@@ -26,7 +26,7 @@ MODELS = {"gqa": GQA, "mha": GQA | {"kv_heads": 12}, "gpt": GPT}
 METHODS: dict[str, dict[str, Any]] = {
     "ring": {}, "unbalanced": {"load_balance": False}, "ulysses": {"context": "ulysses"},
 }  # fmt: skip
-RECOMPUTE = ["none", "selective", "full"]
+RECOMPUTE = ["none", "selective", "selective-op", "full"]
 PRECISION = ["fp32", "bf16-mixed"]
 ALONE: dict[str, list[Any]] = {
     "method": list(METHODS),

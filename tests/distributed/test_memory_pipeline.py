@@ -7,10 +7,10 @@ from typing import Any
 import pytest
 
 from suite.case import Case, case_from
+from suite.pairwise import pairwise
 from tests.distributed.ranks import run_cases
 from tests.distributed.test_memory_ranks import GPT, LLAMA, SCALARS
 from tests.fake.measured import Beside, measure
-from tests.fake.pairwise import pairwise
 from tests.fake.workspace import without_workspace
 
 pytestmark = pytest.mark.distributed
@@ -56,7 +56,7 @@ MORE = [
 #: FSDP2 in each stage; where weights have a pass of their own, forward must leave the parameters whole
 SHARDED: list[tuple[dict[str, Any], dict[str, Any]]] = [
     ({"schedule": "gpipe", "model": "llama", "precision": "bf16-mixed", "recompute": "full"}, {}),
-    ({"schedule": "1f1b", "model": "gpt", "precision": "fp32", "micro_batches": 3}, {}),
+    ({"schedule": "1f1b", "model": "gpt", "precision": "fp32", "micro_batches": 3, "recompute": "selective-op"}, {}),
     (
         {"schedule": "1f1b", "model": "llama", "precision": "bf16-mixed"},
         {"forward_prefetch": 1, "backward_prefetch": 2},
