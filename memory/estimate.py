@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cache, cached_property
 
 from memory.events import Label
 from memory.holding import Holding
+from memory.memo import Memo
 from memory.optimizer import optimizer_transient
 from memory.pipeline_buffers import pipeline_holdings
-from memory.pipeline_walk import walk_pipeline
+from memory.pipeline_walk import Pipeline, walk_pipeline
 from memory.state import holdings
 from memory.step import StepWalk, walk_step
-from parallelism.schedules.ledgers import ledger_of_stages, stages_of_place
 from suite.case import Case
 from suite.cpu_workspace import has_tiles
 from suite.formats import formats_of
@@ -27,6 +27,8 @@ from suite.tape import Backend
 
 #: layouts of at most so many ranks are written out whole
 RANKS_SHOWN = 8
+#: fields of a workload that the ledger of a micro-batch does not depend on
+BESIDE_THE_LEDGER = frozenset({"micro_batches", "optimizer", "optimizer_kernel"})
 
 
 def representative_ranks(layout: Layout) -> tuple[int, ...]:
@@ -49,11 +51,25 @@ def threads_of(case: Case) -> int:
     return max(1, len(os.sched_getaffinity(0)) // case.cluster.per_node)
 
 
+@dataclass(frozen=True, slots=True)
+class Outside:
+    """Bytes that a rank has beside its walk: held between steps, and needed in passing by the optimizer's step."""
+
+    held: int
+    stepping: int
+
+    def total(self, highest: int, after_backward: int) -> int:
+        """Bytes of the largest moment, given the walk's highest level and the one that the optimizer starts from."""
+        return self.held + max(highest, after_backward + self.stepping)
+
+
 @dataclass(frozen=True)
 class MemoryModel:
-    """A case's memory: ledgers and walks are made once and serve every rank that is alike."""
+    """A case's memory: ledgers and walks are made once and serve every rank that is alike. With a `memo` that other
+    cases have they serve those too."""
 
     case: Case
+    memo: Memo = field(default_factory=Memo, compare=False, repr=False)
 
     @cached_property
     def ledger(self) -> Ledger:
@@ -75,12 +91,13 @@ class MemoryModel:
 
     def peak_bytes(self, rank: int = 0) -> int:
         """Bytes of the largest moment, without writing the terms down."""
-        ledger = self.ledger_of_rank(rank)
-        held = sum(item.nbytes for item in self.held(rank))
-        instants = self.step(rank).instants
-        passing = optimizer_transient(self.case, ledger, rank)
-        stepping = instants[Moment.AFTER_BACKWARD].nbytes + (passing.nbytes if passing else 0)
-        return held + max(stepping, *(instant.nbytes for instant in instants.values()))
+        walk = self.step(rank)
+        return self.outside(rank).total(walk.highest, walk.after_backward)
+
+    def outside(self, rank: int) -> Outside:
+        """What a rank holds and takes beside its walk."""
+        passing = optimizer_transient(self.case, self.ledger_of_rank(rank), rank)
+        return Outside(sum(item.nbytes for item in self.held(rank)), passing.nbytes if passing else 0)
 
     def estimate(self, rank: int = 0) -> MemoryEstimate:
         """Every term of every moment on one rank."""
@@ -121,12 +138,15 @@ class MemoryModel:
 
         @cache
         def ledger(share: Share, place: int) -> Ledger:
-            whole = self._whole(share)
-            if self.case.layout.pp == 1:
-                return whole
-            return ledger_of_stages(self.case, whole, stages_of_place(self.case, place))
+            return self._whole(share) if self.case.layout.pp == 1 else self.pipeline(share).own(place)
 
         return ledger
+
+    @cached_property
+    def pipeline(self) -> Callable[[Share], Pipeline]:
+        """Share -> the pipeline of ranks with that share."""
+        formats = formats_of(self.case).numerics, backend_of(self.case)
+        return cache(lambda share: Pipeline(self.case, self._whole(share), *formats, self.memo))
 
     @cached_property
     def _steps(self) -> Callable[[Share, int, int], StepWalk]:
@@ -134,19 +154,19 @@ class MemoryModel:
 
         @cache
         def step(share: Share, place: int, rank: int) -> StepWalk:
-            formats = formats_of(self.case).numerics, backend_of(self.case)
             if self.case.layout.pp > 1:
-                return walk_pipeline(self.case, self._whole(share), place, *formats)
-            return walk_step(self.case, self._ledgers(share, place), *formats, rank)
+                return walk_pipeline(self.pipeline(share), place)
+            formats = formats_of(self.case).numerics, backend_of(self.case)
+            return walk_step(self.case, self._ledgers(share, place), *formats, rank, self.memo)
 
         return step
 
     def _ledger(self, share: Share) -> Ledger:
         case, numerics = self.case, formats_of(self.case).numerics
-        return ledger_of(
-            case.model, case.workload, case.layout.recompute, numerics, backend_of(case),
-            threads_of(case), has_tiles(kind=numerics.compute), share,
-        )  # fmt: skip
+        tiles = has_tiles(kind=numerics.compute)
+        facts = case.layout.recompute, numerics, backend_of(case), threads_of(case), tiles, share
+        work = tuple(value for name, value in vars(case.workload).items() if name not in BESIDE_THE_LEDGER)
+        return self.memo.once(("ledger", case.model, work, facts), lambda: ledger_of(case.model, case.workload, *facts))
 
 
 def _exists(item: Holding, moment: Moment) -> bool:

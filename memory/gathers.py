@@ -24,6 +24,15 @@ from suite.tape import Backend
 SOURCE = "FSDP2: torch/distributed/fsdp/_fully_shard/_fsdp_collectives.py"
 
 
+@dataclass(frozen=True)
+class Mark:
+    """Where the gathers are: what the next ones depend on, units still to be gathered ahead, and what only grows."""
+
+    state: tuple[tuple[Unit, ...], int, int]
+    ahead: int
+    all_reduced: int
+
+
 @dataclass
 class Gathers:
     """Writes the events of one micro-batch's gathers and reductions, in the order of the calls."""
@@ -35,6 +44,7 @@ class Gathers:
     events: list[Event] = field(default_factory=list)
     forward_flat: int = 0
     fetched: list[Unit] = field(default_factory=list)
+    ahead: list[Unit] = field(default_factory=list)
     reduce_input: int = 0
     all_reduced: int = 0
 
@@ -43,7 +53,28 @@ class Gathers:
         phase, self.events = phase_of(self.events), []
         return phase
 
+    def mark(self) -> Mark:
+        """Where it is now."""
+        return Mark((tuple(self.fetched), self.forward_flat, self.reduce_input), len(self.ahead), self.all_reduced)
+
+    def repeat(self, before: Mark, left: int) -> int:
+        """How many periods of the `left` that follow are as the one since `before`, and go there: as many as there are
+        units to gather ahead for, if this one ended as it began."""
+        after = self.mark()
+        if after.state != before.state:
+            return 0
+        used = before.ahead - after.ahead
+        more = min(left, after.ahead // used) if used else left
+        del self.ahead[: more * used]
+        self.all_reduced += more * (after.all_reduced - before.all_reduced)
+        return more
+
     # --- gathers ----------------------------------------------------------------------------------------
+
+    def fetch_ahead(self, depth: int, in_backward: bool) -> None:
+        """Gather units ahead until so many wait for their turn."""
+        while self.ahead and len(self.fetched) < depth:
+            self.fetch(self.ahead.pop(0), in_backward)
 
     def fetch(self, unit: Unit, in_backward: bool = False) -> None:
         """Gather a unit into a flat output, from its shards or from what it was resharded to after forward."""
@@ -159,7 +190,7 @@ class Gathers:
         self.events.append(last_gradient)
         if micro.all_reduces and micro.has_partial:
             self._add(-reduced, "partly reduced gradients")
-        if casts and micro.all_reduces and exchange.replicas > 1:
+        if casts and micro.all_reduces and exchange.is_replicated:
             self.all_reduced += reduced  # held until the backward pass ends, so that no later unit takes its place
         elif not is_new and not is_partial:
             self.events.append(Event(-reduced, label))

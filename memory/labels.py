@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 
 from memory.events import Label, gradient_label
 from memory.liveness import casts_of, kept_of
@@ -45,11 +46,23 @@ class Labels:
     """Labels of one segment's arrays. What one segment allocates and another frees is called the same by both."""
 
     def __init__(self, segment: Segment, rules: WalkRules) -> None:
+        self.segment = segment
         self.rules = rules
-        self.kept = kept_of(segment)
-        self.border = {*segment.inputs, segment.output}
-        # autocast ends with the loss: its cache outlives the blocks' forward pass, but not the loss's
-        self.cached = casts_of(segment.body) if rules.kept is Component.ACTIVATIONS else frozenset()
+
+    @cached_property
+    def kept(self) -> dict[Array, str]:
+        """What outlives the forward pass, and for whom."""
+        return kept_of(self.segment)
+
+    @cached_property
+    def border(self) -> set[Array | None]:
+        """What comes from the segment before, and goes to the next."""
+        return {*self.segment.inputs, self.segment.output}
+
+    @cached_property
+    def cached(self) -> frozenset[Array]:
+        """What autocast's cache holds. It ends with the loss: it outlives the blocks' forward pass, not the loss's."""
+        return casts_of(self.segment.body) if self.rules.kept is Component.ACTIVATIONS else frozenset()
 
     def of_border(self, array: Array) -> Label:
         """What comes from the segment before, or goes to the next."""

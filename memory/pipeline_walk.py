@@ -1,208 +1,168 @@
-"""A training step on a pipeline rank: its actions in order, each a stage's pass, with what torch keeps between them.
-
-Read off torch/distributed/pipelining (stage.py, schedules.py, _backward.py) and held to allocator traces:
-- a stage receives every micro-batch's input, and its output's gradient, in buffers of their own, which stay;
-- an output lives until the micro-batch's backward pass is over, and as long as a send or a variable holds it: to the
-  end of the step, but under 1F1B until it sends the next;
-- so does the gradient of an input, which the previous stage is sent;
-- stages of one rank that follow each other (in V schedules) hand their tensors over into the buffers' places.
-"""
+"""A training step on a pipeline rank: its score, played by its stages."""
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from functools import cached_property
 
-from parallelism.schedules.gathers import STAGES_AHEAD, gathers_ahead, next_stages
-from parallelism.schedules.ledgers import ledger_of_stages
-from parallelism.schedules.orders import Action, Pass, schedule_order
-from parallelism.schedules.stages import Stage, head_is_copied, stages_of, stages_of_rank
-
-from memory.events import Event, Label, Phase, phase_of
+from memory.events import Chain, Event, Label, Phase, phase_of
+from memory.memo import Memo
 from memory.pipeline_buffers import BUFFER
 from memory.pipeline_finish import finishing
-from memory.references import Passed, References
-from memory.sharded_stage import ShardedStage
-from memory.stage_passes import PlainStage, StagePasses
+from memory.pipeline_score import Freed, Letter, Note, Part, score_of
+from memory.scripts import Form, form_of
+from memory.sharded_stage import ShardedStage, Sharding, StageGathering, held_after_forward
+from memory.stage_passes import Doing, Plain, PlainStage, Progress, StagePasses
 from memory.stage_walk import StageWalk
-from memory.step import BACKWARD, FORWARD, LOSS, StepWalk, Stretch, reduced_gradients
-from memory.units import exchange_of
+from memory.step import StepWalk, Stretch, reduced_gradients
+from memory.units import Exchange, exchange_of
 from parallelism.pipeline.strategy import joins_weights, stream_bytes
+from parallelism.schedules.ledgers import ledger_of_stages
+from parallelism.schedules.stages import Stage, head_is_copied, stages_of, stages_of_rank
 from suite.case import Case
-from suite.layout import Schedule
 from suite.operators import Ledger
-from suite.record import Moment
 from suite.tape import Backend, Numerics
 
 
-def walk_pipeline(case: Case, ledger: Ledger, pp_rank: int, numerics: Numerics, backend: Backend) -> StepWalk:
-    """One step of a pipeline rank; `ledger` is of its share of the whole model."""
-    return StepWalk(tuple(_PipelineRank(case, ledger, pp_rank, numerics, backend).walk()))
+def walk_pipeline(pipeline: Pipeline, pp_rank: int) -> StepWalk:
+    """One step of a pipeline rank."""
+    phases: dict[Letter, Phase | Chain] = {}
+    stretches = []
+    for note in pipeline.score(pp_rank):
+        if note.letter is not None and note.letter not in phases:
+            phases[note.letter] = pipeline.phase(note.letter, pp_rank)
+        phase = Phase() if note.letter is None else phases[note.letter]
+        stretches.append(Stretch(phase, note.window, note.level))
+    return StepWalk(tuple(stretches))
 
 
-class _PipelineRank:
-    def __init__(self, case: Case, ledger: Ledger, pp_rank: int, numerics: Numerics, backend: Backend) -> None:
-        self.case = case
-        self.numerics = numerics
-        self.backend = backend
-        self.layout = case.layout
-        self.ledger = ledger
-        self.pp_rank = pp_rank
-        self.mine = stages_of_rank(self.layout, pp_rank)
-        self.last = self.layout.stages - 1
-        stages = stages_of(case)
-        self.stages = {index: self._passes(stages[index]) for index in self.mine}
-        self.held = References()
-        self.window = FORWARD
-        self.stretches: list[Stretch] = []
-        self.near: set[int] = set()
-        self.forwards = 0
+#: stages of one model that are alike: the same segments between the same ends
+StageKind = tuple[bool, bool, tuple[int, ...]]
 
-    def walk(self) -> list[Stretch]:
-        """The stretches of the step."""
-        order = schedule_order(self.case, self.pp_rank)
-        ends = {action.stage: place for place, action in enumerate(order)}
-        for place, action in enumerate(order):
-            self._gather_ahead(order, place, ends)
-            if action.kind is Pass.FORWARD:
-                self.forwards += 1
-                self._forward(action)
-            else:
-                self._start_backward()
-                self._backward(action)
-            self._events(self.held.take())
-            if ends[action.stage] == place:
-                self._put(self.stages[action.stage].reduce())
-        self._finish()
-        return self.stretches
+
+@dataclass(frozen=True)
+class Pipeline:
+    """The pipeline of a case whose ranks have a ledger's share of the model."""
+
+    case: Case
+    ledger: Ledger
+    numerics: Numerics
+    backend: Backend
+    memo: Memo
+
+    def score(self, pp_rank: int) -> list[Note]:
+        """What a rank does."""
+        layout = self.case.layout
+        count = self.case.workload.micro_batches
+        return score_of(layout, count, pp_rank, self.joined, self.start, layout.fsdp > 1)
+
+    def phase(self, letter: Letter, pp_rank: int) -> Phase | Chain:
+        """What a letter allocates."""
+        if isinstance(letter.what, Doing):
+            assert letter.progress is not None
+            body, loss = self.passes(letter.stage).passes(letter.what, letter.progress)
+            return loss if letter.part is Part.LOSS else body
+        if letter.what is Freed.BUFFER:
+            return phase_of([Event(-stream_bytes(self.case), BUFFER)])
+        if letter.what is Part.FINISH:
+            return self.finish(pp_rank)
+        walk = self.passes(letter.stage).walk
+        label = walk.output if letter.what is Freed.OUTPUT else walk.input_gradient
+        return phase_of([Event(-label.unit, label)])
+
+    def finish(self, pp_rank: int) -> Phase:
+        """What comes and goes when the schedule is over."""
+        labels = finishing(self.case, self.ledger, self.own(pp_rank), pp_rank)
+        return phase_of(event for label in labels for event in _passing(label))
+
+    # --- stages -----------------------------------------------------------------------------------------
+
+    def own(self, pp_rank: int) -> Ledger:
+        """The ledger of a rank's stages; ranks whose stages are alike have one."""
+        mine = stages_of_rank(self.case.layout, pp_rank)
+        kinds = tuple(self.kinds[index] for index in mine)
+        key = "own", self.memo.name(self.ledger), self.is_copied, kinds
+        return self.memo.once(key, lambda: self._part(tuple(self.stages[index] for index in mine)))
+
+    def _part(self, stages: tuple[Stage, ...]) -> Ledger:
+        return ledger_of_stages(self.case, self.ledger, stages)
+
+    def _kind(self, stage: Stage) -> StageKind:
+        form = self._form
+        start = form.blocks.start + stage.blocks.start
+        return stage.has_embedding, stage.has_head, form.pattern[start : start + len(stage.blocks)]
+
+    def passes(self, stage: int) -> StagePasses:
+        """The passes of a stage, or of one that is alike."""
+        key = "passes", self.memo.name(self.ledger), self.is_copied, self.gathering, self.kinds[stage]
+        return self.memo.once(key, lambda: self._passes(self.stages[stage]))
 
     def _passes(self, stage: Stage) -> StagePasses:
-        """The passes of a stage. A head that is the embedding's own tensor has made its gradient before it."""
-        case = self.case
-        shares = case.model.tied and not head_is_copied(case)
+        """A head that is the embedding's own tensor has made its gradient before it."""
+        shares = self.case.model.tied and not self.is_copied
         found = frozenset({"embedding.weight"} if shares and stage.has_embedding else ())
-        own = ledger_of_stages(case, self.ledger, (stage,))
-        if self.layout.fsdp == 1:
-            return PlainStage(StageWalk(own, stage, found))
-        gradients = reduced_gradients(self.numerics)
-        exchange = exchange_of(case, self.numerics, self.backend)
-        return ShardedStage(StageWalk(own, stage, found, gradients), self.layout, exchange, gradients)
+        gradients = self.gathering.gradients if self.gathering is not None else None
+        key = "stage walk", self.memo.name(self.ledger), self.is_copied, found, gradients, self.kinds[stage.index]
+        walk = self.memo.once(key, lambda: self._walk(stage, found, gradients))
+        return PlainStage(walk) if self.gathering is None else ShardedStage(walk, self.gathering, self.memo)
 
-    def _gather_ahead(self, order: Sequence[Action], place: int, ends: Mapping[int, int]) -> None:
-        """What schedules of several stages a rank gather and release before an action."""
-        if self.layout.fsdp == 1 or not gathers_ahead(self.layout):
-            return
-        coming = sum(end >= place for end in ends.values())
-        near = next_stages(order, place, min(STAGES_AHEAD, coming))
-        for stage in sorted(self.near - set(near)):
-            self._put(self.stages[stage].release())
-        for stage in near:
-            if stage not in self.near:
-                self._put(self.stages[stage].gather())
-        self.near = set(near)
+    def _walk(self, stage: Stage, found: frozenset[str], gradients: Label | None) -> StageWalk:
+        return StageWalk(self._part((stage,)), stage, found, gradients, self.memo)
 
-    # --- passes -----------------------------------------------------------------------------------------
+    @cached_property
+    def stages(self) -> tuple[Stage, ...]:
+        """Every stage of the model."""
+        layout = self.case.layout
+        split = layout.pp, layout.virtual_stages, layout.stage_split
+        return self.memo.once(("stages", self.memo.name(self.ledger), split), lambda: stages_of(self.case))
 
-    def _forward(self, action: Action) -> None:
-        stage, item = action.stage, action.micro_batch
-        body, loss = self.stages[stage].forward()
-        self._put(body)
-        if stage == self.last:
-            if self.window is FORWARD:
-                self._level(Moment.AFTER_FORWARD)
-                self.window = LOSS
-            self._put(loss)
-            return
-        output = Passed(self.stages[stage].walk.output)
-        self.held.assign(("cache", stage, item), output)
-        if stage + 1 in self.mine:
-            self._hand_over(("input", stage + 1, item), output)
-        elif self._is_one_f_one_b:
-            self.held.assign("output", output)
-            self.held.assign("fwd_sends", output)
-            if item < self._warm_up - 1:
-                self.held.assign("send_work", output)
-        else:
-            self.held.assign(("send", output), output)
+    @cached_property
+    def kinds(self) -> tuple[StageKind, ...]:
+        """What each stage is alike to."""
+        key = "kinds", self.memo.name(self.stages), self.memo.name(self._form)
+        return self.memo.once(key, lambda: self.memo.same(tuple(map(self._kind, self.stages))))
 
-    def _backward(self, action: Action) -> None:
-        stage, item = action.stage, action.micro_batch
-        self._derive(action)
-        if action.kind is Pass.WEIGHT:
-            return
-        self.held.drop(("cache", stage, item))
-        if stage == 0:
-            return
-        gradient = Passed(self.stages[stage].walk.input_gradient)
-        if stage - 1 in self.mine:
-            self._hand_over(("gradient", stage - 1, item), gradient)
-        elif self._is_one_f_one_b:
-            self.held.assign("bwd_sends", gradient)
-            if self.forwards == self.case.workload.micro_batches:
-                self.held.assign("send_work", gradient)
-        else:
-            self.held.assign(("send", gradient), gradient)
-
-    def _derive(self, action: Action) -> None:
-        """The part of a backward pass that is done now. The first stage, whose input needs no gradient, does all of it
-        with its weights; a stage whose weights are joined to its inputs, with those."""
-        stage = self.stages[action.stage]
-        is_joined = joins_weights(self.case, action.stage)
-        if action.kind is Pass.BACKWARD:
-            self._put(stage.backward())
-        elif is_joined or action.stage == 0:
-            if action.kind is (Pass.INPUT if is_joined else Pass.WEIGHT):
-                self._put(stage.backward())
-        else:
-            self._put(stage.inputs() if action.kind is Pass.INPUT else stage.weights())
-
-    def _hand_over(self, name: Hashable, tensor: Passed) -> None:
-        """Put a tensor in a buffer's place."""
-        self.held.assign(name, tensor)
-        self.held.events.append(_of(BUFFER, -stream_bytes(self.case)))
-
-    def _start_backward(self) -> None:
-        if self.window is BACKWARD:
-            return
-        if self.last not in self.mine:
-            self._level(Moment.AFTER_FORWARD)
-            self.stretches.append(Stretch(Phase(), LOSS))
-        self.window = BACKWARD
-
-    def _finish(self) -> None:
-        """The schedule returns; a tied head's gradient is exchanged with the embedding's."""
-        for name in list(self.held.names):
-            if not (isinstance(name, tuple) and name[0] in ("input", "gradient")):
-                self.held.drop(name)
-        self._events(self.held.take())
-        own = ledger_of_stages(self.case, self.ledger, tuple(each.walk.stage for each in self.stages.values()))
-        for label in finishing(self.case, self.ledger, own, self.pp_rank):
-            self._events([Event(label.unit, label), Event(-label.unit, label)])
-        self._level(Moment.AFTER_BACKWARD)
+    @cached_property
+    def _form(self) -> Form:
+        kinds = [placed.segment for placed in self.ledger.segments]
+        return self.memo.once(
+            ("form", self.memo.name(self.ledger)), lambda: self.memo.same(form_of(self.ledger, kinds))
+        )
 
     # --- facts ------------------------------------------------------------------------------------------
 
     @cached_property
-    def _is_one_f_one_b(self) -> bool:
-        return self.layout.schedule is Schedule.ONE_F_ONE_B
+    def is_copied(self) -> bool:
+        """Is a tied head a parameter of its own?"""
+        return head_is_copied(self.case)
 
     @cached_property
-    def _warm_up(self) -> int:
-        """Forward passes before the first backward: torch counts one more to its warm-up than the paper."""
-        return min(self.case.workload.micro_batches, self.layout.pp - self.pp_rank)
+    def joined(self) -> frozenset[int]:
+        """Stages whose weights' gradients are computed with their inputs'."""
+        return frozenset(stage.index for stage in self.stages if joins_weights(self.case, stage.index))
 
-    # --- stretches --------------------------------------------------------------------------------------
+    @cached_property
+    def exchange(self) -> Exchange:
+        """How units are gathered and reduced, where they are."""
+        return exchange_of(self.case, self.numerics, self.backend)
 
-    def _put(self, phase: Phase) -> None:
-        if phase.events:
-            self.stretches.append(Stretch(phase, self.window))
+    @cached_property
+    def start(self) -> Progress:
+        """What a stage's first pass finds."""
+        if self.case.layout.fsdp == 1:
+            return Plain()
+        return Sharding(held_after_forward(self.case.layout), self.exchange.converts)
 
-    def _events(self, events: Iterable[Event]) -> None:
-        self._put(phase_of(events))
+    @cached_property
+    def gathering(self) -> StageGathering | None:
+        """How FSDP2 gathers and reduces, if it is used."""
+        layout = self.case.layout
+        if layout.fsdp == 1:
+            return None
+        gradients = reduced_gradients(self.numerics)
+        depths = layout.forward_prefetch, layout.backward_prefetch
+        return StageGathering(self.exchange, gradients, *depths, layout.shard_ranks)
 
-    def _level(self, moment: Moment) -> None:
-        self.stretches.append(Stretch(Phase(), self.window, moment))
 
-
-def _of(label: Label, nbytes: int) -> Event:
-    return Event(nbytes, label)
+def _passing(label: Label) -> tuple[Event, Event]:
+    return Event(label.unit, label), Event(-label.unit, label)

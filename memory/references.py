@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Hashable
 from dataclasses import dataclass, field
-
-from memory.events import Event, Label
 
 
 @dataclass(frozen=True, eq=False)
 class Passed:
     """A stage's output for a micro-batch, or the gradient of its input. Identity is the object."""
 
-    label: Label
+    stage: int
+    is_gradient: bool
 
 
 @dataclass
@@ -21,13 +19,13 @@ class References:
     """Names and what they hold. A tensor is freed when the last name that holds it lets go, as Python does it: a name
     that is given something new takes that first."""
 
-    events: list[Event] = field(default_factory=list)
+    freed: list[Passed] = field(default_factory=list)
     names: dict[Hashable, Passed] = field(default_factory=dict)
-    counts: Counter[Passed] = field(default_factory=Counter)
+    counts: dict[Passed, int] = field(default_factory=dict)
 
     def assign(self, name: Hashable, tensor: Passed) -> None:
         """Let a name hold a tensor, in the place of what it held."""
-        self.counts[tensor] += 1
+        self.counts[tensor] = self.counts.get(tensor, 0) + 1
         self.drop(name)
         self.names[name] = tensor
 
@@ -38,9 +36,9 @@ class References:
             return
         self.counts[tensor] -= 1
         if not self.counts[tensor]:
-            self.events.append(Event(-tensor.label.unit, tensor.label))
+            self.freed.append(tensor)
 
-    def take(self) -> list[Event]:
+    def take(self) -> list[Passed]:
         """What was freed since the last call."""
-        events, self.events = self.events, []
-        return events
+        freed, self.freed = self.freed, []
+        return freed

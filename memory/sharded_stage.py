@@ -9,17 +9,25 @@ it is.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 
-from parallelism.schedules.gathers import Held
-
-from memory.events import Event, Label, Phase, phase_of
+from memory.events import Chain, Label, Script
 from memory.gathers import Gathers
+from memory.memo import Memo
+from memory.micro_batch import BACKWARD, FORWARD, SLOTS
+from memory.scripts import SHARED_FREED, SHARED_MADE, SLOTS_BEFORE, Form, ScriptWriter
+from memory.stage_passes import Doing, Progress
 from memory.stage_walk import StageWalk
 from memory.units import Exchange, Micro, Unit, unit_of
+from parallelism.schedules.gathers import Held
 from suite.layout import Layout
-from suite.operators import Placed
+
+
+def held_after_forward(layout: Layout) -> Held:
+    """What a forward pass leaves of a block's parameters."""
+    freed = layout.reshard_after_forward
+    return Held.SHARD if freed is True else Held.PART if freed else Held.WHOLE
 
 
 @dataclass(frozen=True)
@@ -27,197 +35,253 @@ class Sharding:
     """What a rank has of a stage: its blocks' parameters, the root's; units that are gathered but not copied out; and
     gradients, as autograd makes them (new) and, where those are converted, kept for the reduction."""
 
+    after_forward: Held  # what a forward pass leaves of a block
+    converts: bool  # are gradients reduced in another type than they are computed in?
     blocks: Held = Held.SHARD
     root: Held = Held.SHARD
     is_fetched: bool = False
     has_new: bool = False
     has_kept: bool = False
 
+    def after(self, doing: Doing) -> Sharding:
+        """What is left when that is done."""
+        if doing is Doing.GATHER:
+            return replace(self, is_fetched=True)
+        if doing is Doing.RELEASE:
+            return replace(self, blocks=Held.SHARD, root=Held.SHARD)
+        if doing is Doing.REDUCE:
+            return Sharding(self.after_forward, self.converts)
+        if doing is Doing.FORWARD:
+            return replace(self.copied_out(), blocks=self.after_forward, root=Held.WHOLE)
+        if doing is Doing.WEIGHTS:
+            left = self.copied_out()
+            return replace(left, has_new=True) if self.converts else replace(left, has_kept=True)
+        left = replace(self, blocks=Held.WHOLE, root=Held.WHOLE, is_fetched=False)
+        if doing is Doing.BACKWARD:
+            return replace(left, has_new=False, has_kept=True)
+        return replace(left, has_new=False, has_kept=self.has_kept or self.has_new) if self.converts else left
 
-#: events before the loss, events from there on, what is left
-Passed = tuple[list[Event], list[Event], Sharding]
+    def copied_out(self) -> Sharding:
+        """What it is when a pass begins."""
+        if not self.is_fetched:
+            return self
+        return replace(self, blocks=Held.WHOLE, root=Held.WHOLE, is_fetched=False)
+
+    @property
+    def adds(self) -> bool:
+        """Does autograd add to gradients that it finds?"""
+        return self.has_new if self.converts else self.has_kept
+
+
+@dataclass(frozen=True)
+class StageGathering:
+    """How FSDP2 gathers and reduces a stage's units."""
+
+    exchange: Exchange
+    gradients: Label  # what autograd makes
+    forward_prefetch: int
+    backward_prefetch: int
+    ranks: int
 
 
 class ShardedStage:
-    """Writes the passes of one stage; `gradients` is what autograd makes."""
+    """A stage whose parameters and gradients FSDP2 shards."""
 
-    def __init__(self, walk: StageWalk, layout: Layout, exchange: Exchange, gradients: Label) -> None:
+    def __init__(self, walk: StageWalk, gathering: StageGathering, memo: Memo) -> None:
         self.walk = walk
-        self.layout = layout
-        self.exchange = exchange
-        self.gradients = gradients
-        self.state = Sharding()
-        self.made: dict[tuple[str, Sharding], tuple[Phase, Phase, Sharding]] = {}
-        segments = walk.ledger.segments
-        self.units = {
-            placed.segment: unit_of(placed.segment.weights, layout.shard_ranks) for placed in segments if placed.prefix
-        }
+        self.gathering = gathering
+        self.memo = memo
+        self.made: dict[tuple[Doing, Progress], tuple[Chain, Chain]] = {}
+        segments, form = walk.ledger.segments, walk.form
+        blocks = {form.pattern[place]: segments[place].segment.weights for place in form.blocks}
         rest = [weight for placed in segments if not placed.prefix for weight in placed.segment.weights]
-        self.root = unit_of(rest, layout.shard_ranks)
-        self.blocks = [self.units[placed.segment] for placed in segments if placed.prefix]
-        freed = layout.reshard_after_forward
-        self.after_forward = Held.SHARD if freed is True else Held.PART if freed else Held.WHOLE
+        units = tuple((kind, unit_of(weights, gathering.ranks)) for kind, weights in blocks.items())
+        self.units = memo.same((units, unit_of(rest, gathering.ranks)))
 
-    def gather(self) -> Phase:
-        """Gather what is not there."""
-        return self._pass("gather", self._gather)[0]
-
-    def release(self) -> Phase:
-        """Let go of every unit's parameters."""
-        return self._pass("release", self._release)[0]
-
-    def forward(self) -> tuple[Phase, Phase]:
-        """Gather, run, reshard block after block."""
-        return self._pass("forward", self._forward)
-
-    def backward(self) -> Phase:
-        """Gather and run block after block; keep the gradients."""
-        return self._pass("backward", self._backward)[0]
-
-    def inputs(self) -> Phase:
-        """The same without gradients of weights; those of the last such pass are converted now."""
-        return self._pass("inputs", self._inputs)[0]
-
-    def weights(self) -> Phase:
-        """Gradients of weights, added in the type that they are made in."""
-        return self._pass("weights", self._weights)[0]
-
-    def reduce(self) -> Phase:
-        """Reduce every unit's gradients, and reshard it."""
-        return self._pass("reduce", self._reduce)[0]
-
-    def _pass(self, name: str, write: Callable[[Sharding], Passed]) -> tuple[Phase, Phase]:
-        key = name, self.state
+    def passes(self, doing: Doing, progress: Progress) -> tuple[Chain, Chain]:
+        """What it allocates, and what from the head on."""
+        key = doing, progress
         if key not in self.made:
-            body, loss, left = write(self.state)
-            self.made[key] = phase_of(body), phase_of(loss), left
-        body_phase, loss_phase, self.state = self.made[key]
-        return body_phase, loss_phase
+            assert isinstance(progress, Sharding)
+            self.made[key] = self._pass(doing, progress)
+        return self.made[key]
+
+    def _pass(self, doing: Doing, state: Sharding) -> tuple[Chain, Chain]:
+        form, memo = self.walk.form, self.memo
+        key = "stage", memo.name(form), memo.name(self.units), self.gathering, doing, state
+        body, loss = memo.once(
+            key, lambda: _Writer(form, dict(self.units[0]), self.units[1], self.gathering, state).scripts(doing)
+        )
+        if doing is Doing.INPUTS:
+            walks = self.walk.splits(False)
+            inputs = [walk.inputs for walk in walks for _ in range(SLOTS)]
+            slots = [*self.walk.slots(False)[:SLOTS_BEFORE], *inputs, walks[form.pattern[-1]].above]
+            return Chain(body, slots), Chain(loss)
+        if doing is Doing.WEIGHTS:
+            return Chain(body, [self.walk.weights(state.adds)]), Chain(loss)
+        slots = list(self.walk.slots(state.adds if doing is Doing.BACKWARD else False))
+        return Chain(body, slots), Chain(loss, slots)
+
+
+class _Writer:
+    """Writes one pass: the stage's slots, and the gathers and reductions between them."""
+
+    def __init__(
+        self, form: Form, units: Mapping[int, Unit], root: Unit, gathering: StageGathering, state: Sharding
+    ) -> None:
+        self.form = form
+        self.units = units
+        self.blocks = [units[form.pattern[place]] for place in form.blocks]
+        self.root = root
+        self.gathering = gathering
+        self.state = state
+        self.gathers = self._gathers(Micro())
+        self.writer = ScriptWriter(self.gathers)
+
+    def scripts(self, doing: Doing) -> tuple[Script, Script]:
+        """The pass to the end of the blocks, and from the head on."""
+        write: Mapping[Doing, Callable[[], Script]] = {
+            Doing.GATHER: self._gather,
+            Doing.RELEASE: self._release,
+            Doing.BACKWARD: self._backward,
+            Doing.INPUTS: self._inputs,
+            Doing.WEIGHTS: self._weights,
+            Doing.REDUCE: self._reduce,
+        }
+        return self._forward() if doing is Doing.FORWARD else (write[doing](), ())
+
+    def _gathers(self, micro: Micro) -> Gathers:
+        return Gathers(self.gathering.exchange, micro, self.gathering.gradients)
 
     # --- parameters -------------------------------------------------------------------------------------
 
-    def _missing(self, state: Sharding) -> list[tuple[Unit, Held]]:
-        units = [(self.root, state.root), *((unit, state.blocks) for unit in self.blocks)]
-        return [(unit, held) for unit, held in units if held is not Held.WHOLE and unit.parameters]
+    def _held(self) -> list[tuple[Unit, Held]]:
+        return [(self.root, self.state.root), *((unit, self.state.blocks) for unit in self.blocks)]
 
-    def _gather(self, state: Sharding) -> Passed:
-        gathers = self._gathers(Micro())
-        for unit, held in self._missing(state):
-            gathers.fetch(unit, held is Held.PART)
-        return gathers.events, [], replace(state, is_fetched=True)
+    def _missing(self) -> list[tuple[Unit, Held]]:
+        return [(unit, held) for unit, held in self._held() if held is not Held.WHOLE and unit.parameters]
 
-    def _copied_out(self, gathers: Gathers, state: Sharding) -> Sharding:
+    def _gather(self) -> Script:
+        for unit, held in self._missing():
+            self.gathers.fetch(unit, held is Held.PART)
+        return self.writer.cut()
+
+    def _release(self) -> Script:
+        for unit, held in self._held():
+            self._let_go(unit, held)
+        return self.writer.cut()
+
+    def _let_go(self, unit: Unit, held: Held) -> None:
+        if held is Held.WHOLE:
+            self.gathers.reshard(unit)
+        elif held is Held.PART:
+            self.gathers.release_part(unit)
+
+    def _copy_out(self) -> None:
         """Before a pass: copy out what was gathered ahead."""
-        if not state.is_fetched:
-            return state
-        missing = self._missing(state)
-        gathers.fetched = [unit for unit, _ in missing]
-        for unit, held in missing:
-            gathers.use(unit, held is Held.PART)
-        return replace(state, blocks=Held.WHOLE, root=Held.WHOLE, is_fetched=False)
-
-    def _release(self, state: Sharding) -> Passed:
-        gathers = self._gathers(Micro())
-        self._reshard_all(gathers, state)
-        return gathers.events, [], replace(state, blocks=Held.SHARD, root=Held.SHARD)
-
-    def _reshard_all(self, gathers: Gathers, state: Sharding) -> None:
-        for unit, held in [(self.root, state.root), *((unit, state.blocks) for unit in self.blocks)]:
-            if held is Held.WHOLE:
-                gathers.reshard(unit)
-            elif held is Held.PART:
-                gathers.release_part(unit)
-
-    def _fetch(self, gathers: Gathers, ahead: list[Unit], depth: int, in_backward: bool) -> None:
-        while ahead and len(gathers.fetched) < depth:
-            gathers.fetch(ahead.pop(0), in_backward)
+        if self.state.is_fetched:
+            missing = self._missing()
+            self.gathers.fetched = [unit for unit, _ in missing]
+            for unit, held in missing:
+                self.gathers.use(unit, held is Held.PART)
+        self.state = self.state.copied_out()
 
     # --- passes -----------------------------------------------------------------------------------------
 
-    def _forward(self, state: Sharding) -> Passed:
-        gathers = self._gathers(Micro())
-        state = self._copied_out(gathers, state)
-        gathers.events += self.walk.shared(1)
-        if state.root is not Held.WHOLE and self.root.parameters:
-            gathers.use_in_forward(self.root)
-        is_missing = state.blocks is not Held.WHOLE
-        ahead = list(self.blocks) if is_missing else []
-        self._fetch(gathers, ahead, self.layout.forward_prefetch, False)
-        body: list[Event] | None = None
-        for placed, walk in self.walk.segments(False):
-            if body is None and self.walk.is_loss(placed):
-                body, gathers.events = gathers.events, []
-            unit = self.units.get(placed.segment) if placed.prefix else None
+    def _forward(self) -> tuple[Script, Script]:
+        form, end = self.form, len(self.form.pattern)
+        self._copy_out()
+        self.writer.put(SHARED_MADE)
+        if self.state.root is not Held.WHOLE and self.root.parameters:
+            self.gathers.use_in_forward(self.root)
+        if self.state.blocks is not Held.WHOLE:
+            self.gathers.ahead = list(self.blocks)
+        self.gathers.fetch_ahead(self.gathering.forward_prefetch, False)
+        self.writer.over(replace(form, pattern=form.pattern[: form.loss]), self._run)
+        if form.loss == end:
+            self.gathers.end_forward()
+            return self.writer.cut(), ()
+        body = self.writer.cut()
+        for place in range(form.loss, end):
+            self._run(place)
+        self.gathers.end_forward()
+        return body, self.writer.cut()
+
+    def _run(self, place: int) -> None:
+        """A segment's forward pass."""
+        unit = self._unit(place)
+        if unit is not None and self.state.blocks is not Held.WHOLE:
+            self._take_turn()
+            self.gathers.use_in_forward(unit)
+            self.gathers.fetch_ahead(self.gathering.forward_prefetch, False)
+        self._put(place, FORWARD)
+        if unit is not None and self.state.after_forward is not Held.WHOLE:
+            self.gathers.reshard_after_forward(unit)
+
+    def _backward(self) -> Script:
+        self._run_back(True, self.form.blocks.start)
+        return self.writer.cut()
+
+    def _inputs(self) -> Script:
+        self._run_back(self.state.has_new, -1)
+        self.writer.put(SLOTS_BEFORE + SLOTS * (max(self.form.pattern) + 1))
+        return self.writer.cut()
+
+    def _run_back(self, is_new: bool, frees_shared: int) -> None:
+        """Every segment backwards; after that at `frees_shared` what all share goes."""
+        gathers = self.gathers = self._gathers(Micro(reduces=False, reshards=False, has_whole=self.state.has_kept))
+        self.writer = ScriptWriter(gathers)
+        self._copy_out()
+        is_missing = self.state.blocks is not Held.WHOLE
+        gathers.ahead = self.blocks[::-1] if is_missing else []
+        gathers.fetch_ahead(self.gathering.backward_prefetch, True)
+        last = len(self.form.pattern) - 1
+
+        def derive(index: int) -> None:
+            place = last - index
+            unit = self._unit(place)
             if unit is not None and is_missing:
-                if not gathers.fetched:
-                    ahead.pop(0)
-                gathers.use_in_forward(unit)
-                self._fetch(gathers, ahead, self.layout.forward_prefetch, False)
-            gathers.events += walk.forward.events
-            if unit is not None and self.after_forward is not Held.WHOLE:
-                gathers.reshard_after_forward(unit)
-        gathers.end_forward()
-        left = replace(state, blocks=self.after_forward, root=Held.WHOLE)
-        return (gathers.events, [], left) if body is None else (body, gathers.events, left)
-
-    def _backward(self, state: Sharding) -> Passed:
-        adds = state.has_new if self.exchange.converts else state.has_kept
-        walks = list(self.walk.segments(adds))
-        passes = [(placed, list(walk.backward.events)) for placed, walk in walks]
-        passes[self.walk.first_block][1].extend(self.walk.shared(-1))
-        gathers, state = self._run_back(state, passes, True)
-        return gathers.events, [], replace(state, has_new=False, has_kept=True)
-
-    def _inputs(self, state: Sharding) -> Passed:
-        walks = self.walk.split_segments(False)
-        placed = self.walk.ledger.segments
-        passes = [(each, list(walk.inputs.events)) for each, walk in zip(placed, walks, strict=True)]
-        gathers, state = self._run_back(state, passes, state.has_new)
-        gathers.events += walks[-1].above.events
-        if not self.exchange.converts:
-            return gathers.events, [], state
-        return gathers.events, [], replace(state, has_new=False, has_kept=state.has_kept or state.has_new)
-
-    def _run_back(
-        self, state: Sharding, passes: list[tuple[Placed, list[Event]]], is_new: bool
-    ) -> tuple[Gathers, Sharding]:
-        gathers = self._gathers(Micro(reduces=False, reshards=False, has_whole=state.has_kept))
-        state = self._copied_out(gathers, state)
-        is_missing = state.blocks is not Held.WHOLE
-        ahead = self.blocks[::-1] if is_missing else []
-        self._fetch(gathers, ahead, self.layout.backward_prefetch, True)
-        for placed, events in reversed(passes):
-            unit = self.units.get(placed.segment) if placed.prefix else None
-            if unit is not None and is_missing:
-                if not gathers.fetched:
-                    ahead.pop(0)
+                self._take_turn()
                 gathers.use_in_backward(unit)
-                self._fetch(gathers, ahead, self.layout.backward_prefetch, True)
-            gathers.events += events
+                gathers.fetch_ahead(self.gathering.backward_prefetch, True)
+            self._put(place, BACKWARD)
+            if place == frees_shared:
+                self.writer.put(SHARED_FREED)
             if unit is not None:
                 gathers.reduce(unit, is_new)
+
+        back = self.form.back
+        self.writer.over(replace(back, blocks=back.blocks[:-1]), derive)  # the last to read what all share is by itself
         gathers.reduce(self.root, is_new)
-        return gathers, replace(state, blocks=Held.WHOLE, root=Held.WHOLE)
 
-    def _weights(self, state: Sharding) -> Passed:
-        adds = state.has_new if self.exchange.converts else state.has_kept
-        gathers = self._gathers(Micro())
-        state = self._copied_out(gathers, state)
-        gathers.events += self.walk.weights(adds).events
-        if self.exchange.converts:
-            return gathers.events, [], replace(state, has_new=True)
-        return gathers.events, [], replace(state, has_kept=True)
+    def _weights(self) -> Script:
+        self._copy_out()
+        self.writer.put(0)
+        return self.writer.cut()
 
-    def _reduce(self, state: Sharding) -> Passed:
-        gathers = self._gathers(Micro(has_whole=state.has_kept, reshards=False))
-        for unit, held in [(self.root, state.root), *((unit, state.blocks) for unit in self.blocks)]:
-            if held is Held.WHOLE:
-                gathers.reshard(unit)
-            elif held is Held.PART:
-                gathers.release_part(unit)
-            gathers.reduce(unit, state.has_new)
-        gathers.end_backward()
-        return gathers.events, [], Sharding()
+    def _reduce(self) -> Script:
+        self.gathers = self._gathers(Micro(has_whole=self.state.has_kept, reshards=False))
+        self.writer = ScriptWriter(self.gathers)
+        self._let_go(self.root, self.state.root)
+        self.gathers.reduce(self.root, self.state.has_new)
 
-    def _gathers(self, micro: Micro) -> Gathers:
-        return Gathers(self.exchange, micro, self.gradients)
+        def reduce(place: int) -> None:
+            unit = self._unit(place)
+            if unit is not None:
+                self._let_go(unit, self.state.blocks)
+                self.gathers.reduce(unit, self.state.has_new)
+
+        self.writer.over(self.form, reduce)
+        self.gathers.end_backward()
+        return self.writer.cut()
+
+    def _take_turn(self) -> None:
+        """A unit that was not gathered ahead is gathered now."""
+        if not self.gathers.fetched:
+            self.gathers.ahead.pop(0)
+
+    def _unit(self, place: int) -> Unit | None:
+        return self.units[self.form.pattern[place]] if place in self.form.blocks else None
+
+    def _put(self, place: int, what: int) -> None:
+        self.writer.put(SLOTS_BEFORE + SLOTS * self.form.pattern[place] + what)

@@ -102,7 +102,7 @@ class _SplitWalker(Walker):
             for array in kernel.gradients if kernel.derivative is None else ():
                 if array not in weights:
                     storage = self._gradient_storage(array)
-                    self.log.add(storage.nbytes, storage.label)
+                    self.log.add(storage.nbytes, storage.naming)
                     made.append((array, Gradient(storage, kernel.through_view)))
             if not weights or kernel.name == "linear":  # a norm's workspace is for its weights
                 self._scratch(kernel.name, kernel.backward_scratch)
@@ -125,7 +125,7 @@ class _SplitWalker(Walker):
         copies: list[tuple[Array, Storage]] = []
         for array in self._weights(kernel):
             storage = self._gradient_storage(array)
-            self.log.add(storage.nbytes, storage.label)
+            self.log.add(storage.nbytes, storage.naming)
             if isinstance(array, Weight):
                 found.append(storage)
             else:
@@ -134,7 +134,7 @@ class _SplitWalker(Walker):
         self._free([kernel])
         for copy, narrow in reversed(copies):
             wide = self._gradient_storage(self._casts[copy].gradients[0])
-            self.log.add(wide.nbytes, wide.label)
+            self.log.add(wide.nbytes, wide.naming)
             self._release(narrow)
             found.append(wide)
         made = self._cut()

@@ -1,87 +1,80 @@
-"""A stage's passes as a step goes on: what each allocates depends on what those before have left. Each is made once."""
+"""What a pipeline's schedule has its stages do, and what each does depends on: what those before have left."""
 
 from __future__ import annotations
 
+from collections.abc import Hashable
+from dataclasses import dataclass
+from enum import Enum, auto
 from typing import Protocol
 
-from memory.events import Phase
+from memory.events import Chain
 from memory.stage_walk import StageWalk
 
 
+class Doing(Enum):
+    """What a stage does."""
+
+    __hash__ = object.__hash__  # members are single objects; Enum's own would be most of what a search costs
+
+    GATHER = auto()  # the schedule wants its parameters gathered ahead
+    RELEASE = auto()  # and lets go of them
+    FORWARD = auto()  # to the end of the blocks; then the head and the loss
+    BACKWARD = auto()  # a whole backward pass
+    INPUTS = auto()  # one over inputs alone
+    WEIGHTS = auto()  # the pass over weights that is left
+    REDUCE = auto()  # after the stage's last backward pass
+
+
+class Progress(Hashable, Protocol):
+    """What a stage's passes have left."""
+
+    def after(self, doing: Doing) -> Progress:
+        """What is left when that is done."""
+        ...
+
+
 class StagePasses(Protocol):
-    """What a pipeline asks of a stage."""
+    """A stage's passes."""
 
     walk: StageWalk
 
-    def gather(self) -> Phase:
-        """The schedule wants the stage's parameters gathered ahead."""
+    def passes(self, doing: Doing, progress: Progress) -> tuple[Chain, Chain]:
+        """What it allocates, and what from the head on. Each is made once."""
         ...
 
-    def release(self) -> Phase:
-        """The schedule lets go of them."""
-        ...
 
-    def forward(self) -> tuple[Phase, Phase]:
-        """A forward pass to the end of the blocks, and of the head with the loss."""
-        ...
+@dataclass(frozen=True)
+class Plain:
+    """Of a stage whose parameters and gradients stay where they are."""
 
-    def backward(self) -> Phase:
-        """A whole backward pass."""
-        ...
+    has_gradients: bool = False
 
-    def inputs(self) -> Phase:
-        """A backward pass over inputs alone."""
-        ...
-
-    def weights(self) -> Phase:
-        """The pass over weights that is left."""
-        ...
-
-    def reduce(self) -> Phase:
-        """After the stage's last backward pass."""
-        ...
+    def after(self, doing: Doing) -> Plain:
+        """The first pass that makes gradients leaves them for the others to add to."""
+        return Plain(True) if doing in (Doing.BACKWARD, Doing.WEIGHTS) else self
 
 
 class PlainStage:
-    """A stage whose parameters and gradients stay where they are."""
+    """A stage whose parameters and gradients stay where they are: its passes are its walk's."""
 
     def __init__(self, walk: StageWalk) -> None:
         self.walk = walk
-        self.has_gradients = False
-        self.made: dict[tuple[str, bool], Phase] = {}
+        self.made: dict[tuple[Doing, Progress], tuple[Chain, Chain]] = {}
 
-    def gather(self) -> Phase:
-        """Nothing: the parameters are there."""
-        return Phase()
-
-    def release(self) -> Phase:
-        """Nothing: they stay."""
-        return Phase()
-
-    def forward(self) -> tuple[Phase, Phase]:
-        """The walk's."""
-        return self.walk.forward
-
-    def backward(self) -> Phase:
-        """The walk's: the first makes gradients, the others add to them."""
-        key = "backward", self.has_gradients
+    def passes(self, doing: Doing, progress: Progress) -> tuple[Chain, Chain]:
+        """The walk's; there is nothing to gather, and nothing to reduce that is alive for long."""
+        key = doing, progress
         if key not in self.made:
-            self.made[key] = self.walk.backward(self.has_gradients)
-        self.has_gradients = True
+            assert isinstance(progress, Plain)
+            self.made[key] = self._pass(doing, progress.has_gradients)
         return self.made[key]
 
-    def inputs(self) -> Phase:
-        """The walk's."""
-        return self.walk.inputs
-
-    def weights(self) -> Phase:
-        """The walk's: the first makes gradients, the others add to them."""
-        key = "weights", self.has_gradients
-        if key not in self.made:
-            self.made[key] = self.walk.weights(self.has_gradients)
-        self.has_gradients = True
-        return self.made[key]
-
-    def reduce(self) -> Phase:
-        """Nothing that is alive for long: DDP's buckets are held anyway."""
-        return Phase()
+    def _pass(self, doing: Doing, adds: bool) -> tuple[Chain, Chain]:
+        nothing = Chain(())
+        if doing is Doing.FORWARD:
+            return self.walk.forward()
+        if doing is Doing.BACKWARD:
+            return self.walk.backward(adds), nothing
+        if doing is Doing.INPUTS:
+            return self.walk.inputs(), nothing
+        return (self.walk.weights(adds), nothing) if doing is Doing.WEIGHTS else (nothing, nothing)

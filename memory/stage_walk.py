@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from functools import cached_property
 
-from parallelism.schedules.stages import Stage
-
-from memory.events import Event, Label, Phase, phase_of
+from memory.events import Chain, Event, Label, Phase, phase_of
 from memory.labels import Labels, WalkRules
+from memory.memo import Memo
+from memory.micro_batch import MicroScripts, plain_scripts
+from memory.scripts import Form, ScriptWriter, form_of
 from memory.split_walk import SplitWalk, walk_split
 from memory.walk import SegmentWalk, walk_segment
-from suite.operators import Array, Ledger, Placed, Segment
+from parallelism.schedules.stages import Stage
+from suite.operators import Array, Ledger, Segment
 from suite.record import Component
+
+#: a segment, and whether it is its stage's first and last: what tells walks apart
+Kind = tuple[Segment, bool, bool]
 
 
 class StageWalk:
@@ -21,19 +26,22 @@ class StageWalk:
     `gradients` is what gradients are called where a strategy reduces and frees them."""
 
     def __init__(
-        self, ledger: Ledger, stage: Stage, found: frozenset[str] = frozenset(), gradients: Label | None = None
+        self, ledger: Ledger, stage: Stage, found: frozenset[str], gradients: Label | None, memo: Memo
     ) -> None:
         self.gradients = gradients
         self.ledger = ledger
         self.stage = stage
         self.found = found
-        self.walks: dict[tuple[Segment, WalkRules], SegmentWalk] = {}
-        self.splits: dict[tuple[Segment, WalkRules], SplitWalk] = {}
+        self.memo = memo
+        last = len(ledger.segments) - 1
+        kinds = [(placed.segment, place == 0, place == last) for place, placed in enumerate(ledger.segments)]
+        self.kinds: tuple[Kind, ...] = tuple(dict.fromkeys(kinds))
+        self.form: Form = memo.same(form_of(ledger, kinds))
 
     @cached_property
     def stream(self) -> Array:
         """What a block takes and makes."""
-        return next(placed.segment for placed in self.ledger.segments if placed.prefix).inputs[0]
+        return self.ledger.segments[self.form.blocks.start].segment.inputs[0]
 
     @cached_property
     def output(self) -> Label:
@@ -45,74 +53,82 @@ class StageWalk:
         """What the gradient of the stage's input is called."""
         return self._names.of_gradient(self.stream)
 
-    @cached_property
-    def forward(self) -> tuple[Phase, Phase]:
+    # --- whole passes -----------------------------------------------------------------------------------
+
+    def forward(self) -> tuple[Chain, Chain]:
         """A forward pass to the end of the blocks, and of the head with the loss; then autocast ends."""
-        split = next(
-            (place for place, placed in enumerate(self.ledger.segments) if self.is_loss(placed)),
-            len(self.ledger.segments),
-        )
-        walks = [walk for _, walk in self.segments(False)]
-        body = [*self.shared(1), *(event for walk in walks[:split] for event in walk.forward.events)]
-        loss = [event for walk in walks[split:] for event in walk.forward.events]
-        uncached = [event for walk in walks for event in walk.uncache.events]
-        return (phase_of(body), phase_of(loss + uncached)) if loss else (phase_of(body + uncached), Phase())
+        slots, scripts = self.slots(False), self._scripts
+        if self.form.loss < len(self.form.pattern):
+            return Chain(scripts.forward, slots), Chain(scripts.loss, slots)
+        return Chain(scripts.forward + scripts.loss, slots), Chain(())
 
-    def backward(self, accumulate: bool) -> Phase:
+    def backward(self, accumulate: bool) -> Chain:
         """A backward pass that makes the gradients, or adds to them."""
-        walks = list(self.segments(accumulate))
-        events: list[Event] = []
-        for place, (_, walk) in reversed(list(enumerate(walks))):
-            events += walk.backward.events
-            if place == self.first_block:
-                events += self.shared(-1)
-        return phase_of(events)
+        return Chain(self._scripts.backward, self.slots(accumulate))
 
-    @cached_property
-    def inputs(self) -> Phase:
+    def inputs(self) -> Chain:
         """A backward pass that makes the gradient of the stage's input alone."""
-        walks = self.split_segments(False)
-        events = [event for walk in reversed(walks) for event in walk.inputs.events]
-        return phase_of([*events, *walks[-1].above.events])
+        writer, walks = ScriptWriter(), self.splits(False)
+        back = self.form.back
+        writer.over(back, lambda place: writer.put(walks[back.pattern[place]].inputs))
+        writer.put(walks[self.form.pattern[-1]].above)
+        return Chain(writer.cut())
 
-    def weights(self, accumulate: bool) -> Phase:
-        """The pass that follows it: it makes the gradients of the weights, or adds to them."""
-        walks = self.split_segments(accumulate)
-        events: list[Event] = []
-        seed: tuple[Event, ...] = ()
-        added: tuple[Event, ...] = ()
-        for group in (group for walk in walks for group in walk.weights):
-            events += [*seed, *group.made.events, *added]
-            seed, added = group.seed.events, group.added.events
-        events += [*seed, *added, *(event for walk in walks for event in walk.left.events)]
-        return phase_of(events + self.shared(-1))
+    def weights(self, accumulate: bool) -> Chain:
+        """The pass that follows it: it makes the gradients of the weights, or adds to them.
 
-    def split_segments(self, accumulate: bool) -> list[SplitWalk]:
-        """The segments' walks of a backward pass in two."""
-        last = len(self.ledger.segments) - 1
-        walks: list[SplitWalk] = []
-        for place, placed in enumerate(self.ledger.segments):
-            key = placed.segment, self._rules(placed, place == 0, place == last, accumulate)
-            if key not in self.splits:
-                self.splits[key] = walk_split(*key, is_top=place == last)
-            walks.append(self.splits[key])
-        return walks
+        What came of the first pass goes when the next operator's gradients are about to be made; those that are added
+        to others, when they are made.
+        """
+        walks, pattern = self.splits(accumulate), self.form.pattern
+        writer = ScriptWriter()
+        seed = added = Phase()
 
-    def segments(self, accumulate: bool) -> Iterator[tuple[Placed, SegmentWalk]]:
-        """The segments and their walks; `accumulate`: gradients are there to be added to."""
-        last = len(self.ledger.segments) - 1
-        for place, placed in enumerate(self.ledger.segments):
-            yield placed, self._walk(placed, self._rules(placed, place == 0, place == last, accumulate))
+        def write(place: int) -> None:
+            nonlocal seed, added
+            for group in walks[pattern[place]].weights:
+                for part in (seed, group.made, added):
+                    writer.put(part)
+                seed, added = group.seed, group.added
 
-    def _walk(self, placed: Placed, rules: WalkRules) -> SegmentWalk:
-        key = placed.segment, rules
-        if key not in self.walks:
-            self.walks[key] = walk_segment(*key)
-        return self.walks[key]
+        writer.over(self.form, write, lambda: (seed, added))
+        writer.put(seed)
+        writer.put(added)
+        writer.over(self.form, lambda place: writer.put(walks[pattern[place]].left))
+        writer.put(phase_of(self._shared(-1)))
+        return Chain(writer.cut())
 
-    def _rules(self, placed: Placed, is_first: bool, is_last: bool, accumulate: bool) -> WalkRules:
+    # --- segments ---------------------------------------------------------------------------------------
+
+    def slots(self, accumulate: bool) -> Sequence[Phase]:
+        """What fills a micro-batch's scripts; `accumulate`: gradients are there to be added to."""
+        return self.memo.once(("slots", self.memo.name(self), accumulate), lambda: self._filled(
+            part
+            for kind in self.kinds
+            for walk in (self._walk(kind, accumulate),)
+            for part in (walk.forward, walk.uncache, walk.backward)
+        ))  # fmt: skip
+
+    def splits(self, accumulate: bool) -> Sequence[SplitWalk]:
+        """The walks of a backward pass in two, of each kind of segment."""
+        key = "splits", self.memo.name(self), accumulate
+        return self.memo.once(key, lambda: [self._split(kind, accumulate) for kind in self.kinds])
+
+    def _filled(self, parts: Iterable[Phase]) -> list[Phase]:
+        return [phase_of(self._shared(1)), phase_of(self._shared(-1)), *parts]
+
+    def _walk(self, kind: Kind, accumulate: bool) -> SegmentWalk:
+        segment, rules = kind[0], self._rules(kind, accumulate)
+        return self.memo.once(("walk", segment, rules), lambda: walk_segment(segment, rules))
+
+    def _split(self, kind: Kind, accumulate: bool) -> SplitWalk:
+        segment, rules, is_top = kind[0], self._rules(kind, accumulate), kind[2]
+        return self.memo.once(("split", segment, rules, is_top), lambda: walk_split(segment, rules, is_top))
+
+    def _rules(self, kind: Kind, accumulate: bool) -> WalkRules:
+        segment, is_first, is_last = kind
         rules = WalkRules(
-            kept=Component.LOSS if self.is_loss(placed) else Component.ACTIVATIONS,
+            kept=Component.LOSS if segment.name in self.ledger.loss else Component.ACTIVATIONS,
             accumulate=accumulate,
             keeps_input=is_first and not self.stage.has_embedding,
             keeps_seed=is_last and not self.stage.has_head,
@@ -123,24 +139,19 @@ class StageWalk:
             return rules
         return replace(rules, gradients=self.gradients.component, gradient_name=self.gradients.name)
 
-    def is_loss(self, placed: Placed) -> bool:
-        """Is the segment the head with the loss?"""
-        return placed.segment.name in self.ledger.loss
+    @cached_property
+    def _scripts(self) -> MicroScripts:
+        key = "scripts", self.memo.name(self.form)
+        return self.memo.once(key, lambda: plain_scripts(self.form))
 
     @cached_property
     def _names(self) -> Labels:
-        segment = next(placed.segment for placed in self.ledger.segments if placed.prefix)
-        return Labels(segment, WalkRules())
+        return Labels(self.ledger.segments[self.form.blocks.start].segment, WalkRules())
 
-    def shared(self, sign: int) -> list[Event]:
+    def _shared(self, sign: int) -> list[Event]:
         """What is made once a micro-batch on each stage comes (1) or goes (-1)."""
         source = "made once a micro-batch on each stage, read by its blocks"
         return [
             Event(sign * array.nbytes, Label(Component.ACTIVATIONS, array.name, array.formula, array.nbytes, source))
             for array in self.ledger.shared
         ]
-
-    @cached_property
-    def first_block(self) -> int:
-        """The place of the first block among the segments: the last to read what all blocks share."""
-        return next(place for place, placed in enumerate(self.ledger.segments) if placed.prefix)

@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property, partial
+from functools import cached_property
 
-from memory.events import Event, Label, Phase, gradient_label, phase_of
-from memory.gathers import Gathers
+from memory.events import Chain, Event, Label, Phase, gradient_label, phase_of
 from memory.leftovers import leftovers
+from memory.memo import Memo
+from memory.micro_batch import Gathering, MicroScripts, plain_scripts, sharded_scripts
+from memory.scripts import Form, form_of
 from memory.units import Unit, exchange_of, micro_of, unit_of
 from memory.walk import SegmentWalk, WalkRules, walk_segment
 from memory.zero_walk import Acts, acts_of
+from parallelism.data import replicate
 from suite.case import Case
-from suite.operators import Ledger, Placed, Segment
+from suite.formats import formats_of
+from suite.operators import Ledger, Segment
 from suite.record import Component, Moment
 from suite.tape import Backend, Numerics
 
@@ -25,21 +29,17 @@ FORWARD, LOSS, BACKWARD = Moment.FORWARD_PEAK, Moment.LOSS, Moment.BACKWARD_PEAK
 class Stretch:
     """Events of one phase; `level` names the moment that is read at its end, if one is."""
 
-    phase: Phase
+    phase: Phase | Chain
     window: Moment
     level: Moment | None = None
 
 
-#: each distinct segment's walk, by whether gradients are there already to be added to
-Walks = dict[bool, dict[Segment, SegmentWalk]]
-
-
 @dataclass(frozen=True)
 class Instant:
-    """Where a moment is: so many stretches, and then so many events of the next one."""
+    """Where a moment is: after so many stretches."""
 
     stretches: int
-    events: int
+    is_inside: bool  # at the highest instant of the next one, else where it begins
     nbytes: int  # above what is held between steps
 
 
@@ -58,15 +58,25 @@ class StepWalk:
             top = height + stretch.phase.peak
             best = found.get(stretch.window)
             if best is None or top > best.nbytes:
-                found[stretch.window] = Instant(index, stretch.phase.peak_at, top)
+                found[stretch.window] = Instant(index, True, top)
             height += stretch.phase.net
             if stretch.level is not None:
-                found[stretch.level] = Instant(index + 1, 0, height)
+                found[stretch.level] = Instant(index + 1, False, height)
         return found
+
+    @property
+    def highest(self) -> int:
+        """Bytes at the highest instant."""
+        return max(instant.nbytes for instant in self.instants.values())
+
+    @property
+    def after_backward(self) -> int:
+        """Bytes when the backward pass is over."""
+        return self.instants[Moment.AFTER_BACKWARD].nbytes
 
     def compositions(self) -> Iterator[tuple[Moment, Mapping[Label, int]]]:
         """What is alive at each moment, by label."""
-        places = sorted(self.instants.items(), key=lambda item: (item[1].stretches, item[1].events))
+        places = sorted(self.instants.items(), key=lambda item: item[1].stretches)
         sums: dict[Label, int] = {}
         done = 0
         for moment, instant in places:
@@ -74,14 +84,15 @@ class StepWalk:
                 _add(sums, phase.change, times)
             done = instant.stretches
             here = dict(sums)
-            if instant.events:
-                _add(here, self.stretches[done].phase.composition(instant.events))
+            if instant.is_inside:
+                phase = self.stretches[done].phase
+                _add(here, phase.composition(phase.peak_at))
             yield moment, here
 
 
-def _counted(stretches: Iterable[Stretch]) -> Iterator[tuple[Phase, int]]:
+def _counted(stretches: Iterable[Stretch]) -> Iterator[tuple[Phase | Chain, int]]:
     """Each phase and how often it comes: a pipeline's micro-batches share theirs."""
-    counts: dict[int, tuple[Phase, int]] = {}
+    counts: dict[int, tuple[Phase | Chain, int]] = {}
     for stretch in stretches:
         key = id(stretch.phase)
         counts[key] = (stretch.phase, counts[key][1] + 1 if key in counts else 1)
@@ -93,15 +104,16 @@ def _add(sums: dict[Label, int], change: Mapping[Label, int], times: int = 1) ->
         sums[label] = sums.get(label, 0) + nbytes * times
 
 
-def walk_step(case: Case, ledger: Ledger, numerics: Numerics, backend: Backend, rank: int = 0) -> StepWalk:
+def walk_step(
+    case: Case, ledger: Ledger, numerics: Numerics, backend: Backend, rank: int = 0, memo: Memo | None = None
+) -> StepWalk:
     """One optimizer step. Micro-batches between the second and the last are like the second, so three are walked at
     most."""
     last = case.workload.micro_batches - 1
     stretches: list[Stretch] = []
-    walks: Walks = {}
-    engine = acts_of(case, ledger, rank, backend)
+    engine, memo = acts_of(case, ledger, rank, backend), memo or Memo()
     for index in sorted({0, min(1, last), last}):
-        stretches += _MicroBatch(case, ledger, numerics, backend, index, walks, engine).walk()
+        stretches += _MicroBatch(case, ledger, numerics, backend, index, engine, memo).walk()
     if engine is not None:
         stretches.append(Stretch(engine.update(), Moment.OPTIMIZER_PEAK))
     return StepWalk(tuple(stretches))
@@ -114,123 +126,116 @@ def reduced_gradients(numerics: Numerics) -> Label:
 
 class _MicroBatch:
     def __init__(
-        self, case: Case, ledger: Ledger, numerics: Numerics, backend: Backend, index: int, walks: Walks,
-        engine: Acts | None,
+        self, case: Case, ledger: Ledger, numerics: Numerics, backend: Backend, index: int, engine: Acts | None,
+        memo: Memo,
     ) -> None:  # fmt: skip
         self.case = case
         self.engine = engine
-        self.is_first, self.is_last = index == 0, index == case.workload.micro_batches - 1
+        self.memo = memo
         self.ledger = ledger
         self.layout = case.layout
+        self.is_first, self.is_last = index == 0, index == case.workload.micro_batches - 1
         self.is_sharded = case.layout.fsdp > 1
         self.gradient = reduced_gradients(numerics)
         self.exchange = exchange_of(case, numerics, backend)
         self.micro = micro_of(case.layout, index, case.workload.micro_batches)
-        self.is_last = index == case.workload.micro_batches - 1
-        self.gathers = Gathers(self.exchange, self.micro, self.gradient)
         # autograd adds to the whole gradients that it finds; those that were converted FSDP2 adds to itself
         finds_whole = self.micro.has_whole and not self.exchange.converts
         self.accumulate = finds_whole if self.is_sharded else index > 0 and (engine is None or engine.accumulates)
-        if self.accumulate not in walks:
-            walks[self.accumulate] = self._segment_walks()
-        self.walks = walks[self.accumulate]
-        self.stretches: list[Stretch] = []
 
-    def _segment_walks(self) -> dict[Segment, SegmentWalk]:
+    def walk(self) -> list[Stretch]:
+        """Its stretches."""
+        walks = self._walks()
+        if self.engine is None:
+            form, slots = self.memo.once(("form", self.memo.name(self.ledger)), self._form), self._slots(walks)
+        else:
+            form, slots = self._form(tuple(range(len(self.ledger.segments)))), self._woven(walks, self.engine)
+        scripts = self._scripts(form)
+        stretches = [
+            Stretch(Chain(scripts.forward, slots), FORWARD, Moment.AFTER_FORWARD),
+            Stretch(Chain(scripts.loss, slots), LOSS),
+            Stretch(Chain(scripts.backward, slots), BACKWARD),
+        ]
+        if self.engine is not None:
+            stretches.append(Stretch(self.engine.end_backward(self.is_first, self.is_last), BACKWARD))
+        return [*stretches, Stretch(self._leftovers(), BACKWARD, Moment.AFTER_BACKWARD)]
+
+    # --- segments ---------------------------------------------------------------------------------------
+
+    def _form(self, kinds: Sequence[object] = ()) -> Form:
+        return self.memo.same(form_of(self.ledger, kinds or [placed.segment for placed in self.ledger.segments]))
+
+    def _walks(self) -> dict[Segment, SegmentWalk]:
+        keeps_whole = self.engine is None or self.engine.keeps_whole
+        gradient = self.gradient if self.is_sharded or not keeps_whole else None
+        key = "walks", self.memo.name(self.ledger), gradient, self.accumulate
+        return self.memo.once(key, lambda: self._segment_walks(gradient))
+
+    def _segment_walks(self, gradient: Label | None) -> dict[Segment, SegmentWalk]:
         """Each distinct segment once, the last first: a tied weight's gradient waits for its owner."""
         walks: dict[Segment, SegmentWalk] = {}
         awaiting: dict[str, bool] = {}
         for placed in reversed(self.ledger.segments):
             segment = placed.segment
             if segment not in walks:
-                walks[segment] = walk_segment(segment, self._rules(segment, awaiting))
+                walks[segment] = walk_segment(segment, self._rules(segment, gradient, dict(awaiting)))
                 awaiting |= walks[segment].waiting
-        return walks
+        return {segment: walks[segment] for segment in self.ledger.counts}
 
-    def _rules(self, segment: Segment, awaiting: Mapping[str, bool]) -> WalkRules:
+    def _rules(self, segment: Segment, gradient: Label | None, awaiting: Mapping[str, bool]) -> WalkRules:
         kept = Component.LOSS if segment.name in self.ledger.loss else Component.ACTIVATIONS
-        if self.is_sharded or not (self.engine is None or self.engine.keeps_whole):
-            return WalkRules(kept, self.gradient.component, self.gradient.name, self.accumulate, awaiting)
+        if gradient is not None:
+            return WalkRules(kept, gradient.component, gradient.name, self.accumulate, awaiting)
         return WalkRules(kept, accumulate=self.accumulate, awaiting=awaiting)
 
-    def walk(self) -> list[Stretch]:
-        self._put(_shared(self.ledger, 1), FORWARD)
-        self._forward()
-        for walk in (self.walks[placed.segment] for placed in self.ledger.segments):
-            self._put(walk.uncache, LOSS)
-        self._backward()
-        self._put(leftovers(self.case, self.ledger, self.is_last), BACKWARD, Moment.AFTER_BACKWARD)
-        return self.stretches
+    def _slots(self, walks: Mapping[Segment, SegmentWalk]) -> list[Phase]:
+        """What fills a script's slots: of every distinct segment, each stretch."""
+        key = "slots", self.memo.name(walks)
+        return self.memo.once(key, lambda: self._filled(
+            part for walk in walks.values() for part in (walk.forward, walk.uncache, walk.backward)
+        ))  # fmt: skip
 
-    def _forward(self) -> None:
-        segments = [placed.segment for placed in self.ledger.segments]
-        first_loss = next(index for index, segment in enumerate(segments) if segment.name in self.ledger.loss)
-        ahead = [unit for unit in map(self.units.get, segments) if unit is not None]
-        self._strategy(partial(self.gathers.use_in_forward, self.root), FORWARD)
-        self._fetch(ahead, self.layout.forward_prefetch, FORWARD)
-        for index, segment in enumerate(segments):
-            unit = self.units.get(segment)
-            if unit is not None:
-                self._strategy(partial(self.gathers.use_in_forward, unit), FORWARD)
-                self._fetch(ahead, self.layout.forward_prefetch, FORWARD)
-            window = LOSS if index >= first_loss else FORWARD
-            level = Moment.AFTER_FORWARD if index == first_loss - 1 else None
-            self._put(self._woven(self.walks[segment].forward, self.ledger.segments[index]), window, level)
-            if unit is not None and self.layout.reshard_after_forward:
-                self._strategy(partial(self.gathers.reshard_after_forward, unit), FORWARD)
-        self._strategy(self.gathers.end_forward, LOSS)
+    def _woven(self, walks: Mapping[Segment, SegmentWalk], engine: Acts) -> list[Phase]:
+        """The same of every placed segment, with what an engine does in between: each differs, and order matters."""
+        placed = self.ledger.segments
+        forward = [engine.weave(walks[each.segment].forward, each) for each in placed]
+        backward = [engine.weave(walks[each.segment].backward, each) for each in reversed(placed)]
+        uncache = [walks[each.segment].uncache for each in placed]
+        triples = zip(forward, uncache, reversed(backward), strict=True)
+        return self._filled(part for triple in triples for part in triple)
 
-    def _backward(self) -> None:
-        segments = [placed.segment for placed in reversed(self.ledger.segments)]
-        blocks = [place for place, segment in enumerate(segments) if segment in self.units]
-        ahead = [unit for unit in map(self.units.get, segments) if unit is not None]
-        self._fetch(ahead, self.layout.backward_prefetch, BACKWARD)
-        for place, segment in enumerate(segments):
-            unit = self.units.get(segment)
-            if unit is not None and self.layout.reshard_after_forward:
-                self._strategy(partial(self.gathers.use_in_backward, unit), BACKWARD)
-                self._fetch(ahead, self.layout.backward_prefetch, BACKWARD)
-            self._put(self._woven(self.walks[segment].backward, self.ledger.segments[-1 - place]), BACKWARD)
-            if place == max(blocks, default=len(segments) - 1):  # the last to read what all blocks share
-                self._put(_shared(self.ledger, -1), BACKWARD)
-            if unit is not None:
-                self._strategy(partial(self.gathers.reduce, unit), BACKWARD)
-        self._strategy(partial(self.gathers.reduce, self.root), BACKWARD)
-        self._strategy(self.gathers.end_backward, BACKWARD)
-        if self.engine is not None:
-            self._put(self.engine.end_backward(self.is_first, self.is_last), BACKWARD)
+    def _filled(self, parts: Iterable[Phase]) -> list[Phase]:
+        return [_shared(self.ledger, 1), _shared(self.ledger, -1), *parts]
 
-    def _woven(self, phase: Phase, placed: Placed) -> Phase:
-        return phase if self.engine is None else self.engine.weave(phase, placed)
+    # --- the strategy's ---------------------------------------------------------------------------------
 
-    def _fetch(self, ahead: list[Unit], depth: int, window: Moment) -> None:
-        """Gather units ahead until so many wait for their turn; in backward only what is no longer there."""
-        is_backward = window is BACKWARD
-        if is_backward and not self.layout.reshard_after_forward:
-            return
-        while ahead and len(self.gathers.fetched) < depth:
-            self._strategy(partial(self.gathers.fetch, ahead.pop(0), is_backward), window)
+    def _scripts(self, form: Form) -> MicroScripts:
+        if not self.is_sharded:
+            return self.memo.once(("scripts", self.memo.name(form)), lambda: plain_scripts(form))
+        layout = self.layout
+        gathering = Gathering(
+            self.exchange, self.micro, self.gradient, layout.forward_prefetch, layout.backward_prefetch,
+            layout.reshard_after_forward is not False,
+        )  # fmt: skip
+        key = "units", self.memo.name(self.ledger), layout.shard_ranks
+        units, root = self.memo.once(key, lambda: self.memo.same(self._units(form)))
+        key_of_scripts = "sharded scripts", self.memo.name(form), self.memo.name(units), self.memo.name(root), gathering
+        return self.memo.once(key_of_scripts, lambda: sharded_scripts(form, dict(units), root, gathering))
 
-    def _put(self, phase: Phase, window: Moment, level: Moment | None = None) -> None:
-        if phase.events or level is not None:
-            self.stretches.append(Stretch(phase, window, level))
+    def _units(self, form: Form) -> tuple[tuple[tuple[int, Unit], ...], Unit]:
+        """The unit of each kind of block, and the root's: everything else."""
+        ranks, placed = self.layout.shard_ranks, self.ledger.segments
+        blocks = {form.pattern[place]: placed[place].segment for place in form.blocks}
+        rest = [weight for each in placed if not each.prefix for weight in each.segment.weights]
+        return tuple((kind, unit_of(each.weights, ranks)) for kind, each in blocks.items()), unit_of(rest, ranks)
 
-    def _strategy(self, write: Callable[[], None], window: Moment) -> None:
-        if self.is_sharded:
-            write()
-            self._put(self.gathers.take(), window)
-
-    @cached_property
-    def units(self) -> dict[Segment, Unit]:
-        """The units that are gathered one at a time: the segments that are placed under a name of their own."""
-        named = {placed.segment for placed in self.ledger.segments if placed.prefix}
-        return {segment: unit_of(segment.weights, self.layout.shard_ranks) for segment in named}
-
-    @cached_property
-    def root(self) -> Unit:
-        """The unit of everything else."""
-        rest = [weight for placed in self.ledger.segments if not placed.prefix for weight in placed.segment.weights]
-        return unit_of(rest, self.layout.shard_ranks)
+    def _leftovers(self) -> Phase:
+        layout = self.layout
+        key = (
+            "leftovers", self.memo.name(self.ledger), self.is_last, layout.shard_ranks, layout.tp, layout.reduction,
+            layout.sequence_parallel, layout.bucket_mib, replicate.is_used(layout), formats_of(self.case),
+        )  # fmt: skip
+        return self.memo.once(key, lambda: leftovers(self.case, self.ledger, self.is_last))
 
 
 def _shared(ledger: Ledger, sign: int) -> Phase:

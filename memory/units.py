@@ -68,7 +68,7 @@ class Exchange:
 
     compute_bytes: int
     reduce_bytes: int
-    replicas: int  # HSDP's
+    is_replicated: bool  # HSDP: are the shards' sums averaged over replicas?
     reshard_to: int  # ranks that a unit is resharded over after forward; 0: all of them, or none
     is_offloaded: bool
     backend: Backend
@@ -92,7 +92,7 @@ def exchange_of(case: Case, numerics: Numerics, backend: Backend) -> Exchange:
     return Exchange(
         compute_bytes=numerics.weights.nbytes,
         reduce_bytes=formats.reduced.nbytes,
-        replicas=layout.dp,
+        is_replicated=layout.dp > 1,
         reshard_to=0 if isinstance(to, bool) else to,
         is_offloaded=layout.offload is Offload.PARAMETERS,
         backend=backend,

@@ -10,8 +10,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 
-from memory.events import Act, Label, Log, Phase
+from memory.events import Act, Log, Naming, Phase
 from memory.labels import Labels, WalkRules
 from memory.liveness import contributions_of, is_tied, last_reads, modules_of, parts_of
 from suite.operators import TO_LOCAL, Array, Derivative, Kernel, Operator, Region, Segment, Weight
@@ -21,7 +22,7 @@ from suite.operators import TO_LOCAL, Array, Derivative, Kernel, Operator, Regio
 class Storage:
     """Bytes that live while something refers to them."""
 
-    label: Label
+    naming: Naming
     nbytes: int
     references: int = 1
 
@@ -81,7 +82,8 @@ class Walker:
         """The forward pass and the end of autocast; then the gradients that backward starts from are there. Where
         nothing is kept, as in inference, no backward pass can follow."""
         for array in self.segment.inputs + self.segment.batch:
-            self.storages[array] = Storage(self.labels.of_border(array), array.nbytes, 1 + self.rules.keeps_input)
+            naming = partial(self.labels.of_border, array)
+            self.storages[array] = Storage(naming, array.nbytes, 1 + self.rules.keeps_input)
         output = self.segment.output
         outputs = (output,) if output is not None else ()
         held = self.segment.inputs + self.segment.batch + outputs
@@ -139,9 +141,9 @@ class Walker:
             self.log.note(Act.RERUN if recomputed else Act.LEFT, self.modules.last.get(kernel, ()))
 
     def _allocate(self, array: Array, recomputed: bool) -> Storage:
-        label = self.labels.of_recomputed(array) if recomputed else self.labels.of_made(array)
-        self.log.add(array.nbytes, label)
-        return Storage(label, array.nbytes)
+        naming = partial(self.labels.of_recomputed if recomputed else self.labels.of_made, array)
+        self.log.add(array.nbytes, naming)
+        return Storage(naming, array.nbytes)
 
     def _cast_weight(self, kernel: Kernel, copy: Array, recomputed: bool) -> Storage:
         """Autocast casts a weight once and holds the copy until it ends."""
@@ -225,7 +227,7 @@ class Walker:
                 made += self._run_derivative(kernel, kernel.derivative)
             for array in kernel.gradients if kernel.derivative is None else ():
                 storage = self._gradient_storage(array, self._is_last(array, kernel))
-                self.log.add(storage.nbytes, storage.label)
+                self.log.add(storage.nbytes, storage.naming)
                 made.append((array, Gradient(storage, kernel.through_view)))
             self._scratch(kernel.name, kernel.backward_scratch)
             for array in kernel.passes:
@@ -268,7 +270,7 @@ class Walker:
             self._release(new.storage)
         else:
             total = self._gradient_storage(array, not is_part or self._is_only(array))
-            self.log.add(total.nbytes, total.label)
+            self.log.add(total.nbytes, total.naming)
             self._release(old.storage)
             self._release(new.storage)
             self.gradients[array] = Gradient(total, False)
@@ -304,13 +306,15 @@ class Walker:
         return self.pending[weight] == 1 and isinstance(weight, Weight) and not self.rules.waits(weight)
 
     def _gradient_storage(self, array: Array, is_last: bool = True) -> Storage:
-        label = self.labels.of_weights(array, is_last) if isinstance(array, Weight) else self.labels.of_gradient(array)
-        return Storage(label, array.nbytes)
+        if isinstance(array, Weight):
+            return Storage(partial(self.labels.of_weights, array, is_last), array.nbytes)
+        return Storage(partial(self.labels.of_gradient, array), array.nbytes)
 
     def _scratch(self, name: str, nbytes: int) -> None:
-        label = self.labels.of_workspace(name, nbytes)
-        self.log.add(nbytes, label)
-        self.log.add(-nbytes, label)
+        if nbytes:
+            naming = partial(self.labels.of_workspace, name, nbytes)
+            self.log.add(nbytes, naming)
+            self.log.add(-nbytes, naming)
 
     def _retain(self, array: Array) -> Storage:
         storage = self.storages[array]
@@ -325,7 +329,7 @@ class Walker:
     def _release(self, storage: Storage) -> None:
         storage.references -= 1
         if storage.references == 0:
-            self.log.add(-storage.nbytes, storage.label)
+            self.log.add(-storage.nbytes, storage.naming)
 
     def _cut(self) -> Phase:
         phase, self.log = self.log.freeze(), Log()

@@ -12,6 +12,7 @@ from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 
+from memory.speed import lines, measure
 from reports.compare import Run
 from reports.export import run_mapping, write_report
 from reports.load import load_run
@@ -169,11 +170,17 @@ def _measured_rates(cases: Sequence[Case]) -> MatrixRates | None:
 
 
 def _speed(options: argparse.Namespace) -> int:
-    """Our training step beside transformers' own, timed in a process of its own."""
+    """How long an estimate takes; our training step beside transformers' own, timed in a process of its own."""
     why = "it has flags of its own: python -m parallelism.speed --help"
     flags.refuse_beside(options, "--suite speed", "resume", "runs", "rdzv", "node_rank", "emit", why=why)
-    form = ["--json"] if options.json else []
-    return subprocess.run([sys.executable, "-m", "parallelism.speed", *form], cwd=ROOT, check=False).returncode
+    estimates, race = measure(), [sys.executable, "-m", "parallelism.speed"]
+    if not options.json:
+        print("\n".join(lines(estimates)), flush=True)
+        return subprocess.run(race, cwd=ROOT, check=False).returncode
+    done = subprocess.run([*race, "--json"], cwd=ROOT, check=False, stdout=subprocess.PIPE, text=True)
+    if not done.returncode:
+        print(json.dumps({**json.loads(done.stdout), "estimates": to_mapping(estimates)}))
+    return done.returncode
 
 
 def write_and_show(run: Run, folder: Path, as_json: bool) -> int:

@@ -10,6 +10,7 @@ from enum import StrEnum
 from suite.operators import Array, DType, Kernel, Weight
 
 SOURCE = "torchao/float8/float8_linear.py, matmul_with_hp_or_float8_args"
+FP8_LINEAR = f"fp8 linear ({SOURCE})"
 
 
 class Scaling(StrEnum):
@@ -42,7 +43,7 @@ def float8_kernels(x: Array, weights: tuple[Weight, ...], y: Array, scaling: Sca
     product = Array(f"{y.name}, before the bias", y.shape, y.dtype) if weights[1:] else y
     kernels = [
         Kernel(
-            f"fp8 linear ({SOURCE})", (x, weight), (product,), (x,), (weight, x), through_view=True,
+            FP8_LINEAR, (x, weight), (product,), (x,), (weight, x), through_view=True,
             forward_scratch=DType.FP8.nbytes * (m * k + n * k) + scales, backward_scratch=back,
         )
     ]  # fmt: skip

@@ -8,7 +8,6 @@ Nothing here knows of decoders: a family's ledger is a list of Segments built wi
 
 from __future__ import annotations
 
-import math
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -26,15 +25,9 @@ class DType(Enum):
     INT64 = ("int64", 8)
     BOOL = ("bool", 1)
 
-    @property
-    def nbytes(self) -> int:
-        """Bytes an element."""
-        return self.value[1]
-
-    @property
-    def label(self) -> str:
-        """Its name in reports."""
-        return self.value[0]
+    def __init__(self, label: str, nbytes: int) -> None:
+        self.label = label  # its name in reports
+        self.nbytes = nbytes  # an element
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,15 +54,15 @@ class Array:
     shape: tuple[Size, ...]
     dtype: DType
 
-    @cached_property
-    def elements(self) -> int:
-        """Elements on this rank."""
-        return math.prod(size.value for size in self.shape)
+    elements: int = field(init=False)  # on this rank
+    nbytes: int = field(init=False)  # on this rank
 
-    @cached_property
-    def nbytes(self) -> int:
-        """Bytes on this rank."""
-        return self.elements * self.dtype.nbytes
+    def __post_init__(self) -> None:
+        elements = 1
+        for size in self.shape:
+            elements *= size.value
+        object.__setattr__(self, "elements", elements)
+        object.__setattr__(self, "nbytes", elements * self.dtype.nbytes)
 
     @property
     def formula(self) -> str:

@@ -12,21 +12,22 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+from suite.float8 import FP8_LINEAR
 from suite.operators import Array, Kernel, Operator, Region
 
 #: of these every other one, the first included; of those all
-PRODUCT = "linear"
+PRODUCTS = frozenset({"linear", FP8_LINEAR})
 KEPT = frozenset({"flash_attention", "scatter_sequence"})
 
 
 def kept_outputs(body: Iterable[Operator | Region]) -> tuple[Array, ...]:
     """The arrays of a block that are kept for its rerun.
 
-    Counted: outputs of every other `linear` from the first on, output and log-sum-exp of fused attention, sums that
+    Counted: outputs of every other linear from the first on, output and log-sum-exp of fused attention, sums that
     sequence parallelism scatters. Not counted: the fused kernel's random state (16 bytes on CUDA); a ring's blocks of
     attention, which are merged in place and so run again; the block's input, which is the region's.
     """
     kernels = [kernel for operator in body if isinstance(operator, Operator) for kernel in operator.kernels]
-    products = [kernel for kernel in kernels if kernel.name == PRODUCT]
+    products = [kernel for kernel in kernels if kernel.name in PRODUCTS]
     kept: list[Kernel] = [*products[::2], *(kernel for kernel in kernels if kernel.name in KEPT)]
     return tuple(array for kernel in kept for array in kernel.writes)

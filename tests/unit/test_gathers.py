@@ -21,7 +21,7 @@ GRADIENT = gradient_label(Component.TRANSIENTS, "gradients", 2)
 
 def exchange(backend: Backend = Backend.CPU, reduce_bytes: int = 4, replicas: int = 1, to: int = 0) -> Exchange:
     """bf16 over fp32 masters."""
-    return Exchange(2, reduce_bytes, replicas, to, is_offloaded=False, backend=backend, master_bytes=4)
+    return Exchange(2, reduce_bytes, replicas > 1, to, is_offloaded=False, backend=backend, master_bytes=4)
 
 
 def heights(gathers: Gathers, start: int = 0) -> tuple[int, int]:
