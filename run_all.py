@@ -213,6 +213,25 @@ def estimate(options: argparse.Namespace) -> int:
     return 0
 
 
+def trace(options: argparse.Namespace) -> int:
+    """Run a case's own code on fake tensors, any rank of any world, and lay the formulas beside what it allocates."""
+    from reports.tracing import print_traces, trace_ranks, traces_mapping
+
+    transformers = {None: False, "decoder": False, "transformers": True}
+    require(
+        options.model_as in transformers, f"--as: {shown(options.model_as)} is not known; known: decoder, transformers"
+    )
+    if transformers[options.model_as]:
+        require(options.hf_config is not None, "--as: transformers builds its model from --hf-config; give one")
+    case = flags.case_of(options)
+    traces = trace_ranks(case, options.rank, options.hf_config if transformers[options.model_as] else None)
+    if options.json:
+        print(json.dumps(traces_mapping(case, traces), allow_nan=False))
+    else:
+        print_traces(case, traces, output())
+    return 0
+
+
 def report(options: argparse.Namespace) -> int:
     """Write a run's page and summary again from its records."""
     from reports.load import load_run
@@ -275,6 +294,12 @@ def _parser() -> argparse.ArgumentParser:
     said = verb(estimate)
     said.add_argument("--explain", action="store_true", help="every term of the largest moment, with its source")
     flags.add_case_flags(said)
+    traced = verb(trace)
+    traced.add_argument("--rank", type=int, metavar="N", help="the rank to trace [the fullest by formula]")
+    traced.add_argument(
+        "--as", dest="model_as", metavar="decoder|transformers", help="whose code: ours, or transformers' [decoder]"
+    )
+    flags.add_case_flags(traced)
     verb(report).add_argument("run", metavar="RUN", help="a run's folder, or the records.jsonl in it")
     verb(strategies)
     verb(models).add_argument("--devices", action="store_true", help="list devices instead")

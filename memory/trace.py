@@ -11,6 +11,7 @@ Importing this module needs no torch; tracing does.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from memory.estimate import MemoryModel, representative_ranks, threads_of
 from suite.case import Case
@@ -18,6 +19,9 @@ from suite.cpu_workspace import CpuWorkspace, has_tiles
 from suite.layout import Offload
 from suite.parse import require
 from suite.record import Moment, Sample
+
+if TYPE_CHECKING:
+    from parallelism.trace_pass import Builder
 
 
 @dataclass(frozen=True)
@@ -46,19 +50,34 @@ def trace(case: Case, rank: int, packs_products: bool = True) -> Trace:
     """As `trace_case`, with what of it is workspace, and what a reader should know. Without `packs_products` oneDNN's
     packing of bf16 operands, the one approximate formula, is left out."""
     check(case, rank)
+    from parallelism.building import make_trainer
+
+    return _traced(case, rank, make_trainer, packs_products, notes_of(case))
+
+
+def trace_transformers(case: Case, rank: int, hf_config: str) -> Trace:
+    """As `trace`, of the model that transformers itself builds from a config.json, on one device or under DDP or FSDP2
+    (a unit a decoder layer). SpecError where transformers is not installed, or for another layout."""
+    check(case, rank)
+    from parallelism.hf_trace import NOTE, hf_builder
+
+    return _traced(case, rank, hf_builder(case, hf_config), True, (NOTE, *notes_of(case)))
+
+
+def _traced(case: Case, rank: int, build: Builder, packs_products: bool, notes: tuple[str, ...]) -> Trace:
     from parallelism.trace_pass import trace_memory
     from suite.fake_scratch import CpuScratch
     from suite.fake_storages import nothing
 
     is_cpu = case.cluster.device == "cpu"
     scratch = CpuScratch(CpuWorkspace(threads_of(case), has_tiles()), packs_products) if is_cpu else nothing
-    found = trace_memory(case, rank, scratch)
+    found = trace_memory(case, rank, scratch, build)
     with_it, without = (
         {item.moment: int(item.value) for item in samples if item.component is None and item.moment is not None}
         for samples in (found.samples, found.without_workspace)
     )
     workspace = {moment: with_it[moment] - without[moment] for moment in Moment}
-    return Trace(rank, found.samples, workspace, notes_of(case))
+    return Trace(rank, found.samples, workspace, notes)
 
 
 def check(case: Case, rank: int) -> None:
@@ -73,7 +92,7 @@ def check(case: Case, rank: int) -> None:
     )
     require(
         layout.offload is Offload.NONE,
-        f"layout.offload({layout.offload}): on fake CPU tensors the host's memory is the device's; use estimate, or none",
+        f"layout.offload({layout.offload}): on fake tensors the host's memory is the device's; use estimate, or none",
     )
 
 

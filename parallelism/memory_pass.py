@@ -29,6 +29,9 @@ from suite.record import Component, Sample
 #: optimizer state exists from the second step on, DDP rebuilds its buckets in the second: the third is steady
 MEMORY_STEPS = 3
 
+#: what models call their output projection
+HEADS = ("head", "lm_head")
+
 Batches = Callable[[int], Batch]
 
 
@@ -55,7 +58,7 @@ class PhaseMarks:
     def watch_head(self, model: nn.Module) -> None:
         """Hear when the model's output projection is called; a pipeline stage may have none."""
         for name, module in model.named_modules():
-            if name.rpartition(".")[2] == "head":
+            if name.rpartition(".")[2] in HEADS:
                 module.register_forward_pre_hook(self._head_called, prepend=True)
 
     def _head_called(self, *_: object) -> None:

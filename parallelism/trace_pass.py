@@ -1,4 +1,4 @@
-"""The trace pass of a rank: the memory pass on fake tensors, in a world that is not there. Nothing is computed or sent."""
+"""The trace pass of a rank: the memory pass on fake tensors in a fake world. Nothing is computed or sent."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.distributed.device_mesh import DeviceMesh
 from torch.utils._python_dispatch import _disable_current_modes
 
 from parallelism.batches import Batch
@@ -20,6 +21,9 @@ from suite.fake_storages import Scratch, nothing, track_storages
 from suite.memory_probe import Sightings, cpu_samples
 from suite.record import Sample
 
+#: makes the trainer that is traced: of a case, its mesh, a device, and who is told each phase's start
+Builder = Callable[[Case, DeviceMesh | None, torch.device, Callable[[str], None]], Trainer]
+
 
 @dataclass(frozen=True)
 class TracedMemory:
@@ -29,11 +33,12 @@ class TracedMemory:
     without_workspace: tuple[Sample, ...]
 
 
-def trace_memory(
-    case: Case, rank: int, scratch: Scratch = nothing, heartbeat: Callable[[str], None] = lambda text: None
-) -> TracedMemory:
-    """The memory of a rank at every moment of a steady step, by component, from a run of MEMORY_STEPS steps on fake
-    CPU tensors. `scratch` says what kernels need in passing. Raises RuntimeError in a process that has a group."""
+def trace_memory(case: Case, rank: int, scratch: Scratch = nothing, build: Builder = make_trainer) -> TracedMemory:
+    """The memory of a rank at every moment of a steady step, by component: MEMORY_STEPS steps on fake CPU tensors.
+
+    `scratch` says what kernels need in passing, `build` makes the trainer. Raises RuntimeError in a process that has a
+    process group.
+    """
     sightings = Sightings()
     with fake_world(rank, case.layout.world_size):
         mesh = build_mesh(case.layout, "cpu")
@@ -41,13 +46,13 @@ def trace_memory(
             batch = _batch(case)
 
             def make(*, mark: Callable[[str], None]) -> Trainer:
-                trainer = make_trainer(case, mesh, torch.device("cpu"), mark)
+                trainer = build(case, mesh, torch.device("cpu"), mark)
                 answer_reductions(trainer.model)
                 return trainer
 
             with track_storages(scratch) as tracker:
                 sightings.address = tracker.address
-                trainer = sighted_steps(make, lambda step: batch, sightings, tracker.mark, heartbeat)
+                trainer = sighted_steps(make, lambda step: batch, sightings, tracker.mark, lambda text: None)
             trainer.close()
             del trainer
     traces = (tracker.recorded(), tracker.recorded(with_scratch=False))

@@ -1,10 +1,10 @@
-"""What CPU kernels and gloo allocate and free inside one operator: the trace's own term, since fake tensors show none of it.
+"""What CPU kernels and gloo allocate and free inside one operator: the part of a trace that fake tensors do not show.
 
-Each rule takes an operator's own arguments, sizes and strides, and gives bytes that live beside its result. The
-formulas are those of suite/cpu_workspace.py, which the operator ledger uses too; here they see what is really called.
-Counted: fused attention's tiles, layer norm's partial sums, oneDNN's packing and the copies it makes of strided operands, operands
-that a pointwise operator widens, a log-sum-exp's exponentials, FSDP2's padding before it lays gradients together, gloo's
-copy of what it gathers and reduce-scatters. Not counted: scalars.
+Each rule takes an operator's own arguments, with their sizes and strides, and gives bytes that live beside its result.
+The formulas are those of suite/cpu_workspace.py, which the operator ledger uses too; here they see what is called.
+Counted: fused attention's tiles, layer norm's partial sums, oneDNN's packing and its copies of strided operands, what a
+pointwise operator widens, a log-sum-exp's exponentials, FSDP2's padding before it lays gradients together, gloo's copy
+of what it gathers and reduce-scatters. Not counted: scalars.
 """
 
 from __future__ import annotations

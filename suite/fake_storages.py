@@ -1,4 +1,4 @@
-"""The account of a stretch of code that runs on fake tensors: every storage it would have allocated, with birth and death.
+"""The account of code that runs on fake tensors: every storage it would have allocated, with birth and death.
 
 It fills the structure that suite/allocations.py fills from the CPU allocator's events, so whoever reads one reads the
 other. A storage is born when an operator returns it and dies with the last tensor on it; the clock counts births,
@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import cache
 from itertools import accumulate
-from typing import Any
+from typing import Any, cast
 from unittest.mock import patch
 
 import torch
@@ -176,7 +176,7 @@ def _key(tensor: Tensor) -> int:
 
 def _uses(tensor: Tensor) -> tuple[int, int]:
     """References to a tensor and to its storage."""
-    return tensor._use_count(), torch._C._storage_Use_Count(_key(tensor))
+    return cast(Any, tensor)._use_count(), torch._C._storage_Use_Count(_key(tensor))
 
 
 @cache
