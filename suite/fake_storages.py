@@ -48,7 +48,7 @@ def nothing(name: str, given: Sequence[Any], result: Any) -> int:
 class StorageTracker(TorchDispatchMode):
     """Hears every operator on fake CPU tensors. Goes on top of FakeTensorMode; `recorded` is what it heard."""
 
-    def __init__(self, scratch: Scratch = nothing) -> None:
+    def __init__(self, scratch: Scratch = nothing, sole_owner: tuple[int, int, int] | None = None) -> None:
         super().__init__()
         self._scratch = scratch
         self._blocks: list[Block] = []
@@ -56,7 +56,7 @@ class StorageTracker(TorchDispatchMode):
         self._living: dict[int, tuple[Block, weakref.ref[Any]]] = {}
         self._spans: list[str] = []
         self._clock = self._addresses = 0
-        self._sole_owner = _uses_of_a_sole_owner()
+        self._sole_owner = _uses_of_a_sole_owner() if sole_owner is None else sole_owner
 
     @classmethod
     def _should_skip_dynamo(cls) -> bool:
@@ -121,10 +121,13 @@ class StorageTracker(TorchDispatchMode):
     def _add_in_place(self, pair: Sequence[Any]) -> Tensor | None:
         """Of two gradients that meet on a tensor the engine adds the second to the first if nobody else holds that, but
         never while a mode listens (input_buffer.cpp, can_accumulate_inplace). Here it does; None: the sum is new."""
-        total, other = pair[0], pair[1]
-        if sys._getframe(2).f_code.co_name != ENGINE or _uses(total) != self._sole_owner:
+        if sys._getframe(2).f_code.co_name != ENGINE or not self._is_free(pair):
             return None
-        return total.add_(other) if is_non_overlapping_and_dense_or_false(total) else None
+        return pair[0].add_(pair[1])
+
+    def _is_free(self, pair: Sequence[Any]) -> bool:
+        """Does the engine alone hold the first of two gradients?"""
+        return _uses(pair[0]) == self._sole_owner and is_non_overlapping_and_dense_or_false(pair[0])
 
     def _hear(self, func: Any, given: list[Tensor], result: Any) -> None:
         """New storages among an operator's results, changed sizes among its arguments."""
@@ -174,24 +177,23 @@ def _key(tensor: Tensor) -> int:
     return tensor.untyped_storage()._cdata
 
 
-def _uses(tensor: Tensor) -> tuple[int, int]:
-    """References to a tensor and to its storage."""
-    return cast(Any, tensor)._use_count(), torch._C._storage_Use_Count(_key(tensor))
+def _uses(tensor: Tensor) -> tuple[int, int, int]:
+    """References to a tensor, to it from Python, and to its storage."""
+    return cast(Any, tensor)._use_count(), sys.getrefcount(tensor), torch._C._storage_Use_Count(_key(tensor))
 
 
 @cache
-def _uses_of_a_sole_owner() -> tuple[int, int]:
-    """The references that a mode sees to a gradient that the engine alone holds: tried out, since it is the calls'
+def _uses_of_a_sole_owner() -> tuple[int, int, int]:
+    """The references that a tracker sees to a gradient that the engine alone holds: tried out, since it is the calls'
     business how many they add."""
-    seen: list[tuple[int, int]] = []
+    seen: list[tuple[int, int, int]] = []
 
-    class Watch(TorchDispatchMode):
-        def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-            if func is aten.add.Tensor:
-                seen.append(_uses(args[0]))
-            return func(*args, **(kwargs or {}))
+    class Trial(StorageTracker):
+        def _is_free(self, pair: Sequence[Any]) -> bool:
+            seen.append(_uses(pair[0]))
+            return False
 
-    with _disable_current_modes(), FakeTensorMode(), Watch():
+    with _disable_current_modes(), FakeTensorMode(), Trial(nothing, (0, 0, 0)):
         x = torch.ones(2, requires_grad=True)
         torch.autograd.grad([x.sin(), x.cos()], [x], [torch.ones(2), torch.ones(2)])
     return seen[0]
