@@ -13,7 +13,7 @@ from pathlib import Path
 from reports.streams import abandon_output, open_streams, output, tell
 from suite import flags
 from suite.case import Case
-from suite.parse import SpecError, require
+from suite.parse import SpecError, require, shown
 
 _OPERANDS = {"report": "RUN ", "validate": "TABLE.csv ... "}  # of verbs that take some, as their usage shows them
 ALLOC_CONF = "as PYTORCH_CUDA_ALLOC_CONF: expandable_segments:True, max_split_size_mb:N, or both"
@@ -67,6 +67,25 @@ def _serve(case: Case, options: argparse.Namespace) -> int:
         print(json.dumps(inference_mapping(case, options.new_tokens), allow_nan=False))
     else:
         print_inference(case, options.new_tokens, output())
+    return 0
+
+
+def trace(options: argparse.Namespace) -> int:
+    """Run a case's own code on fake tensors, any rank of any world, and lay the formulas beside what it allocates."""
+    from reports.tracing import print_traces, trace_ranks, traces_mapping
+
+    transformers = {None: False, "decoder": False, "transformers": True}
+    require(
+        options.model_as in transformers, f"--as: {shown(options.model_as)} is not known; known: decoder, transformers"
+    )
+    if transformers[options.model_as]:
+        require(options.hf_config is not None, "--as: transformers builds its model from --hf-config; give one")
+    case = flags.case_of(options)
+    traces = trace_ranks(case, options.rank, options.hf_config if transformers[options.model_as] else None)
+    if options.json:
+        print(json.dumps(traces_mapping(case, traces), allow_nan=False))
+    else:
+        print_traces(case, traces, output())
     return 0
 
 
@@ -158,6 +177,12 @@ def _parser() -> argparse.ArgumentParser:
     asked.add_argument("--accept", default="fits", metavar="VERDICT", help="fits, or tight: the bound need not [fits]")
     asked.add_argument("--alloc-conf", metavar="TEXT", help=ALLOC_CONF)
     flags.add_case_flags(asked)
+    traced = verb(trace)
+    traced.add_argument("--rank", type=int, metavar="N", help="the rank to trace [the fullest by formula]")
+    traced.add_argument(
+        "--as", dest="model_as", metavar="decoder|transformers", help="whose code: ours, or transformers' [decoder]"
+    )
+    flags.add_case_flags(traced)
     verb(report).add_argument("run", metavar="RUN", help="a run's folder, or the records.jsonl in it")
     held = verb(validate)
     held.add_argument(

@@ -68,7 +68,7 @@ def reference_config(spec: DecoderSpec, kernel: AttentionKernel, fused_gelu: boo
     GPT-2's own activation there is `gelu_new`, eight pointwise kernels; with `fused_gelu` it is `gelu_pytorch_tanh`,
     the same function in one. SpecError where transformers is not installed or has no such model.
     """
-    transformers = _transformers()
+    transformers = import_transformers()
     family = reference_family(spec)
     require(family == "gpt2" or not fused_gelu, f"model: {spec.name!r} is {family}'s form, which has no GELU to fuse")
     common = {
@@ -123,7 +123,7 @@ def reference_model(
 ) -> nn.Module:
     """transformers' model of the specification, with a Decoder's `state_dict` as its weights if one is given."""
     config = reference_config(spec, kernel, fused_gelu)
-    model = getattr(_transformers(), CLASSES[reference_family(spec)])(config)
+    model = getattr(import_transformers(), CLASSES[reference_family(spec)])(config)
     if weights is not None:
         model.load_state_dict(under_reference_names(spec, weights), strict=True)
     return model
@@ -151,12 +151,12 @@ def under_reference_names(spec: DecoderSpec, tensors: Mapping[str, Tensor]) -> d
     return found
 
 
-def _transformers() -> Any:
+def import_transformers() -> Any:
     try:
         import transformers
     except ModuleNotFoundError:
         raise SpecError(
-            "transformers: not installed, and the model to compare with is its own; pip install 'shardscope[test]'"
+            "transformers: not installed, and the model asked for is its own; pip install 'shardscope[test]'"
         ) from None
     transformers.logging.set_verbosity_error()  # its advice on tiny vocabularies is not about this
     return transformers

@@ -29,6 +29,9 @@ from suite.record import Component, Sample
 #: optimizer state exists from the second step on, DDP rebuilds its buckets in the second: the third is steady
 MEMORY_STEPS = 3
 
+#: what models call their output projection
+HEADS = ("head", "lm_head")
+
 Batches = Callable[[int], Batch]
 
 
@@ -55,7 +58,7 @@ class PhaseMarks:
     def watch_head(self, model: nn.Module) -> None:
         """Hear when the model's output projection is called; a pipeline stage may have none."""
         for name, module in model.named_modules():
-            if name.rpartition(".")[2] == "head":
+            if name.rpartition(".")[2] in HEADS:
                 module.register_forward_pre_hook(self._head_called, prepend=True)
 
     def _head_called(self, *_: object) -> None:
@@ -66,6 +69,20 @@ class PhaseMarks:
 def cpu_memory(make: TrainerMaker, batch: Batches, rank: int, heartbeat: Callable[[str], None]) -> list[Sample]:
     """Samples from the CPU allocator's record of the last of MEMORY_STEPS steps."""
     sightings = Sightings()
+    with record_allocations() as trace, settled_collectives():
+        trainer = sighted_steps(make, batch, sightings, mark, heartbeat)
+    trainer.close()
+    return cpu_samples(trace, sightings, rank)
+
+
+def sighted_steps(
+    make: TrainerMaker,
+    batch: Batches,
+    sightings: Sightings,
+    mark: Callable[[str], None],
+    heartbeat: Callable[[str], None],
+) -> Trainer:
+    """Run MEMORY_STEPS steps of a fresh trainer with every phase marked, and see where its state lies."""
     trainers: list[Trainer] = []
 
     def listen(name: str) -> None:
@@ -73,13 +90,11 @@ def cpu_memory(make: TrainerMaker, batch: Batches, rank: int, heartbeat: Callabl
         if name == OPTIMIZER:  # the gradients are whole now, and soon gone
             sightings.states(OPTIMIZER, trainers[0].state())
 
-    with record_allocations() as trace, settled_collectives():
-        mark(SETUP)
-        trainer, inputs = _steps(make, batch, PhaseMarks(listen), trainers, heartbeat)
-        sightings.see(IDLE, Component.INPUTS, inputs)
-        sightings.states(IDLE, trainer.state())
-    trainer.close()
-    return cpu_samples(trace, sightings, rank)
+    mark(SETUP)
+    trainer, inputs = _steps(make, batch, PhaseMarks(listen), trainers, heartbeat)
+    sightings.see(IDLE, Component.INPUTS, inputs)
+    sightings.states(IDLE, trainer.state())
+    return trainer
 
 
 def cuda_memory(make: TrainerMaker, batch: Batches, rank: int, heartbeat: Callable[[str], None]) -> list[Sample]:

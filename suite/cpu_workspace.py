@@ -69,14 +69,21 @@ class CpuWorkspace:
     def product_backward(self, rows: int, depth: int, columns: int, bias: bool) -> int:
         """Beyond both gradients of such a product. Whichever is made first (with a bias x's, without W's) has its
         workspace while the other is not there yet."""
-        slab, is_whole = _slab(columns, depth)
-        few = self._copies(rows) > 1 and rows < self.threads * depth and columns <= depth
-        sums = 0 if is_whole or columns <= SUM_LIMIT else FP32_BYTES * rows * depth
-        for_x = self._copies(rows) * ((_narrow(columns) if few else slab) + TILE_BYTES) + sums
-        for_weight = self.threads * _transposed(rows, columns)
+        for_x, for_weight = self.input_gradient(rows, depth, columns), self.weight_gradient(rows, columns)
         if bias:
             return max(for_weight, for_x - BF16_BYTES * depth * columns)
         return max(for_x, for_weight - BF16_BYTES * rows * depth)
+
+    def input_gradient(self, rows: int, depth: int, columns: int) -> int:
+        """dx [rows, depth] = dy [rows, columns] W in bf16."""
+        slab, is_whole = _slab(columns, depth)
+        few = self._copies(rows) > 1 and rows < self.threads * depth and columns <= depth
+        sums = 0 if is_whole or columns <= SUM_LIMIT else FP32_BYTES * rows * depth
+        return self._copies(rows) * ((_narrow(columns) if few else slab) + TILE_BYTES) + sums
+
+    def weight_gradient(self, rows: int, columns: int) -> int:
+        """dW [columns, depth] = dy^T x in bf16, summed over the rows; of any depth."""
+        return self.threads * _transposed(rows, columns)
 
     def _copies(self, rows: int) -> int:
         """Threads that pack the operand for themselves; with too few rows for all, they share the packing."""

@@ -9,7 +9,7 @@ a probe of its own (suite/cuda_probe.py).
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from itertools import pairwise
 
@@ -65,10 +65,11 @@ class Sightings:
     """Which addresses held what at the latest mark of a name. Addresses are reused, so both are needed."""
 
     seen: dict[tuple[str, Component], frozenset[int]] = field(default_factory=dict)
+    address: Callable[[Tensor], int] = storage_address
 
     def see(self, mark_name: str, component: Component, tensors: Iterable[Tensor]) -> None:
         """Say that at the latest mark of that name these tensors are of this component."""
-        self.seen[mark_name, component] = frozenset(storage_address(tensor) for tensor in tensors)
+        self.seen[mark_name, component] = frozenset(self.address(tensor) for tensor in tensors)
 
     def states(self, mark_name: str, held: Mapping[Component, Iterable[Tensor]]) -> None:
         """Parameters, buffers, gradients and optimizer state as they are now."""
