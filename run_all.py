@@ -20,6 +20,7 @@ from suite.case import Case
 from suite.parse import SpecError, require, shown, to_mapping
 
 WORKER = "parallelism.worker"
+PEERS = "peers"  # the suite whose cases other tools are asked about
 RATE_SECONDS = 4.0  # of timing for each number of ranks
 PROGRAM = "shardscope" if Path(sys.argv[0]).name == "shardscope" else f"python {shlex.quote(sys.argv[0])}"
 STATUSES = "Exit status: 0 done, 1 done but a case did not end well, 2 bad input, 130 interrupted."
@@ -27,6 +28,7 @@ STATUSES = "Exit status: 0 done, 1 done but a case did not end well, 2 bad input
 
 def bench(options: argparse.Namespace) -> int:
     """Run cases for real, record them, and lay the formulas beside what was measured."""
+    from parallelism.peers.asking import record_answers
     from reports.load import load_run
     from suite.launch import Launcher
     from suite.machines import Machines
@@ -46,6 +48,7 @@ def bench(options: argparse.Namespace) -> int:
     try:
         with ConsoleProgress() as progress, machines.runner(cases, launcher, options.timeout) as runner:
             sweep(cases, store, runner, predictor, progress)
+        record_answers(store, cases, tell)
     except (KeyboardInterrupt, OSError):
         tell(f"stopped; go on with: {PROGRAM} bench --resume {shlex.quote(str(store.folder))}")
         raise
@@ -57,6 +60,7 @@ def _started(options: argparse.Namespace, machines: Any) -> tuple[Any, tuple[Cas
     """A new run: its cases checked, its data read once, this machine's matrix rates measured."""
     from reports.predict import Predictor
     from suite.environment import environment
+    from suite.peers import Peer
     from suite.store import RunRow, RunStore
 
     bases, root = flags.given_bases(options), Path("runs" if options.runs is None else options.runs)
@@ -76,6 +80,7 @@ def _started(options: argparse.Namespace, machines: Any) -> tuple[Any, tuple[Cas
             cases=tuple(case.to_mapping() for case in cases),
             command=(*shlex.split(PROGRAM), *options.arguments),
             environment=facts,
+            peers=tuple(Peer) if options.suite == PEERS else (),
         )
     )
     return store, cases, Predictor(rates)
@@ -120,6 +125,7 @@ def _emit(options: argparse.Namespace) -> int:
     require(options.emit == "slurm", f"--emit: {shown(options.emit)} is not known; known: slurm")
     given = [flag for flag in ("resume", "rdzv", "node_rank") if getattr(options, flag) is not None]
     require(not given, f"--emit: given beside --{', --'.join(given).replace('_', '-')}; the file says where and what")
+    require(options.suite != PEERS, "--emit: given beside --suite peers; the tools are asked by `bench --suite peers`")
     cases = flags.cases_of(options)
     _check(cases)
     kept = [] if options.runs is None else ["--runs", options.runs]
@@ -191,9 +197,11 @@ def _write_and_show(run: Any, folder: Path, as_json: bool) -> int:
         said = to_mapping({"folder": str(folder), "page": str(page), **run_mapping(comparison)})  # a loss may be nan
         print(json.dumps(said, allow_nan=False))
     else:
+        from reports.peers_text import print_peers
         from reports.tables import print_run
 
         print_run(comparison, output())
+        print_peers(comparison, output())
         print(f"\npage     {page}\nsummary  {summary}")
     return len(comparison.unfinished)
 
@@ -261,7 +269,7 @@ def _parser() -> argparse.ArgumentParser:
 
     run = verb(bench)
     run.add_argument(
-        "--suite", metavar="NAME", help="default, quick, strategies, speed; flags change its cases [default]"
+        "--suite", metavar="NAME", help="default, quick, strategies, peers, speed; flags change its cases [default]"
     )
     run.add_argument("--resume", metavar="RUN", help="go on with the run in this folder")
     run.add_argument("--runs", metavar="FOLDER", help="where runs are kept [runs]")

@@ -16,6 +16,7 @@ from reports.speed import Speed, speed_of
 from reports.traffic import fullest, traffic_rows
 from suite.case import Case
 from suite.collectives import TrafficEstimate
+from suite.peers import Peer, PeerAnswer
 from suite.record import STATE, Component, Measurement, MemoryEstimate, Moment, Outcome, Quantity, TimeEstimate
 from suite.stats import relative_error
 
@@ -36,6 +37,7 @@ class CaseResult:
     measurement: Measurement | None = None
     unpredicted: str = ""  # why there is no estimate, where there is none
     traffic: tuple[TrafficEstimate, ...] = ()  # one a rank
+    peers: tuple[PeerAnswer, ...] = ()  # what other tools say of it
 
 
 @dataclass(frozen=True)
@@ -48,6 +50,7 @@ class Run:
     command: str
     environment: Mapping[str, Any] = field(default_factory=dict)
     results: tuple[CaseResult, ...] = ()
+    peers: tuple[Peer, ...] = ()  # the tools that were to be asked
 
 
 @dataclass(frozen=True, slots=True)
