@@ -81,7 +81,7 @@ class MemoryModel:
     def peak_bytes(self, rank: int = 0) -> int:
         """Bytes of the largest moment, without writing the terms down."""
         ledger = self.ledger_of_rank(rank)
-        held = sum(item.nbytes for item in self._held(rank))
+        held = sum(item.nbytes for item in self.held(rank))
         instants = self.step(rank).instants
         passing = optimizer_transient(self.case, ledger, rank)
         stepping = instants[Moment.AFTER_BACKWARD].nbytes + (passing.nbytes if passing else 0)
@@ -90,7 +90,7 @@ class MemoryModel:
     def estimate(self, rank: int = 0) -> MemoryEstimate:
         """Every term of every moment on one rank."""
         ledger = self.ledger_of_rank(rank)
-        held = self._held(rank)
+        held = self.held(rank)
         terms = []
         for moment in Moment:
             terms += [_held(item, moment, rank) for item in held if _exists(item, moment)]
@@ -105,7 +105,7 @@ class MemoryModel:
             terms += [_alive(label, nbytes, moment, rank) for label, nbytes in labels.items() if nbytes]
         return MemoryEstimate(tuple(terms), rank)
 
-    def _held(self, rank: int) -> tuple[Holding, ...]:
+    def held(self, rank: int) -> tuple[Holding, ...]:
         """What a rank holds between steps."""
         held = holdings(self.case, self.ledger_of_rank(rank), rank)
         layout = self.case.layout

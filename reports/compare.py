@@ -19,6 +19,7 @@ from suite.collectives import TrafficEstimate
 from suite.peers import Peer, PeerAnswer
 from suite.record import STATE, Component, Measurement, MemoryEstimate, Moment, Outcome, Quantity, TimeEstimate
 from suite.stats import relative_error
+from suite.timeline import Timeline
 
 #: Moments at which the state's size is a matter of counting: every gradient exists, or none does.
 STATE_MOMENTS = (Moment.AFTER_BACKWARD, Moment.STEADY)
@@ -37,6 +38,7 @@ class CaseResult:
     measurement: Measurement | None = None
     unpredicted: str = ""  # why there is no estimate, where there is none
     traffic: tuple[TrafficEstimate, ...] = ()  # one a rank
+    timelines: tuple[Timeline, ...] = ()  # one a rank
     peers: tuple[PeerAnswer, ...] = ()  # what other tools say of it
 
 

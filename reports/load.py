@@ -64,6 +64,7 @@ def _result(
         measurement=measured.measurement if measured else None,
         unpredicted=estimate.reason if estimate else "",
         traffic=estimate.traffic if estimate else (),
+        timelines=estimate.timelines if estimate else (),
         peers=peers,
     )
 

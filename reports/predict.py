@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 from memory.estimate import MemoryModel, representative_ranks
+from memory.timeline import timeline_of
 from parallelism.simulator.roofline import bubble_share, estimate_time
 from parallelism.traffic import estimate_traffic
 from suite.case import Case
@@ -23,7 +24,7 @@ class Predictor:
     rates: MatrixRates | None = None
 
     def __call__(self, case: Case) -> EstimateRow:
-        """The row of a case: memory and traffic of its ranks, time of its step."""
+        """The row of a case: memory, its timeline and traffic of its ranks, time of its step."""
         model = MemoryModel(case)
         ranks = representative_ranks(case.layout)
         return EstimateRow(
@@ -32,6 +33,7 @@ class Predictor:
             memory=tuple(model.estimate(rank) for rank in ranks),
             time=self.time(case, model),
             traffic=tuple(estimate_traffic(case, model.ledger_of_share(rank), rank) for rank in ranks),
+            timelines=tuple(timeline_of(model, rank) for rank in ranks),
         )
 
     def time(self, case: Case, memory: MemoryModel) -> TimeEstimate:

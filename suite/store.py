@@ -19,6 +19,7 @@ from suite.collectives import TrafficEstimate
 from suite.parse import SpecError, from_mapping, require, to_mapping
 from suite.peers import Peer, PeerAnswer
 from suite.record import SCHEMA_VERSION, Measurement, MemoryEstimate, TimeEstimate
+from suite.timeline import Timeline
 
 RECORDS = "records.jsonl"
 #: what every line starts with, so that even a torn first line is known as ours
@@ -47,6 +48,7 @@ class EstimateRow:
     time: TimeEstimate | None = None
     reason: str = ""  # why there is no estimate, where there is none
     traffic: tuple[TrafficEstimate, ...] = ()  # one a rank
+    timelines: tuple[Timeline, ...] = ()  # one a rank
 
 
 @dataclass(frozen=True)
