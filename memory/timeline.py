@@ -10,7 +10,7 @@ from memory.estimate import MemoryModel
 from memory.state import Holding, optimizer_transient
 from memory.step import StepWalk
 from suite.record import Component, Moment
-from suite.timeline import Timeline
+from suite.timeline import Span, Timeline
 
 #: more points than a figure has units of width show nothing more
 MOST_POINTS = 300
@@ -26,6 +26,7 @@ class _Points:
     in_optimizer: Mapping[Component, int]  # what its step needs in passing
     places: list[int] = field(default_factory=list)
     levels: list[dict[Component, int]] = field(default_factory=list)
+    spans: list[Span] = field(default_factory=list)
     moments: dict[Moment, int] = field(default_factory=dict)
 
     def add(self, place: int, alive: Mapping[Component, int], moments: Sequence[Moment] = ()) -> None:
@@ -33,6 +34,12 @@ class _Points:
         parts = [self.held, alive, self.in_optimizer if Moment.OPTIMIZER_PEAK in moments else {}]
         self.levels.append({name: sum(part.get(name, 0) for part in parts) for part in parts for name in part})
         self.moments |= dict.fromkeys(moments, len(self.places) - 1)
+
+    def end(self, window: Moment, until: int) -> None:
+        if self.spans and self.spans[-1].window is window:
+            self.spans.pop()
+        if until > (self.spans[-1].until if self.spans else 0):
+            self.spans.append(Span(window, until))
 
 
 def timeline_of(model: MemoryModel, rank: int = 0) -> Timeline:
@@ -57,10 +64,12 @@ def timeline_of(model: MemoryModel, rank: int = 0) -> Timeline:
         if not events:
             points.add(start, alive, stops.get((index, 0), ()) if index else ())
         start += len(events)
+        points.end(stretch.window, start)
     margin = max(1, start // 20)
     if Moment.OPTIMIZER_PEAK not in points.moments:
         points.add(start + margin, alive, [Moment.OPTIMIZER_PEAK])
     points.add(points.places[-1] + margin, {}, [Moment.STEADY])
+    points.end(Moment.OPTIMIZER_PEAK, points.places[-1])
     steps = model.case.workload.micro_batches
     return _thinned(points, rank, steps if model.case.layout.pp > 1 else min(WALKED, steps))
 
@@ -98,5 +107,6 @@ def _thinned(points: _Points, rank: int, micro_batches: int) -> Timeline:
         tuple(points.places[index] for index in order),
         {part: tuple(points.levels[index].get(part, 0) for index in order) for part in parts},
         {moment: renamed[index] for moment, index in points.moments.items()},
+        tuple(points.spans),
         micro_batches,
     )

@@ -136,6 +136,10 @@ class CaseComparison:
         """The memory rows by component at an instant's rank and moment."""
         return tuple(row for row in self._memory_rows if (row.rank, row.moment) == (instant.rank, instant.moment))
 
+    def rows_of_rank(self, rank: int) -> tuple[Comparison, ...]:
+        """The memory rows of a rank: totals and components of every moment."""
+        return tuple(row for row in self.rows if row.quantity is Quantity.MEMORY and row.rank == rank)
+
     def peak_of_rank(self, rank: int) -> Peak:
         """One rank's fullest moments."""
         rows = tuple(row for row in self.totals if row.rank == rank)

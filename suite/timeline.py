@@ -8,6 +8,14 @@ from functools import cached_property
 from suite.record import Component, Moment
 
 
+@dataclass(frozen=True, slots=True)
+class Span:
+    """A phase of the step, told by the moment that is its highest instant, up to a place."""
+
+    window: Moment
+    until: int
+
+
 @dataclass(frozen=True)
 class Timeline:
     """Bytes at each point; the components of a point sum to all that the rank holds there.
@@ -20,6 +28,7 @@ class Timeline:
     at: tuple[int, ...]
     nbytes: dict[Component, tuple[int, ...]]
     moments: dict[Moment, int]  # which point a moment is
+    spans: tuple[Span, ...]  # in order, from the first point to the last
     micro_batches: int = 1  # that are shown; those between the second and the last are like the second
 
     @cached_property

@@ -8,7 +8,7 @@ from dataclasses import replace
 from suite.case import Case
 from suite.child import ChildError, ask
 from suite.environment import package_version
-from suite.parse import from_mapping, to_mapping
+from suite.parse import from_mapping
 from suite.peers import Peer, PeerAnswer, unanswered
 from suite.store import PeersRow, RunRow, RunStore
 

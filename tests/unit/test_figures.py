@@ -57,7 +57,7 @@ def box(element: ElementTree.Element) -> tuple[float, float, float, float]:
 
 def test_every_figure_of_the_page_is_there(drawn: tuple[Chart, ...]) -> None:
     keys = [re.sub(r"-\d+$", "", chart.key) for chart in drawn]
-    assert set(keys) == {"peak", "error", "moments", "loss", "throughput"}
+    assert set(keys) == {"peak", "error", "components", "moments", "loss", "throughput"}
     assert keys.count("peak") == 4  # a chart a model
     assert keys.count("loss") == 3  # a chart a loss group
 

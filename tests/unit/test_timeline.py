@@ -58,6 +58,17 @@ def test_a_step_begins_and_ends_with_what_is_held() -> None:
     assert line.nbytes[Component.ACTIVATIONS][0] == 0
 
 
+def test_the_phases_cover_the_step_in_order() -> None:
+    line = timeline.timeline_of(MemoryModel(case_of({}, micro_batches=2)))
+    forward, loss, backward = Moment.FORWARD_PEAK, Moment.LOSS, Moment.BACKWARD_PEAK
+    names = [span.window for span in line.spans]
+    assert names == [forward, loss, backward, forward, loss, backward, Moment.OPTIMIZER_PEAK]
+    ends = [span.until for span in line.spans]
+    assert ends == sorted(set(ends))
+    assert ends[-1] == line.at[-1]
+    assert line.at[line.moments[Moment.AFTER_BACKWARD]] == ends[-2]
+
+
 def test_gradients_grow_until_there_is_one_for_each_parameter() -> None:
     line = timeline.timeline_of(MemoryModel(case_of({}, micro_batches=1)))
     gradients, after = line.nbytes[Component.GRADIENTS], line.moments[Moment.AFTER_BACKWARD]
