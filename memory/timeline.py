@@ -65,7 +65,7 @@ def timeline_of(model: MemoryModel, rank: int = 0) -> Timeline:
             points.add(start, alive, stops.get((index, 0), ()) if index else ())
         start += len(events)
         points.end(stretch.window, start)
-    margin = max(1, start // 20)
+    margin = max(1, start // 8)
     if Moment.OPTIMIZER_PEAK not in points.moments:
         points.add(start + margin, alive, [Moment.OPTIMIZER_PEAK])
     points.add(points.places[-1] + margin, {}, [Moment.STEADY])

@@ -3,7 +3,7 @@ measured at its moments as points on it."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from matplotlib.axes import Axes
 
@@ -23,28 +23,25 @@ _PHASES = {
     Moment.OPTIMIZER_PEAK: "optimizer",
 }
 _LEFT, _RIGHT = 68, 10
-_RIBBON = 17  # height of the strip that names the phases
+_STRIP, _NAMES = 6, 18  # heights of the strip of phases, and of their names below it
 _LETTER = 6.4  # width of one in SMALL
 
 
 def timeline_chart(case: CaseComparison, line: Timeline, ranks: Sequence[int], key: str) -> Chart:
     """The timeline of a rank, or of several that are alike."""
     hover: dict[str, str] = {}
+    measured = _measured(case, line)
     used = [part for part in Component if any(line.nbytes.get(part, ()))]
     with drawing_style():
         legend = legend_height(used)
-        figure, axes = canvas(262 + legend, _LEFT, _RIGHT, 22, _RIBBON + 12 + legend)
-        top = 1.04 * max(*line.totals, *(size for _, size in _measured(case, line)), 1)
+        figure, axes = canvas(286 + legend, _LEFT, _RIGHT, 36, _STRIP + _NAMES + 8 + legend)
+        top = 1.04 * max(*line.totals, *measured.values(), 1)
         axes.set_xlim(line.at[0], max(line.at[-1], line.at[0] + 1))
         axes.set_ylim(0, top)
         _stack(axes, line, used, hover)
         _phases(axes, line, hover)
-        _peak(axes, line)
-        for place, (moment, size) in enumerate(_measured(case, line)):
-            x = line.at[line.moments[moment]]
-            look = {"color": INK.light, "markerfacecolor": PAPER.light, "markersize": 6, "markeredgewidth": 1.6}
-            axes.plot([x], [size], "o", clip_on=False, gid=f"measured{place}", zorder=5, **look)  # type: ignore[arg-type]
-            hover[f"measured{place}"] = f"{_name(moment)}: measured {bytes_text(size)}, {_said(line, moment)}"
+        _peaks(axes, line, measured)
+        _circles(axes, line, measured, hover)
         byte_axis(axes, "y", top)
         axes.set_xticks([])
         component_legend(figure, used)
@@ -72,60 +69,62 @@ def _stack(axes: Axes, line: Timeline, used: Sequence[Component], hover: dict[st
 
 
 def _phases(axes: Axes, line: Timeline, hover: dict[str, str]) -> None:
-    """The strip below the axis: a box a phase, named where the name fits."""
+    """The strip below the axis: a box a phase, and under it the names, of the longest phases first, that fit."""
     transform = axes.get_xaxis_transform()
     width, height = (size * 72 for size in axes.figure.get_size_inches())  # type: ignore[union-attr]
     box = axes.get_position()
+    unit = box.height * height
     scale = box.width * width / max(1, line.at[-1] - line.at[0])
-    strip = _RIBBON / (box.height * height)
-    start = line.at[0]
-    for place, span in enumerate(line.spans):
-        name, middle = _PHASES[span.window], (start + span.until) / 2
-        ends = axes.fill_between([start, span.until], -strip, -0.01, transform=transform, clip_on=False)
-        ends.set(facecolor=GRID.light if place % 2 else PAPER.light, edgecolor=GRID.light, linewidth=0.8)
-        ends.set_gid(f"phase{place}")
+    starts = [line.at[0], *(span.until for span in line.spans)]
+    taken: list[tuple[float, float]] = []
+    for place, span in sorted(enumerate(line.spans), key=lambda item: starts[item[0]] - item[1].until):
+        name, middle = _PHASES[span.window], (starts[place] + span.until) / 2
+        strip = axes.fill_between([starts[place], span.until], -_STRIP / unit, 0, transform=transform, clip_on=False)
+        colour = GRID.light if place % 2 else MUTED.light
+        strip.set(facecolor=colour, edgecolor=PAPER.light, linewidth=0.8, gid=f"phase{place}")
         hover[f"phase{place}"] = name
-        if (span.until - start) * scale >= len(name) * _LETTER + 4:
-            look = {"ha": "center", "va": "center", "size": SMALL, "color": MUTED.light}
-            axes.text(middle, -strip / 2 - 0.005, name, transform=transform, **look)  # type: ignore[arg-type]
-        start = span.until
+        half = len(name) * _LETTER / 2 / scale
+        if all(middle + half < left or middle - half > right for left, right in taken):
+            taken.append((middle - half, middle + half))
+            look = {"ha": "center", "va": "top", "size": SMALL, "color": MUTED.light}
+            axes.text(middle, -(_STRIP + 3) / unit, name, transform=transform, **look)  # type: ignore[arg-type]
 
 
-def _peak(axes: Axes, line: Timeline) -> None:
-    """The highest point: a line up to its bytes, written at the side that has the room."""
+def _peaks(axes: Axes, line: Timeline, measured: Mapping[Moment, float]) -> None:
+    """A line up to the highest predicted point, and above the drawing how high it and the highest measured one are."""
     place = max(range(len(line.at)), key=line.totals.__getitem__)
     x, size = line.at[place], line.totals[place]
     axes.plot([x, x], [0, size], color=INK.light, linewidth=1, dashes=(3, 3))
-    axes.plot([x], [size], marker="v", markersize=7, color=INK.light, clip_on=False, zorder=6)
-    is_late = x - line.at[0] > (line.at[-1] - line.at[0]) / 2
-    look = {
-        "textcoords": "offset points",
-        "ha": "right" if is_late else "left",
-        "size": SMALL,
-        "annotation_clip": False,
-    }
-    axes.annotate(f"predicted peak {bytes_text(size)}", (x, size), (-8 if is_late else 8, 5), **look)  # type: ignore[arg-type]
+    centred = {"textcoords": "offset points", "ha": "center", "size": SMALL, "annotation_clip": False}
+    axes.annotate("▼", (x, size), (0, 5), **centred)  # type: ignore[arg-type]
+    text = f"▼ predicted peak {bytes_text(size)}"
+    if measured:
+        text += f"   ● measured {bytes_text(max(measured.values()))}"
+    axes.annotate(text, (0, 1), (0, 18), "axes fraction", "offset points", size=SMALL, annotation_clip=False)
 
 
-def _measured(case: CaseComparison, line: Timeline) -> list[tuple[Moment, float]]:
+def _circles(axes: Axes, line: Timeline, measured: Mapping[Moment, float], hover: dict[str, str]) -> None:
+    """What was measured at each moment; the highest is filled."""
+    for place, (moment, size) in enumerate(measured.items()):
+        filled = size == max(measured.values())
+        look = {"color": INK.light, "markerfacecolor": (INK if filled else PAPER).light, "markersize": 6}
+        x, name = line.at[line.moments[moment]], f"measured{place}"
+        axes.plot([x], [size], "o", clip_on=False, gid=name, zorder=5, markeredgewidth=1.6, **look)  # type: ignore[arg-type]
+        said = bytes_text(line.totals[line.moments[moment]])
+        hover[name] = f"{moment.value.replace('_', ' ')}: measured {bytes_text(size)}, predicted {said}"
+
+
+def _measured(case: CaseComparison, line: Timeline) -> dict[Moment, float]:
     """What was measured at the moments that the timeline passes."""
     rows = ((moment, case.memory(None, line.rank, moment)) for moment in line.moments)
-    return [(moment, row.measured) for moment, row in rows if row and row.measured is not None]
-
-
-def _said(line: Timeline, moment: Moment) -> str:
-    return f"predicted {bytes_text(line.totals[line.moments[moment]])}"
-
-
-def _name(moment: Moment) -> str:
-    return moment.value.replace("_", " ")
+    return {moment: row.measured for moment, row in rows if row and row.measured is not None}
 
 
 def _caption(line: Timeline, ranks: Sequence[int], case: CaseComparison) -> str:
     who = ranks_text(ranks)
     text = f"{who[0].upper()}{who[1:]}. Left to right: allocations and frees of one step, as predicted."
     if _measured(case, line):
-        text += " Circles: measured at the step's moments."
+        text += " Circles: measured at the step's moments, the highest filled."
     if line.micro_batches < case.case.workload.micro_batches:
         text += f" Of {case.case.workload.micro_batches} micro-batches the first two and the last are drawn."
     return text

@@ -21,7 +21,7 @@ class Timeline:
     """Bytes at each point; the components of a point sum to all that the rank holds there.
 
     `at` is a point's place in the step, counted in allocations and frees. The optimizer's own are not walked through,
-    so that its stretch is given a tenth of the others' length.
+    so that its stretch is given a quarter of the others' length.
     """
 
     rank: int
