@@ -61,6 +61,7 @@ VERBS = ("bench", "estimate", "report", "models")
             "bench --suite speed --model gpt2 --dp 2",
             "--suite speed: given beside --model, --dp; it has flags of its own: python -m",
         ),
+        ("bench --suite peers --emit slurm", "--emit: given beside --suite peers; the tools are asked by"),
         ("bench --timeout 0", "--timeout: '0' is not a number above zero"),
         ("bench --model gpt-1m --device h1000", "cluster.device: 'h1000' is not known; did you mean h100"),
         ("bench --model gpt-1m --runs /proc/no", "'/proc/no': No such file or directory"),
