@@ -83,7 +83,7 @@ def _phases(axes: Axes, line: Timeline, hover: dict[str, str]) -> None:
         colour = GRID.light if place % 2 else MUTED.light
         strip.set(facecolor=colour, edgecolor=PAPER.light, linewidth=0.8, gid=f"phase{place}")
         hover[f"phase{place}"] = name
-        half = len(name) * _LETTER / 2 / scale
+        half = (len(name) * _LETTER / 2 + 4) / scale
         if all(middle + half < left or middle - half > right for left, right in taken):
             taken.append((middle - half, middle + half))
             look = {"ha": "center", "va": "top", "size": SMALL, "color": MUTED.light}

@@ -85,5 +85,8 @@ def test_thinning_keeps_the_top_and_the_moments(monkeypatch: pytest.MonkeyPatch)
     thin = timeline.timeline_of(model)
     assert len(thin.at) <= 10 + len(Moment) + 2 < len(whole.at)
     assert max(thin.totals) == max(whole.totals)
+    every = -(-len(whole.at) // 10)
+    tops = {max(whole.totals[start : start + every]) for start in range(0, len(whole.at), every)}
+    assert tops <= set(thin.totals)
     for moment, place in whole.moments.items():
         assert thin.totals[thin.moments[moment]] == whole.totals[place]
