@@ -68,7 +68,7 @@ def timeline_of(model: MemoryModel, rank: int = 0) -> Timeline:
     margin = max(1, start // 8)
     if Moment.OPTIMIZER_PEAK not in points.moments:
         points.add(start + margin, alive, [Moment.OPTIMIZER_PEAK])
-    points.add(points.places[-1] + margin, {}, [Moment.STEADY])
+    points.add(start + 2 * margin, {}, [Moment.STEADY])
     points.end(Moment.OPTIMIZER_PEAK, points.places[-1])
     steps = model.case.workload.micro_batches
     return _thinned(points, rank, steps if model.case.layout.pp > 1 else min(WALKED, steps))

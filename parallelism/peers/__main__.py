@@ -13,6 +13,8 @@ from suite.case import Case, case_from
 from suite.parse import SpecError, to_mapping
 from suite.peers import Peer, PeerAnswer, unanswered
 
+#: characters of a crash that a row repeats
+LONGEST = 160
 MODULES = {
     Peer.DEEPSPEED: "parallelism.peers.deepspeed_states",
     Peer.ACCELERATE: "parallelism.peers.accelerate_training",
@@ -33,7 +35,7 @@ def _guarded(answer: Callable[[Case], PeerAnswer], peer: Peer, case: Case) -> Pe
         return unanswered(peer, str(error))
     except Exception as error:  # anything may come out of another tool
         lines = str(error).splitlines() or [""]
-        return unanswered(peer, f"crashed: {type(error).__name__}: {lines[0]}")
+        return unanswered(peer, f"crashed: {type(error).__name__}: {lines[0][:LONGEST]}")
 
 
 def main() -> int:
