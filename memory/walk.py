@@ -76,14 +76,15 @@ class Walker:
         waiting = {str(array.tied_to): left.is_view for array, left in self.gradients.items() if is_tied(array)}
         return SegmentWalk(forward, uncache, self._cut(), waiting)
 
-    def run_forward(self) -> tuple[Phase, Phase]:
-        """The forward pass and the end of autocast; then the gradients that backward starts from are there."""
+    def run_forward(self, keeps: bool = True) -> tuple[Phase, Phase]:
+        """The forward pass and the end of autocast; then the gradients that backward starts from are there. Where
+        nothing is kept, as in inference, no backward pass can follow."""
         for array in self.segment.inputs + self.segment.batch:
             self.storages[array] = Storage(self.labels.of_border(array), array.nbytes, 1 + self.rules.keeps_input)
         output = self.segment.output
         outputs = (output,) if output is not None else ()
         held = self.segment.inputs + self.segment.batch + outputs
-        self._forward(self.segment.body, True, held)
+        self._forward(self.segment.body, keeps, held)
         for array in self.segment.inputs:
             self._release_name(array)
         forward = self._cut()

@@ -12,7 +12,7 @@ import os
 import resource
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from datetime import timedelta
 from pathlib import Path
 
@@ -32,6 +32,7 @@ from suite.data import load_data, train_windows, validation_windows
 from suite.documents import read_json
 from suite.environment import environment
 from suite.parse import SpecError, require
+from suite.passes import Pass, passes_of
 from suite.ranklog import FailureKind, RankWriter, rows_path
 from suite.record import Quantity, Sample
 
@@ -129,6 +130,7 @@ class Worker:
         trainer = self.trainer()
         for sample in measure_traffic(lambda step: trainer.step(step, self.batch(step)), self.rank):
             self.writer.sample(sample)
+        trainer.close()
 
     # --- small things -----------------------------------------------------------------------------------
 
@@ -163,12 +165,16 @@ def _failure_kind(error: BaseException) -> FailureKind:
     return FailureKind.OOM if refused else FailureKind.ERROR
 
 
-def run(case: Case, rank: int, writer: RankWriter) -> None:
+def run(case: Case, rank: int, writer: RankWriter, passes: Collection[Pass] = tuple(Pass)) -> None:
     """The passes of one case on one rank, in an initialised process group if it has several ranks."""
     worker = Worker(case, rank, _device(case), writer)
-    worker.train()
-    worker.measure_memory()
-    worker.count_traffic()
+    for each, method in (
+        (Pass.TRAIN, worker.train),
+        (Pass.MEMORY, worker.measure_memory),
+        (Pass.TRAFFIC, worker.count_traffic),
+    ):
+        if each in passes:
+            method()
     peak_kib = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     writer.sample(Sample(Quantity.RESIDENT, peak_kib * 1024, rank))
 
@@ -184,6 +190,7 @@ def main(arguments: list[str]) -> int:
     cases, refusal = _cases(options.case, options.out, place.world)
     writers = [_writer(folder, place.rank) for folder in cases or [options.out]]
     try:
+        _import_engines(tuple(cases.values()))
         writers[0].heartbeat("meets the other ranks")
         store = meet(place, refusal or facts_of(tuple(cases.values())), timeout)
     except Exception as error:
@@ -194,7 +201,7 @@ def main(arguments: list[str]) -> int:
             if place.rank == 0:
                 writer.environment(environment() | _threads())
             with process_group(place, store, case, timeout):
-                run(case, place.rank, writer)
+                run(case, place.rank, writer, options.passes)
                 if store is not None:
                     dist.barrier()
                 writer.done()
@@ -207,6 +214,14 @@ def main(arguments: list[str]) -> int:
     return 0
 
 
+def _import_engines(cases: Collection[Case]) -> None:
+    """DeepSpeed before torch's pipelines, whichever case comes first: the other way round it cannot be imported."""
+    if engines := [case for case in cases if case.layout.is_deepspeed]:
+        from parallelism.zero.trainer import import_deepspeed
+
+        import_deepspeed(_device(engines[0]).type)
+
+
 def _options(arguments: list[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="parallelism.worker", allow_abbrev=False)
     parser.add_argument("case", type=Path, metavar="CASES", help="a Case, or a list of Cases of one size, as JSON")
@@ -214,6 +229,8 @@ def _options(arguments: list[str]) -> argparse.Namespace:
     parser.add_argument("--timeout", type=float, default=600.0, metavar="SECONDS", help="of one collective [600]")
     text = "of several machines: to rank 0 at the end, or left where they were written [gathered]"
     parser.add_argument("--rows", choices=("gathered", "local"), default="gathered", help=text)
+    text = "what is done with each case, with commas [train,memory,traffic]"
+    parser.add_argument("--passes", type=passes_of, default=tuple(Pass), metavar="PASSES", help=text)
     return parser.parse_args(arguments)
 
 

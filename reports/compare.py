@@ -16,6 +16,7 @@ from reports.speed import Speed, speed_of
 from reports.traffic import fullest, traffic_rows
 from suite.case import Case
 from suite.collectives import TrafficEstimate
+from suite.passes import Pass
 from suite.peers import Peer, PeerAnswer
 from suite.record import STATE, Component, Measurement, MemoryEstimate, Moment, Outcome, Quantity, TimeEstimate
 from suite.stats import relative_error
@@ -53,6 +54,7 @@ class Run:
     environment: Mapping[str, Any] = field(default_factory=dict)
     results: tuple[CaseResult, ...] = ()
     peers: tuple[Peer, ...] = ()  # the tools that were to be asked
+    passes: tuple[Pass, ...] = tuple(Pass)
 
 
 @dataclass(frozen=True, slots=True)

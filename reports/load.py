@@ -47,6 +47,7 @@ def load_run(path: Path | str) -> Run:
         suite=asked[0].suite,
         command=shlex.join(asked[0].command),
         environment=asked[0].environment,
+        passes=asked[0].passes,
         peers=asked[0].peers,
         results=tuple(
             _result(case, estimates.get(key), measurements.get(key), peers.get(key, ())) for key, case in cases.items()

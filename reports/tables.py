@@ -14,12 +14,15 @@ from rich.table import Table
 from rich.text import Text
 
 from reports.compare import CaseComparison, Comparison
+from reports.factors import factor_rows
 from reports.summary import ERROR_BAND, RunComparison
 from reports.text import plain, plain_lines
 from reports.wording import instant_bytes, instant_text, moments_text, sentences
 from suite.record import MemoryEstimate, Moment
 from suite.units import bytes_text, count_text, number_text, percent_text, seconds_text
 
+#: Runs of more cases are shown by setting.
+CASES_SHOWN = 60
 #: Columns from which the table of cases shows everything it knows.
 WIDE = 132
 _ALARM, _QUIET = "bold red", "dim"
@@ -37,7 +40,10 @@ class _Column:
 
 def print_run(comparison: RunComparison, console: Console) -> None:
     """The table of cases, what they send, the reasons of those that did not end well, and the summary."""
-    console.print(case_table(comparison, console.width))
+    if len(comparison.cases) <= CASES_SHOWN:
+        console.print(case_table(comparison, console.width))
+    else:
+        console.print(factor_table(comparison))
     if comparison.senders:
         console.print(traffic_table(comparison))
     for case in comparison.unfinished:
@@ -68,6 +74,31 @@ def traffic_table(comparison: RunComparison) -> Table:
         if row:
             cells = (cell(bytes_text(row.predicted)), cell(bytes_text(row.measured)), _row_error(row))
             table.add_row(cell(case.case.label), *cells)
+    return table
+
+
+def factor_table(comparison: RunComparison) -> Table:
+    """Errors of the peak by each setting in which the cases differ: a row a value."""
+    table = framed("error of the peak by setting")
+    for heading, right in (("setting", False), ("value", False), ("cases", True), ("mean absolute", True)):
+        add_column(table, heading, right)
+    for heading in ("worst", "bias", "too high", "too low", "state exact"):
+        add_column(table, heading)
+    shown = ""
+    for row in factor_rows(comparison.cases):
+        errors = row.errors
+        table.add_row(
+            cell("" if row.factor == shown else row.factor),
+            cell(row.value),
+            cell(count_text(errors.count)),
+            cell(percent_text(errors.mean_absolute, 4)),
+            cell(percent_text(errors.worst, 4, signed=True), "" if errors.is_within_band else _ALARM),
+            cell(percent_text(errors.bias, 4, signed=True)),
+            cell(count_text(row.over)),
+            cell(count_text(row.under)),
+            cell(f"{count_text(row.state_exact)}/{count_text(row.state_rows)}"),
+        )
+        shown = row.factor
     return table
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from reports.compare import CaseComparison, Instant, Peak
 from reports.summary import ERROR_BAND, RunComparison
 from reports.text import plain, plural
+from suite.passes import Pass
 from suite.units import NOT_KNOWN, bytes_text, count_text, number_text, percent_text
 
 _BAND = percent_text(ERROR_BAND, 0)
@@ -24,9 +25,9 @@ def memory_sentence(comparison: RunComparison) -> str:
         return "No case has both a predicted and a measured peak, so nothing can be said about the formulas."
     verdict = "every case within" if errors.is_within_band else "not every case within"
     return (
-        f"Predicted peak memory is off by {percent_text(errors.mean_absolute)} on average and by"
-        f" {percent_text(errors.worst, signed=True)} at worst ({plain(worst.case.label)}), {verdict} {_BAND};"
-        f" the mean signed error is {percent_text(errors.bias, signed=True)}."
+        f"Predicted peak memory is off by {percent_text(errors.mean_absolute, 4)} on average and by"
+        f" {percent_text(errors.worst, 4, signed=True)} at worst ({plain(worst.case.label)}), {verdict} {_BAND};"
+        f" the mean signed error is {percent_text(errors.bias, 4, signed=True)}."
     )
 
 
@@ -78,14 +79,10 @@ def loss_sentence(comparison: RunComparison) -> str:
 
 def sentences(comparison: RunComparison) -> tuple[str, ...]:
     """The whole summary, a sentence an entry."""
-    said = (
-        outcome_sentence(comparison),
-        memory_sentence(comparison),
-        state_sentence(comparison),
-        traffic_sentence(comparison),
-        time_sentence(comparison),
-        loss_sentence(comparison),
-    )
+    said = [outcome_sentence(comparison), memory_sentence(comparison), state_sentence(comparison)]
+    said += [traffic_sentence(comparison)]
+    if Pass.TRAIN in comparison.run.passes:
+        said += [time_sentence(comparison), loss_sentence(comparison)]
     return tuple(sentence for sentence in said if sentence)
 
 

@@ -8,7 +8,9 @@ from typing import Any
 
 from suite.case import Case, case_from
 from suite.layout import Layout
+from suite.matrix import pairs_matrix, whole_matrix
 from suite.parse import SpecError, nearest
+from suite.passes import Pass
 from suite.spec import Recipe
 
 _LAYOUT = frozenset(field.name for field in fields(Layout))
@@ -162,6 +164,15 @@ SUITES: dict[str, Callable[[], tuple[Case, ...]]] = {
     "quick": quick_suite,
     "strategies": strategies_suite,
     "peers": peers_suite,
+    "memory": lambda: tuple(whole_matrix().cases),
+    "memory-pairs": lambda: tuple(pairs_matrix().cases),
+}
+
+#: suites that are about some of the passes alone; where it is memory's, many small cases are run in one launch
+PASSES: dict[str, tuple[Pass, ...]] = {
+    "memory": (Pass.MEMORY,),
+    "memory-pairs": (Pass.MEMORY,),
+    "peers": (Pass.MEMORY, Pass.TRAFFIC),
 }
 
 

@@ -3,8 +3,8 @@
 Attention's own tiles and layer norm's sums are read off ATen's sources and exact. oneDNN's packing, which runs
 every bf16 product on the CPU, is an approximation: its blocking is the best of a search over the processor's
 caches. What was measured, with AMX and 2 MiB of second-level cache a core: each thread packs the right operand a
-slab of at most 1 MiB at a time, or one narrow block where rows are few; a transposed left operand is packed 256
-rows at a time, beside 64 columns of the right one; sums over several slabs are kept in fp32.
+slab of at most 1 MiB at a time, or one narrow block where each thread has few rows; a transposed left operand is
+packed 256 rows at a time, beside 64 columns of the right one; long sums over several slabs are kept in fp32.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ SLAB_LIMIT = 2**20  # bytes of a packed slab
 BLOCK = 32  # packed matrices are made of blocks this wide and high; where rows are few, one column of them at a time
 DEPTH_LIMIT = 1024  # that a product with a transposed left operand sums over at a time
 LEFT_ROWS, RIGHT_COLUMNS = 256, 64  # packed at a time in such a product
+SUM_LIMIT = 4096  # that a product with a right operand of several slabs sums over without partial sums
 ROWS_A_THREAD = 256  # that are worth packing for
 TILE_BYTES = 5120  # the tile registers' own buffer, a page of it padding
 CACHE_LINES = 128  # padding between the two packed operands
@@ -66,8 +67,8 @@ class CpuWorkspace:
         """Beyond both gradients of such a product. Whichever is made first (with a bias x's, without W's) has its
         workspace while the other is not there yet."""
         slab, is_whole = _slab(columns, depth)
-        few = rows < self.threads * depth and columns <= depth
-        sums = 0 if is_whole else FP32_BYTES * rows * depth
+        few = self._copies(rows) > 1 and rows < self.threads * depth and columns <= depth
+        sums = 0 if is_whole or columns <= SUM_LIMIT else FP32_BYTES * rows * depth
         for_x = self._copies(rows) * ((_narrow(columns) if few else slab) + TILE_BYTES) + sums
         for_weight = self.threads * _transposed(rows, columns)
         if bias:

@@ -15,6 +15,7 @@ from suite.case import Case, case_from
 from suite.documents import read_json
 from suite.layout import Layout
 from suite.parse import SpecError, from_text, nearest, require, shown, to_mapping
+from suite.passes import Pass, passes_of
 from suite.spec import Cluster, Recipe, Workload
 
 PARTS: dict[str, type] = {"layout": Layout, "workload": Workload, "cluster": Cluster, "recipe": Recipe}
@@ -132,6 +133,15 @@ def suite_name(options: argparse.Namespace, count: int) -> str:
         return "one case" if count == 1 else "standard input" if options.case == "-" else Path(options.case).name
     changes = given_changes(options)
     return f"{options.suite or 'default'}{' with ' if changes else ''}{', '.join(changes)}"
+
+
+def passes_given(options: argparse.Namespace) -> tuple[Pass, ...]:
+    """What --passes says, else what the suite is about: all of them for most."""
+    from suite.cases import PASSES
+
+    if options.passes is not None:
+        return passes_of(options.passes)
+    return PASSES.get("" if options.suite is None else options.suite, tuple(Pass))
 
 
 def _given(options: argparse.Namespace) -> list[dict[str, Any]]:

@@ -13,7 +13,7 @@ import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import psutil
 
@@ -70,6 +70,24 @@ class Part:
 
 
 @dataclass(frozen=True)
+class Job:
+    """What one torchrun runs: cases of one size, the file that lists them, where each case's rows go, and where the
+    launch itself writes."""
+
+    cases: tuple[Case, ...]
+    file: Path
+    out: Path
+    """what the ranks are told: a case's own folder, or for a list the folder above those"""
+    folders: tuple[Path, ...]
+    home: Path
+
+    @property
+    def ranks(self) -> int:
+        """Ranks on one machine."""
+        return self.cases[0].cluster.per_node
+
+
+@dataclass(frozen=True)
 class Launcher:
     """Runs a case's ranks on this machine and reads what they leave, within two limits.
 
@@ -89,6 +107,8 @@ class Launcher:
     """seconds between two looks at a running case; one look is a stat of each rank's file"""
     environment: dict[str, str] = field(default_factory=dict)
     """variables for the ranks, on top of this process's own"""
+    arguments: tuple[str, ...] = ()
+    """more arguments for the worker"""
 
     def __post_init__(self) -> None:
         for name in ("timeout_s", "hang_s", "grace_s"):
@@ -110,23 +130,43 @@ class Launcher:
     def run_part(self, case: Case, folder: Path, place: Place | None = None, watch: Watch | None = None) -> Part:
         """Run this machine's ranks of the case: all, or those that `place` makes its own. As `run` otherwise."""
         folder = folder.resolve()
-        _clear(folder)
-        (folder / "case.json").write_text(json.dumps(case.to_mapping(), indent=1) + "\n", encoding="ascii")
+        job = Job((case,), folder / "case.json", folder, (folder,), folder)
+        [part] = self._run(job, case.to_mapping(), place, watch)
+        return part
+
+    def run_list(self, cases: Sequence[Case], folder: Path, home: Path) -> tuple[Part, ...]:
+        """Run cases of one size, one after another, in one launch: of each the rows go to `folder`/<case id>.
+
+        What a launch costs, some seconds of imports, is paid once. The first case that fails ends it: the parts of
+        those after it are empty, or say that they were skipped. The time limit is that of a case for each.
+        """
+        folder, home = folder.resolve(), home.resolve()
+        folders = tuple(folder / case.case_id for case in cases)
+        job = Job(tuple(cases), home / "cases.json", folder, folders, home)
+        return self._run(job, [case.to_mapping() for case in cases])
+
+    def _run(self, job: Job, content: Any, place: Place | None = None, watch: Watch | None = None) -> tuple[Part, ...]:
+        for folder in {*job.folders, job.home}:
+            _clear(folder)
+        job.file.write_text(json.dumps(content, indent=1) + "\n", encoding="ascii")
         start, kills_before = time.monotonic(), oom_kills()
-        with self._torchrun(case, folder, place) as process:
-            stopped = self._wait(process, folder, start, watch or Alone())
+        with self._torchrun(job, place) as process:
+            stopped = self._wait(process, job, start, watch or Alone())
             # Before the ranks are ended: what they say of being ended is no reason for anything.
-            logs, now = tuple(read_rank(folder, rank) for rank in range(case.layout.world_size)), time.time()
+            logs, now = (
+                [_logs(case, folder, job.home) for case, folder in zip(job.cases, job.folders, strict=True)],
+                time.time(),
+            )
             code = process.poll()
         kills_after = oom_kills()
         ending = Ending(
             stopped=stopped,
-            limit_s=self.timeout_s if stopped is Outcome.TIMEOUT else self.hang_s,
+            limit_s=self.timeout_s * len(job.cases) if stopped is Outcome.TIMEOUT else self.hang_s,
             oom_kills=None if kills_before is None or kills_after is None else kills_after - kills_before,
-            launcher_line=last_line(tail_text(folder / "torchrun.log")),
+            launcher_line=last_line(tail_text(job.home / "torchrun.log")),
             time=now,
         )
-        return Part(logs, ending, code)
+        return tuple(Part(own, ending, code) for own in logs)
 
     def _several_machines(self, case: Case) -> str:
         """What would run a case that one machine alone cannot."""
@@ -138,12 +178,12 @@ class Launcher:
         )
 
     @contextlib.contextmanager
-    def _torchrun(self, case: Case, folder: Path, place: Place | None) -> Iterator[subprocess.Popen[bytes]]:
+    def _torchrun(self, job: Job, place: Place | None) -> Iterator[subprocess.Popen[bytes]]:
         """torchrun under its guard; on the way out, however that is, the guard and all below it have ended."""
-        with (folder / "torchrun.log").open("wb") as log:
+        with (job.home / "torchrun.log").open("wb") as log:
             process = subprocess.Popen(
-                self._command(case, folder, place),
-                env=self._variables(case.cluster.per_node),
+                self._command(job, place),
+                env=self._variables(job.ranks),
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=subprocess.STDOUT,
@@ -154,20 +194,20 @@ class Launcher:
         finally:
             _end(process, self.grace_s)
 
-    def _command(self, case: Case, folder: Path, place: Place | None) -> list[str]:
+    def _command(self, job: Job, place: Place | None) -> list[str]:
         """guard -> torchrun -> a guard for each rank -> the rank."""
         python = [sys.executable, "-m"]
         grace = ["--grace", str(self.grace_s)]
-        worker = [*python, self.module, str(folder / "case.json"), "--out", str(folder)]
-        worker += ["--timeout", f"{self.hang_s + COLLECTIVE_MARGIN_S:g}"]
+        worker = [*python, self.module, str(job.file), "--out", str(job.out)]
+        worker += ["--timeout", f"{self.hang_s + COLLECTIVE_MARGIN_S:g}", *self.arguments]
         return [
             *[*python, GUARD, "--parent", str(os.getpid()), *grace, "--"],
-            *[*python, "torch.distributed.run", "--nproc-per-node", str(case.cluster.per_node)],
-            *self._meeting(case, place),
+            *[*python, "torch.distributed.run", "--nproc-per-node", str(job.ranks)],
+            *self._meeting(job.cases[0], place),
             *["--max-restarts", "0", "--monitor-interval", "0.2"],
             *["--shutdown-timeout", str(math.ceil(self.grace_s) + 1)],  # the ranks' guards come first
-            *["--redirects", "3", "--log-dir", str(logs_path(folder)), "--no-python"],
-            *[*python, GUARD, "--exits", str(folder), *grace, "--"],
+            *["--redirects", "3", "--log-dir", str(logs_path(job.home)), "--no-python"],
+            *[*python, GUARD, "--exits", str(job.home), *grace, "--"],
             *worker,
             *(["--rows", "local"] if place else []),  # the launchers bring the rows together, whatever happens
         ]
@@ -198,14 +238,14 @@ class Launcher:
             variables["PYTHONPATH"] = os.pathsep.join(paths)
         return variables | self.environment
 
-    def _wait(self, process: subprocess.Popen[bytes], folder: Path, start: float, watch: Watch) -> Outcome | None:
+    def _wait(self, process: subprocess.Popen[bytes], job: Job, start: float, watch: Watch) -> Outcome | None:
         """Sleep until torchrun has ended or the watch wants it ended (None), or a limit is passed (which one)."""
-        seen, grown_at = row_bytes(folder), start
+        seen, grown_at = sum(map(row_bytes, job.folders)), start
         while process.poll() is None:
-            now, size = time.monotonic(), row_bytes(folder)
+            now, size = time.monotonic(), sum(map(row_bytes, job.folders))
             if size != seen:
                 seen, grown_at = size, now
-            if now - start > self.timeout_s:
+            if now - start > self.timeout_s * len(job.cases):
                 return Outcome.TIMEOUT
             if now - grown_at > self.hang_s:
                 return Outcome.HANG
@@ -226,6 +266,10 @@ def measurement(case: Case, logs: Sequence[RankLog], ending: Ending, wall_second
         stderr_tails={log.rank: log.stderr_tail for log in logs if log.stderr_tail},
         environment=next((log.environment for log in logs if log.environment), {}),
     )
+
+
+def _logs(case: Case, folder: Path, home: Path) -> tuple[RankLog, ...]:
+    return tuple(read_rank(folder, rank, home) for rank in range(case.layout.world_size))
 
 
 def row_bytes(folder: Path) -> int:

@@ -122,12 +122,13 @@ def logs_path(folder: Path) -> Path:
     return folder / "logs"
 
 
-def read_rank(folder: Path, rank: int) -> RankLog:
-    """What a rank has left so far. A torn last line is passed over; any other bad row is kept as the `fault`."""
+def read_rank(folder: Path, rank: int, home: Path | None = None) -> RankLog:
+    """What a rank has left so far: its rows in `folder`, how it ended and what it printed in the launch's `home`, which
+    is the same folder unless said. A torn last line is passed over; any other bad row is kept as the `fault`."""
     log = RankLog(
         rank=rank,
-        exit=_read_exit(exit_path(folder, rank)),
-        stderr_tail=stderr_tail(folder, rank),
+        exit=_read_exit(exit_path(home or folder, rank)),
+        stderr_tail=stderr_tail(home or folder, rank),
         row_time=_written_at(rows_path(folder, rank)),
     )
     rows: dict[str, Any] = {}

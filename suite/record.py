@@ -125,6 +125,15 @@ class MemoryEstimate:
         """Bytes held at the largest moment of a step (`init` included)."""
         return self.total_bytes(self.peak_moment)
 
+    def summed(self) -> MemoryEstimate:
+        """The same with one term a component and moment: what a sweep of thousands keeps of each."""
+        terms = [
+            Term(component, moment, nbytes, "sum of its terms", "`estimate --explain` lists them", self.rank)
+            for moment, row in self.by_moment.items()
+            for component, nbytes in row.items()
+        ]
+        return MemoryEstimate(tuple(terms), self.rank)
+
 
 @dataclass(frozen=True)
 class TimeEstimate:

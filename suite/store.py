@@ -17,6 +17,7 @@ from typing import Any, TypeVar
 from suite.case import Case, case_from
 from suite.collectives import TrafficEstimate
 from suite.parse import SpecError, from_mapping, require, to_mapping
+from suite.passes import Pass
 from suite.peers import Peer, PeerAnswer
 from suite.record import SCHEMA_VERSION, Measurement, MemoryEstimate, TimeEstimate
 from suite.timeline import Timeline
@@ -36,6 +37,7 @@ class RunRow:
     command: tuple[str, ...] = ()
     environment: dict[str, Any] = field(default_factory=dict)
     peers: tuple[Peer, ...] = ()  # the other tools that are asked about every case
+    passes: tuple[Pass, ...] = tuple(Pass)
 
 
 @dataclass(frozen=True)

@@ -35,6 +35,9 @@ def import_deepspeed(device_type: str) -> Any:
     os.environ["DS_ACCELERATOR"] = device_type
     import deepspeed
 
+    # what initialize would import: torch's compiler, which cannot be once torch.export is there (torch 2.13)
+    import deepspeed.runtime.zero.muon.muon_optimizer
+
     deepspeed.utils.logger.setLevel(logging.ERROR)
     deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
     # its calls by the names that torch 2.13 renamed would be told of once each
@@ -90,6 +93,7 @@ class DeepSpeedTrainer(Trainer):
         leaves its own F.linear in torch, which keeps other tensors than torch's, for whatever runs next."""
         held = self.state()
         self.engine.destroy()
+        _forget_groups()
         torch.nn.functional.linear = LINEAR
         for tensors in held.values():
             for tensor in tensors:
@@ -98,6 +102,14 @@ class DeepSpeedTrainer(Trainer):
     def autocast(self) -> Any:
         """Never: DeepSpeed's bf16 has bf16 parameters."""
         return torch.autocast(self.device.type, enabled=False)
+
+
+def _forget_groups() -> None:
+    """DeepSpeed remembers the process groups that it was given first; the next case of a launch has others."""
+    import deepspeed
+
+    deepspeed.comm.comm.cdb = None
+    deepspeed.utils.groups._WORLD_GROUP = None
 
 
 def make_deepspeed_trainer(

@@ -18,13 +18,13 @@ from parallelism.strategies import parallelize
 from parallelism.training import build_model
 from suite.case import Case
 from suite.layout import Layout, Recompute, ReduceType, Reduction
+from suite.pairwise import pairwise
 from suite.spec import Precision, Workload
 from tests.distributed.differences import are_same_bits
 from tests.distributed.judgement import differences
 from tests.distributed.plans import FORMS, GLOBAL_BATCH, NUMERICS, case_of, single_process
 from tests.distributed.ranks import run_jobs, run_on_ranks
 from tests.distributed.traces import CPU, Trace, merged, rank_batch, record
-from tests.fake.pairwise import pairwise
 
 pytestmark = pytest.mark.distributed
 

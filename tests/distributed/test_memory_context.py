@@ -7,12 +7,12 @@ from typing import Any
 import pytest
 
 from suite.case import Case, case_from
+from suite.pairwise import pairwise
 from suite.record import Moment
 from suite.spec import Precision
 from tests.distributed.ranks import run_cases
 from tests.distributed.test_memory_ranks import SCALARS
 from tests.fake.measured import Beside, measure
-from tests.fake.pairwise import pairwise
 from tests.fake.workspace import without_workspace
 
 pytestmark = pytest.mark.distributed

@@ -14,7 +14,7 @@ import sys
 import time
 from pathlib import Path
 
-from suite.case import case_from
+from suite.case import Case, case_from
 from suite.environment import environment
 from suite.ranklog import FailureKind, RankWriter
 from suite.record import Component, Moment, Quantity, Sample
@@ -28,10 +28,18 @@ def main() -> None:
     parser.add_argument("--out", type=Path)
     parser.add_argument("--timeout", type=float)
     parser.add_argument("--rows", default="gathered")
+    parser.add_argument("--passes")
     options = parser.parse_args()
-    case = case_from(json.loads(options.case.read_text()))
+    data = json.loads(options.case.read_text())
+    for item in data if isinstance(data, list) else [data]:
+        case = case_from(item)
+        behave(case, options.out / case.case_id if isinstance(data, list) else options.out)
+
+
+def behave(case: Case, folder: Path) -> None:
+    """Some rows, and then what the case asks for."""
     rank = int(os.environ["RANK"])
-    writer = RankWriter(options.out, rank)
+    writer = RankWriter(folder, rank)
     if rank == 0:
         threads = os.environ["OMP_NUM_THREADS"]
         writer.environment({**environment(), "threads": threads, "torch": "torch" in sys.modules})
@@ -42,7 +50,7 @@ def main() -> None:
     behaviour, _, where = case.recipe.data.partition("@")
     if where and int(where) != rank:
         time.sleep(FOREVER_S)
-    BEHAVIOURS[behaviour](writer, options.out)
+    BEHAVIOURS[behaviour](writer, folder)
     writer.done()
     print(f"rank {rank} has finished", file=sys.stderr)
 

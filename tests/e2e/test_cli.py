@@ -49,7 +49,10 @@ VERBS = ("bench", "estimate", "report", "models")
         ("estimate --case /nowhere.json", "--case: '/nowhere.json' cannot be read (No such file or directory)"),
         ("report", "the following arguments are required: RUN"),
         ("report /nowhere", "/nowhere: no run is recorded there; expected a folder with records.jsonl"),
-        ("bench --suite nightly", "--suite: 'nightly' is not known; known: default, quick, strategies, peers, speed"),
+        (
+            "bench --suite nightly",
+            "--suite: 'nightly' is not known; known: default, quick, strategies, peers, memory, memory-pairs, speed",
+        ),
         ("bench --suite quick --model gpt2", "--suite: 'quick' given beside --model; give one"),
         (
             "bench --suite quick --tp 4",

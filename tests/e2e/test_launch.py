@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import json
 import signal
 import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import psutil
 import pytest
 
+from suite.batches import BatchedLauncher
 from suite.case import Case, case_from
 from suite.environment import ROOT, available_cores, oom_kills
 from suite.launch import Launcher
@@ -221,3 +224,17 @@ def test_starting_cases_leaves_torch_alone() -> None:
     code = "import sys, suite.launch, suite.sweep, suite.guard; print('torch' in sys.modules)"
     output = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
     assert output.stdout.strip() == "False"
+
+
+def test_cases_share_launches_and_each_keeps_its_own_end(tmp_path: Path) -> None:
+    cases = [case_of("ok"), case_of("oom"), replace(case_of("ok"), model=case_of("ok").model.__class__(layers=2))]
+    shared = BatchedLauncher(launcher(), cases)
+    store = RunStore.create(tmp_path)
+    measured = sweep(cases, store, shared, predict, Silent())
+    assert [item.outcome for item in measured] == [Outcome.OK, Outcome.OOM, Outcome.OK]
+    assert "out of memory" in measured[1].reason
+    assert all(item.values(Quantity.STEP_TIME, rank=1) == [0.25, 1.25] for item in measured)
+    launches = list((store.folder / "launch" / "logs").glob("*"))
+    assert len(launches) == 1  # of the last launch: the third case alone, after the first two
+    assert len(json.loads((store.folder / "launch" / "cases.json").read_text())) == 1
+    assert not left_alive(tmp_path)

@@ -9,10 +9,10 @@ import pytest
 import torch
 
 from suite.case import Case, case_from
+from suite.pairwise import pairwise
 from suite.record import Moment
 from suite.spec import Precision
 from tests.fake.measured import measure
-from tests.fake.pairwise import pairwise
 from tests.fake.workspace import without_workspace
 
 pytestmark = pytest.mark.fake

@@ -118,7 +118,13 @@ assert estimate_memory(case).terms and MemoryModel(case).peak_bytes() > 0
 
 @pytest.mark.parametrize(
     "arguments",
-    [["estimate", "--model", "llama3-8b", "--json"], ["estimate", "--model", "llama3-8b"], ["models"], ["--help"]],
+    [
+        ["estimate", "--model", "llama3-8b", "--json"],
+        ["estimate", "--model", "llama3-8b"],
+        ["validate", "tests/published/memory.csv", "--json"],
+        ["models"],
+        ["--help"],
+    ],
     ids=" ".join,
 )
 def test_the_command_line_loads_nothing_heavy(arguments: list[str]) -> None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections import defaultdict
+from itertools import combinations
 
 import pytest
 
@@ -11,6 +13,7 @@ from parallelism.strategies import STRATEGIES
 from suite.case import Case, case_from
 from suite.cases import SUITES, default_suite, quick_suite, strategies_suite, suite_of
 from suite.layout import ContextMethod, RecomputeKind, Schedule
+from suite.matrix import FACTORS, pairs_matrix, whole_matrix
 from suite.models.decoder import Norm, Position
 from suite.parse import SpecError
 from suite.spec import AttentionKernel, LossKernel, Precision
@@ -18,9 +21,11 @@ from suite.spec import AttentionKernel, LossKernel, Precision
 pytestmark = pytest.mark.unit
 
 DEFAULT = default_suite()
+#: the whole memory matrix is thousands of cases, made as its sample is
+QUICKLY = [name for name in SUITES if name != "memory"]
 
 
-@pytest.mark.parametrize("name", SUITES)
+@pytest.mark.parametrize("name", QUICKLY)
 def test_the_cases_of_a_suite_are_distinct_and_survive_json(name: str) -> None:
     cases = suite_of(name)
     assert len({case.case_id for case in cases}) == len(cases)
@@ -28,18 +33,18 @@ def test_the_cases_of_a_suite_are_distinct_and_survive_json(name: str) -> None:
         assert case_from(case.to_mapping()) == case
 
 
-@pytest.mark.parametrize("name", SUITES)
+@pytest.mark.parametrize("name", QUICKLY)
 def test_the_cases_of_a_suite_have_labels_of_their_own(name: str) -> None:
     labels = [case.label for case in suite_of(name)]
     assert len(set(labels)) == len(labels)
 
 
-@pytest.mark.parametrize("name", SUITES)
+@pytest.mark.parametrize("name", QUICKLY)
 def test_a_suite_runs_on_any_machine_and_needs_no_file(name: str) -> None:
     for case in suite_of(name):
         assert case.cluster.device == "cpu"
         assert case.cluster.nodes == 1
-        assert case.layout.world_size <= (8 if name == "strategies" else 4)
+        assert case.layout.world_size <= (4 if name in ("default", "quick") else 8)
         assert case.recipe.data == ""
         assert MemoryModel(case).peak_bytes() < 2**30
 
@@ -97,7 +102,9 @@ def test_a_model_of_ten_million_trains_long_enough_to_learn() -> None:
 
 def test_an_unknown_suite_is_refused_with_the_known_ones() -> None:
     with pytest.raises(
-        SpecError, match=r"^--suite: 'nightly' is not known; known: default, quick, strategies, peers, speed$"
+        SpecError,
+        match=r"^--suite: 'nightly' is not known; known: default, quick, strategies, peers, memory, memory-pairs,"
+        r" speed$",
     ):
         suite_of("nightly")
     with pytest.raises(SpecError, match=r"did you mean default\?$"):
@@ -113,3 +120,19 @@ def test_the_strategies_suite_has_every_strategy_schedule_and_recomputation() ->
     assert {case.layout.recompute.kind for case in cases} == set(RecomputeKind)
     assert {case.layout.context for case in cases if case.layout.cp > 1} == set(ContextMethod)
     assert max(case.layout.world_size for case in cases) == 8
+
+
+def test_the_memory_suite_is_every_combination_or_says_why_not() -> None:
+    matrix = whole_matrix()
+    size = math.prod(map(len, FACTORS.values()))
+    assert size >= 4 * 30 * 3 * 2 * 2 * 2  # forms, strategies, checkpointing, precision, kernels, optimizers
+    assert len({case.case_id for case in matrix.cases}) == len(matrix.cases)
+    assert len(matrix.cases) + sum(matrix.refused.values()) == size
+    assert all(": " in reason for reason in matrix.refused)  # the field, and why
+
+
+def test_every_two_settings_meet_in_the_sample_of_the_memory_suite() -> None:
+    met = {pair for choice in pairs_matrix().cases.values() for pair in combinations(choice.items(), 2)}
+    possible = {pair for choice in whole_matrix().cases.values() for pair in combinations(choice.items(), 2)}
+    assert met == possible
+    assert len(pairs_matrix().cases) < len(whole_matrix().cases) / 10

@@ -54,6 +54,20 @@ def test_with_sequence_parallelism_all_of_a_block_is_divided_but_what_is_gathere
         assert kept(Share(tp=t, sequence_parallel=True)) == paper + 4 * S * B * H * (t - 1) // t
 
 
+def test_selective_recomputation_leaves_ten_and_twenty_four_over_t() -> None:
+    """arXiv:2205.05198, table 2, tensor parallel with selective recomputation: s b h (10 + 24/t) bytes; and the means
+    and 1/stds that the paper does not count."""
+    for t in (2, 4, 8):
+        assert kept(Share(tp=t), "selective") == 10 * S * B * H + 24 * S * B * H // t + 8 * S * B
+
+
+def test_with_sequence_parallelism_and_selective_recomputation_thirty_four_over_t_are_left() -> None:
+    """arXiv:2205.05198, table 2, the last of its five: 34 s b h / t; beside it what is gathered, as above."""
+    for t in (2, 4, 8):
+        share = Share(tp=t, sequence_parallel=True)
+        assert kept(share, "selective") == (34 * S * B * H + 8 * S * B) // t + 4 * S * B * H * (t - 1) // t
+
+
 def test_full_recomputation_keeps_a_part_of_the_input_alone() -> None:
     """arXiv:2205.05198, section 5, with sequence parallelism: 2 s b h / t a block."""
     assert kept(Share(tp=4, sequence_parallel=True), "full") == 2 * S * B * H // 4

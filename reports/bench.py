@@ -1,0 +1,196 @@
+"""What `bench` does: begins or resumes a run, has its cases run, records them, and shows what came of it."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import shlex
+import subprocess
+import sys
+from collections.abc import Iterable, Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+
+from parallelism.peers.asking import record_answers
+from reports.compare import Run
+from reports.export import run_mapping, write_report
+from reports.load import load_run
+from reports.predict import Predictor, product_shapes
+from reports.streams import output, tell
+from reports.summary import compare_run
+from suite import flags
+from suite.batches import batched
+from suite.case import Case
+from suite.data import check_data
+from suite.environment import ROOT, environment
+from suite.follow import follow, following
+from suite.hardware import device, matmul_dtype
+from suite.hardware.matrix_rate import MatrixRateError, MatrixRates, measure_matrix_rates
+from suite.launch import Launcher
+from suite.machines import Machines
+from suite.parse import SpecError, require, shown, to_mapping
+from suite.passes import Pass
+from suite.peers import Peer
+from suite.progress import ConsoleProgress
+from suite.slurm import sbatch
+from suite.store import RunRow, RunStore
+from suite.sweep import finished, sweep
+
+WORKER = "parallelism.worker"
+PEERS = "peers"  # the suite whose cases other tools are asked about
+RATE_SECONDS = 4.0  # of timing for each number of ranks
+
+
+def run_bench(options: argparse.Namespace) -> int:
+    """Run the cases that the flags describe and show what came of them; the exit status."""
+    if options.suite == "speed":
+        return _speed(options)
+    if options.emit is not None:
+        return _emit(options)
+    machines = Machines.parse(options.rdzv, options.node_rank)
+    if machines.follows:
+        return _follow(options, machines, _launcher(options, flags.passes_given(options)))
+    begin = _started if options.resume is None else _resumed
+    store, cases, predictor = begin(options, machines)
+    launcher = _launcher(options, predictor.passes)
+    try:
+        with ConsoleProgress() as progress, machines.runner(cases, launcher, options.timeout) as runner:
+            # small cases of one pass share launches, whose cost they would be lost in
+            sweep(cases, store, batched(runner, cases, predictor.passes), predictor, progress)
+        record_answers(store, cases, tell)
+    except (KeyboardInterrupt, OSError):
+        tell(f"stopped; go on with: {options.program} bench --resume {shlex.quote(str(store.folder))}")
+        raise
+    unfinished = write_and_show(load_run(store.folder), store.folder, options.json)
+    return 1 if unfinished else 0
+
+
+def _launcher(options: argparse.Namespace, passes: Sequence[Pass]) -> Launcher:
+    """What starts the ranks, with the limits and the passes that were asked for."""
+    return Launcher(WORKER, options.timeout, options.hang, arguments=("--passes", ",".join(passes)))
+
+
+def _started(options: argparse.Namespace, machines: Machines) -> tuple[RunStore, tuple[Case, ...], Predictor]:
+    """A new run: its cases checked, its data read once, this machine's matrix rates measured."""
+    bases, root = flags.given_bases(options), Path("runs" if options.runs is None else options.runs)
+    require(not (bases and options.suite), f"--suite: {options.suite!r} given beside {' and '.join(bases)}; give one")
+    cases = flags.cases_of(options)
+    machines.check(cases)
+    root.mkdir(parents=True, exist_ok=True)
+    require(os.access(root, os.W_OK), f"--runs: {str(root)!r} cannot be written; name a folder that can")
+    _check(cases)
+    passes = flags.passes_given(options)
+    rates = _measured_rates(cases) if Pass.TRAIN in passes else None
+    store = RunStore.create(root)
+    facts = environment() | ({"matrix_rates": to_mapping(rates)} if rates else {})
+    store.append(
+        RunRow(
+            created=datetime.now(UTC).isoformat(timespec="seconds"),
+            suite=flags.suite_name(options, len(cases)),
+            cases=tuple(case.to_mapping() for case in cases),
+            command=(*shlex.split(options.program), *options.arguments),
+            environment=facts,
+            passes=passes,
+            peers=tuple(Peer) if options.suite == PEERS else (),
+        )
+    )
+    return store, cases, Predictor(rates, passes)
+
+
+def _check(cases: Iterable[Case]) -> None:
+    """Refuse, before anything runs, devices that are not known and data that cannot be trained on."""
+    for case in cases:
+        device(case.cluster.device)
+        check_data(case)
+
+
+def _follow(options: argparse.Namespace, machines: Machines, launcher: Launcher) -> int:
+    """Run this machine's part of the cases that the recording machine calls."""
+    resumed = () if options.resume is None else load_run(options.resume).results
+    cases = {case.case_id: case for case in [result.case for result in resumed] or flags.cases_of(options)}
+    machines.check(tuple(cases.values()))
+    _check(cases.values())
+    assert machines.endpoint is not None  # it follows
+    where = str(machines.endpoint)
+    with following(machines.endpoint, cases, options.timeout) as (link, node, nodes):
+        tell(f"node {node} of {nodes}: runs its part; {where} records")
+        try:
+            done = follow(launcher, link, cases, tell)
+        except ConnectionError as error:
+            tell(f"{where} has gone ({error}); the ranks here were ended")
+            return 1
+    if options.json:
+        print(json.dumps({"recorded_at": where, "node": node, "nodes": nodes, "parts": to_mapping(done)}))
+    return 1 if any(part.code != 0 for part in done) else 0
+
+
+def _emit(options: argparse.Namespace) -> int:
+    """Print the sbatch file that runs these cases."""
+    require(options.emit == "slurm", f"--emit: {shown(options.emit)} is not known; known: slurm")
+    given = [flag for flag in ("resume", "rdzv", "node_rank", "passes") if getattr(options, flag) is not None]
+    require(not given, f"--emit: given beside --{', --'.join(given).replace('_', '-')}; the file says where and what")
+    require(options.suite != PEERS, "--emit: given beside --suite peers; the tools are asked by `bench --suite peers`")
+    cases = flags.cases_of(options)
+    _check(cases)
+    kept = [] if options.runs is None else ["--runs", options.runs]
+    command = [*shlex.split(options.program), "bench", "--case", "-", "--timeout", f"{options.timeout:g}"]
+    text = sbatch(cases, [*command, "--hang", f"{options.hang:g}", *kept], options.timeout)
+    print(json.dumps({"emit": options.emit, "text": text}) if options.json else text, end="\n" if options.json else "")
+    return 0
+
+
+def _resumed(options: argparse.Namespace, machines: Machines) -> tuple[RunStore, tuple[Case, ...], Predictor]:
+    """An earlier run, with the rates it was begun with: cases that have ended are not run again."""
+    flags.refuse_beside(options, "--resume", "suite", "runs", "passes", why="a run goes on with its own cases")
+    run = load_run(options.resume)
+    store, rates = RunStore.open(Path(options.resume)), run.environment.get("matrix_rates")
+    try:
+        predictor = Predictor(MatrixRates.from_mapping(rates) if rates else None, run.passes)
+    except SpecError as error:
+        raise SpecError(f"{store.path}: {error}") from None
+    cases = tuple(result.case for result in run.results)
+    done = finished(store)
+    _check(case for case in cases if case.case_id not in done)
+    machines.check(cases)
+    return store, cases, predictor
+
+
+def _measured_rates(cases: Sequence[Case]) -> MatrixRates | None:
+    """This machine's matrix rates for the products of these cases; None, with a warning, where that fails."""
+    local = [case for case in cases if case.cluster.device == "cpu"]
+    if not local:
+        return None
+    ranks = sorted({case.cluster.per_node for case in local})
+    dtypes = sorted({matmul_dtype(case.workload.precision) for case in local})
+    tell(f"measuring this machine's matrix rates (ranks at once: {', '.join(map(str, ranks))}) ...")
+    try:
+        return measure_matrix_rates(ranks, RATE_SECONDS, product_shapes(list(local)), dtypes)
+    except MatrixRateError as error:
+        tell(f"no matrix rates, so no time estimates: {error}")
+        return None
+
+
+def _speed(options: argparse.Namespace) -> int:
+    """Our training step beside transformers' own, timed in a process of its own."""
+    why = "it has flags of its own: python -m parallelism.speed --help"
+    flags.refuse_beside(options, "--suite speed", "resume", "runs", "rdzv", "node_rank", "emit", why=why)
+    form = ["--json"] if options.json else []
+    return subprocess.run([sys.executable, "-m", "parallelism.speed", *form], cwd=ROOT, check=False).returncode
+
+
+def write_and_show(run: Run, folder: Path, as_json: bool) -> int:
+    """Write a run's page and summary, show it, and say how many of its cases did not end well."""
+    comparison = compare_run(run)
+    page, summary = write_report(run, folder)
+    if as_json:
+        said = to_mapping({"folder": str(folder), "page": str(page), **run_mapping(comparison)})  # a loss may be nan
+        print(json.dumps(said, allow_nan=False))
+    else:
+        from reports.peers_text import print_peers
+        from reports.tables import print_run
+
+        print_run(comparison, output())
+        print_peers(comparison, output())
+        print(f"\npage     {page}\nsummary  {summary}")
+    return len(comparison.unfinished)

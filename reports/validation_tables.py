@@ -1,0 +1,108 @@
+"""What `validate` prints for a person: scores by table, quantity and source, what is skipped and why, and the rows."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+from rich import box
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from reports.text import plain
+from reports.validate import QuantityResult, Result, Score, TableResult, Validation
+from suite.published import TableKind
+from suite.units import bytes_text, number_text, percent_text
+
+_ALARM = "bold red"
+
+
+def print_validation(validation: Validation, console: Console, rows: bool = False) -> None:
+    """The scores, and why rows are skipped; with `rows` every row's published figure, prediction and error."""
+    for found in validation.tables:
+        console.print(score_table(found))
+        if rows:
+            for quantity in found.quantities:
+                if quantity.results:
+                    console.print(row_table(found, quantity))
+        for reason, count in skip_reasons(found).items():
+            console.print(_text(f"skipped {count}: {reason}", "dim"))
+    console.print(
+        _text("Errors are (predicted - published) / published; rows that a constant was fitted on are not scored.")
+    )
+
+
+def score_table(found: TableResult) -> Table:
+    """A line a quantity and source: rows scored, mean absolute error, worst, bias, rows fitted on, rows skipped."""
+    kind = ": figures that their authors computed" if found.table.kind is TableKind.ANALYTIC else ""
+    table = _table(f"{found.table.name}{kind}")
+    for name in ("quantity", "source"):
+        _head(table, name, right=False)
+    for name in ("rows", "mean |error|", "worst", "bias", "as printed", "fitted on", "skipped"):
+        _head(table, name)
+    for quantity in found.quantities:
+        skipped = Counter(skip.row.family for skip in quantity.skipped)
+        families = quantity.score.by_family()
+        for name in dict.fromkeys([*families, *skipped]):
+            table.add_row(*_cells(quantity.quantity, name, families.get(name, Score(())), skipped[name]))
+    return table
+
+
+def _cells(quantity: str, family: str, score: Score, skipped: int) -> list[Text]:
+    printed = sum(result.prints_as_published for result in score.results)
+    numbers = [score.mean_absolute, score.worst, score.bias]
+    texts = [percent_text(numbers[0]), *(percent_text(number, signed=True) for number in numbers[1:])]
+    counts = [str(len(score.errors)), *texts, str(printed), str(score.fitted), str(skipped)]
+    return [_text(text) for text in (quantity, family, *counts)]
+
+
+def row_table(found: TableResult, quantity: QuantityResult) -> Table:
+    """Every row of a quantity that was predicted."""
+    table = _table(f"{found.table.name}: {quantity.quantity}")
+    _head(table, "row", right=False)
+    for name in ("published", "predicted", "error"):
+        _head(table, name)
+    _head(table, "by", right=False)
+    for result in quantity.results:
+        table.add_row(
+            _text(f"{result.row.row_id} {result.row.text('model')}".strip()),
+            _text(_figure(result, result.published)),
+            _text(_figure(result, result.prediction.value)),
+            _error(result),
+            _text("; ".join((result.prediction.basis, *result.prediction.assumed)), "dim"),
+        )
+    return table
+
+
+def skip_reasons(found: TableResult) -> dict[str, int]:
+    """Reason -> how many rows, the most frequent first."""
+    return dict(Counter(skip.reason for quantity in found.quantities for skip in quantity.skipped).most_common())
+
+
+def _figure(result: Result, value: float | None) -> str:
+    """Bytes as bytes, anything else as a bare number; an OOM has no figure."""
+    if value is None:
+        return "out of memory"
+    quantity = result.row.quantity
+    is_bytes = any(
+        word in quantity for word in ("bytes", "fits", "kv_kib", "weights", "optimizer", "activations", "states")
+    )
+    return bytes_text(value) if is_bytes and "pct" not in quantity else number_text(value, 6)
+
+
+def _error(result: Result) -> Text:
+    if result.exceeds is not None:
+        return _text("larger, too" if result.exceeds else "predicted to fit", "" if result.exceeds else _ALARM)
+    return _text(percent_text(result.error, signed=True) + (" (fitted on)" if result.is_fitted else ""))
+
+
+def _table(title: str) -> Table:
+    return Table(title=_text(title, "bold"), box=box.SIMPLE_HEAD, title_justify="left", pad_edge=False)
+
+
+def _head(table: Table, name: str, right: bool = True) -> None:
+    table.add_column(_text(name), justify="right" if right else "left", overflow="fold")
+
+
+def _text(text: str, style: str = "") -> Text:
+    return Text(plain(text), style=style)

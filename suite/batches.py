@@ -1,0 +1,80 @@
+"""Many small cases in few launches: what a launch costs, seconds of imports on every rank, is paid once for many."""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass, field
+from itertools import dropwhile, islice
+from pathlib import Path
+
+from suite.case import Case
+from suite.launch import Launcher, Part, measurement
+from suite.outcome import Ending
+from suite.passes import Pass
+from suite.ranklog import RankExit, RankLog
+from suite.record import Measurement
+from suite.sweep import Runner
+
+#: cases of one launch: enough to hide its cost, few enough to lose little when one fails
+LAUNCH_CASES = 40
+
+
+@dataclass(frozen=True)
+class BatchedLauncher:
+    """Runs a sweep's cases, those of one size together, and hands their measurements out one by one."""
+
+    launcher: Launcher
+    cases: Sequence[Case]
+    """the sweep's, in its order"""
+    size: int = LAUNCH_CASES
+    _ready: dict[str, Measurement] = field(default_factory=dict)
+
+    def run(self, case: Case, folder: Path) -> Measurement:
+        """The case's measurement, from a launch before or from one that begins with it. Raises as Launcher.run."""
+        if case.case_id not in self._ready:
+            self._launch(self._together(case), folder.parent)
+        return self._ready.pop(case.case_id)
+
+    def _together(self, case: Case) -> list[Case]:
+        """The case and those after it in the sweep that one launch can take too."""
+        later = dropwhile(lambda other: other != case, self.cases)
+        alike = (other for other in later if _size(other) == _size(case) and other.case_id not in self._ready)
+        return list(islice(alike, self.size))
+
+    def _launch(self, cases: Sequence[Case], folder: Path) -> None:
+        start = time.monotonic()
+        parts = self.launcher.run_list(cases, folder, folder.parent / "launch")
+        seconds = (time.monotonic() - start) / len(cases)
+        for case, part in zip(cases, parts, strict=True):
+            is_done = all(log.done for log in part.logs)
+            if not is_done and case is not cases[0] and not any(map(_has_begun, part.logs)):
+                return
+            self._ready[case.case_id] = _measured(case, part, is_done, seconds)
+            if not is_done:
+                return  # those after it did not run: the next launch takes them
+
+
+def batched(runner: Runner, cases: Sequence[Case], passes: Collection[Pass]) -> Runner:
+    """A sweep's runner: its cases share launches where the memory pass is all that is asked of them, on one machine."""
+    if not isinstance(runner, Launcher) or set(passes) != {Pass.MEMORY}:
+        return runner
+    return BatchedLauncher(runner, cases)
+
+
+def _size(case: Case) -> tuple[int, int]:
+    """What cases of one launch share."""
+    return case.layout.world_size, case.cluster.nodes
+
+
+def _has_begun(log: RankLog) -> bool:
+    return log.skipped is None and bool(log.samples or log.heartbeat or log.failure)
+
+
+def _measured(case: Case, part: Part, is_done: bool, seconds: float) -> Measurement:
+    """A case of a launch; how the launch ended says nothing of a case that every rank had done."""
+    if not is_done:
+        return measurement(case, part.logs, part.ending, seconds)
+    logs = [dataclasses.replace(log, exit=RankExit(log.rank, 0, part.ending.time)) for log in part.logs]
+    return measurement(case, logs, Ending(), seconds)
