@@ -47,10 +47,16 @@ class RankView:
 
 
 def rank_views(case: CaseComparison, anchor: str) -> tuple[RankView, ...]:
-    """The views of a case's ranks, in the order of their first rank."""
+    """The views of a case's ranks, in the order of their first rank; of estimates that kept sums alone (a sweep of
+    thousands of cases) the fullest rank's."""
     instant = case.peak.measured or case.peak.predicted
     fullest = instant.rank if instant else None
-    return tuple(_view(case, ranks, f"{anchor}-rank-{ranks[0]}", fullest in ranks) for ranks in _alike(case) if ranks)
+    kept_terms = not all(estimate.is_summed for estimate in case.result.memory) or not case.result.memory
+    return tuple(
+        _view(case, ranks, f"{anchor}-rank-{ranks[0]}", fullest in ranks)
+        for ranks in _alike(case)
+        if kept_terms or fullest in ranks
+    )
 
 
 def _view(case: CaseComparison, ranks: tuple[int, ...], anchor: str, is_fullest: bool) -> RankView:
@@ -100,9 +106,9 @@ def _ledger(case: CaseComparison, rank: int, peak: Peak) -> Iterator[MomentTerms
     estimate = _estimate(case, rank)
     for moment in Moment:
         terms = [term for term in estimate.terms if term.moment is moment and term.value] if estimate else []
-        if terms:
+        is_peak = bool(peak.predicted and peak.predicted.moment is moment)
+        if terms and (is_peak or not estimate or not estimate.is_summed):  # of sums the matrix has the rest
             ordered = tuple(sorted(terms, key=lambda term: -term.value))
-            is_peak = bool(peak.predicted and peak.predicted.moment is moment)
             yield MomentTerms(moment, case.memory(None, rank, moment), ordered, is_peak)
 
 

@@ -163,6 +163,9 @@ def test_terms_of_the_peak_add_up_to_it() -> None:
     assert numbers == [1000, 234, 1234]
     assert "77" not in opened[0]
     assert page.count('<details class="moment"') == 2  # the other moment is there, closed
+    sums = CaseResult(case, (made.estimate(table).summed(),))
+    page = render_page(compare_run(Run("r", "now", "s", "b", {}, (sums,))))
+    assert page.count('<details class="moment"') == 1  # sums are in the matrix already
 
 
 def test_ranks_that_are_alike_share_a_view_and_others_do_not() -> None:
