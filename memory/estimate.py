@@ -8,9 +8,11 @@ from dataclasses import dataclass
 from functools import cache, cached_property
 
 from memory.events import Label
+from memory.holding import Holding
+from memory.optimizer import optimizer_transient
 from memory.pipeline_buffers import pipeline_holdings
 from memory.pipeline_walk import walk_pipeline
-from memory.state import Holding, holdings, optimizer_transient
+from memory.state import holdings
 from memory.step import StepWalk, walk_step
 from parallelism.schedules.ledgers import ledger_of_stages, stages_of_place
 from suite.case import Case

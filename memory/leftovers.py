@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from memory.events import Event, Label, Phase, phase_of
-from memory.state import MASTER_BYTES, shape_of
+from memory.holding import shape_of
+from memory.state import MASTER_BYTES
 from parallelism.data import replicate
 from parallelism.data.fsdp import padded_elements
 from suite.case import Case

@@ -42,11 +42,13 @@ def last_reads(parts: list[Kernel | Region]) -> dict[int, list[Array]]:
 
 
 def kept_of(segment: Segment) -> dict[Array, str]:
-    """Arrays that outlive the forward pass, and for whom: a kernel, a region's start, or the next segment."""
+    """Arrays that outlive the forward pass, and for whom: a kernel, a region's rerun, or the next segment."""
     kept: dict[Array, str] = {segment.output: "the next segment"} if segment.output is not None else {}
     for part in parts_of(segment.body):
         inside = part.inputs if isinstance(part, Region) else part.saves
         kept.update({array: f"{part.name} (rerun)" if isinstance(part, Region) else part.name for array in inside})
+        if isinstance(part, Region):
+            kept.update(dict.fromkeys(part.kept, f"{part.name} (rerun without it)"))
     for kernel in reversed(list(kernels_of(segment.body))):
         if kernel.is_view:  # keeping a view keeps what it is a view of
             for array in kernel.writes:

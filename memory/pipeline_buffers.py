@@ -3,11 +3,10 @@ for the gradient of its output."""
 
 from __future__ import annotations
 
-from parallelism.schedules.stages import stages_of_rank
-
 from memory.events import Label
-from memory.state import Holding
+from memory.holding import Holding
 from parallelism.pipeline.strategy import stream_bytes
+from parallelism.schedules.stages import stages_of_rank
 from suite.case import Case
 from suite.record import Component
 

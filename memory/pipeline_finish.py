@@ -5,12 +5,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from parallelism.schedules.stages import head_is_copied, rank_of_stage
-
 from memory.events import Label
-from memory.state import MASTER_BYTES, shape_of
+from memory.holding import shape_of
+from memory.state import MASTER_BYTES
 from parallelism.data import replicate
 from parallelism.data.fsdp import shard_elements
+from parallelism.schedules.stages import head_is_copied, rank_of_stage
 from suite.case import Case
 from suite.operators import Ledger, Weight
 from suite.record import Component

@@ -2,82 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass
-
+from memory.holding import Holding, is_on_host, parameter_shapes
+from memory.optimizer import optimizer_holding
 from parallelism.data.ddp import DDP, bucket_bytes
-from parallelism.data.fsdp import padded_elements, shard_elements, shard_place
-from parallelism.zero import redundancy as zero_redundancy
-from parallelism.zero.redundancy import is_zero_redundancy
+from parallelism.data.fsdp import padded_elements
 from parallelism.zero.state import Place, held
 from suite.case import Case
-from suite.layout import Offload
-from suite.operators import Ledger, Weight
+from suite.operators import Ledger
 from suite.record import Component
-from suite.spec import OptimizerKind
 
 MASTER_BYTES = 4  # weights, gradients and optimizer state are fp32 in every precision so far
 POSITION_BYTES = 8  # int64
-STEP_BYTES = 4  # AdamW's step counter, an fp32 scalar a tensor
-MOMENTS = {OptimizerKind.ADAMW: 2, OptimizerKind.SGD: 1}
-HAS_STEP = {OptimizerKind.ADAMW}
-
-
-@dataclass(frozen=True, slots=True)
-class Holding:
-    """So many bytes of a component, why, and by whose word."""
-
-    component: Component
-    nbytes: int
-    name: str
-    formula: str
-    source: str
-    is_lazy: bool = False  # made in the first step, and kept
-
-
-def parameter_shapes(ledger: Ledger) -> Iterator[tuple[int, tuple[int, ...]]]:
-    """(how often, shape) of every parameter that owns its storage."""
-    for segment, count in ledger.counts.items():
-        for weight in segment.weights:
-            if not weight.tied_to:
-                yield count, shape_of(weight)
-
-
-def shape_of(weight: Weight) -> tuple[int, ...]:
-    """A weight's shape in numbers."""
-    return tuple(size.value for size in weight.shape)
 
 
 def parameter_bytes(case: Case, ledger: Ledger) -> int:
     """Bytes of a rank's parameters: 4 each; under FSDP the padded shard, the same on every rank; none where they are
     kept in host memory."""
-    if _is_on_host(case):
+    if is_on_host(case):
         return 0
     ranks = case.layout.shard_ranks
     return MASTER_BYTES * sum(count * padded_elements(shape, ranks) for count, shape in parameter_shapes(ledger))
-
-
-def optimizer_bytes(case: Case, ledger: Ledger, rank: int) -> int:
-    """Bytes of a rank's optimizer state.
-
-    Counted: AdamW's two moments and one 4-byte step a tensor, SGD's momentum; on the unpadded shard. Not
-    counted: Python's own objects, and what is in host memory.
-    """
-    if _is_on_host(case):
-        return 0
-    if is_zero_redundancy(case.layout):
-        return zero_redundancy.optimizer_bytes(case, ledger, rank)
-    ranks, kind = case.layout.shard_ranks, case.workload.optimizer
-    place = shard_place(case.layout, rank)
-    shapes = list(parameter_shapes(ledger))
-    elements = sum(count * shard_elements(shape, ranks, place) for count, shape in shapes)
-    steps = STEP_BYTES * sum(count for count, _ in shapes) if kind in HAS_STEP else 0
-    return MASTER_BYTES * MOMENTS[kind] * elements + steps
-
-
-def _is_on_host(case: Case) -> bool:
-    """Does FSDP2 keep shards, their gradients and the optimizer's state in host memory?"""
-    return case.layout.fsdp > 1 and case.layout.offload is Offload.PARAMETERS
 
 
 def holdings(case: Case, ledger: Ledger, rank: int) -> tuple[Holding, ...]:
@@ -87,17 +31,11 @@ def holdings(case: Case, ledger: Ledger, rank: int) -> tuple[Holding, ...]:
     parameters = parameter_bytes(case, ledger)
     shards = case.layout.shard_ranks
     sharded = f" / {shards}, rows padded" if shards > 1 else ""
-    moments = MOMENTS[case.workload.optimizer]
-    step = " + 4*tensors" if case.workload.optimizer in HAS_STEP else ""
     rows = [
         Holding(Component.PARAMETERS, parameters, "parameters", f"parameters*4{sharded}", "fp32 weights"),
-        Holding(
-            Component.OPTIMIZER, optimizer_bytes(case, ledger, rank), f"{case.workload.optimizer.value} state",
-            f"parameters*4*{moments}{sharded and f' / {shards}'}{step}", "torch.optim, one state a parameter",
-            is_lazy=True,
-        ),
+        optimizer_holding(case, ledger, rank),
         *_held_by_loop(case, ledger),
-    ]  # fmt: skip
+    ]
     if DDP.is_used(case.layout):
         rows.append(
             Holding(
@@ -134,21 +72,3 @@ def _held_by_engine(case: Case, ledger: Ledger, rank: int) -> tuple[Holding, ...
         for row in held(case, ledger, rank)
         if is_host or row.place is Place.DEVICE
     )
-
-
-def optimizer_transient(case: Case, ledger: Ledger, rank: int) -> Holding | None:
-    """What the optimizer's step allocates in passing: nothing where it is one fused kernel.
-
-    torch has no fused SGD for DTensors, so under FSDP and tensor parallelism its loop runs: a decayed gradient is a new
-    tensor, one parameter at a time, and the largest counts (torch/optim/sgd.py, _single_tensor_sgd).
-    """
-    ranks, has_dtensors = case.layout.shard_ranks, case.layout.fsdp > 1 or case.layout.tp > 1
-    if case.workload.optimizer is not OptimizerKind.SGD or not has_dtensors or not case.recipe.weight_decay:
-        return None
-    if _is_on_host(case):
-        return None
-    decayed = (shape for _, shape in parameter_shapes(ledger) if len(shape) >= 2)
-    place = shard_place(case.layout, rank)
-    largest = max(shard_elements(shape, ranks, place) for shape in decayed)
-    formula = "largest decayed shard*4"
-    return Holding(Component.TRANSIENTS, largest * MASTER_BYTES, "decayed gradient", formula, "torch/optim/sgd.py")

@@ -7,7 +7,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from memory.estimate import MemoryModel
-from memory.state import Holding, optimizer_transient
+from memory.optimizer import optimizer_transient
+from memory.state import Holding
 from memory.step import StepWalk
 from suite.record import Component, Moment
 from suite.timeline import Span, Timeline

@@ -6,7 +6,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from memory.state import MASTER_BYTES, shape_of
+from memory.holding import shape_of
+from memory.state import MASTER_BYTES
 from parallelism.data.fsdp import padded_elements, reduce_bytes
 from suite.case import Case
 from suite.layout import Layout, Offload, Reduction

@@ -63,6 +63,7 @@ class Walker:
         self.gradients: dict[Array, Gradient] = {}
         self.unwrapped: list[tuple[Array, Gradient]] = []
         self.cache: dict[Array, Storage] = {}
+        self.kept: dict[Array, Storage] = {}  # outputs that selective checkpointing's cache holds for reruns
         self.pending = contributions_of(segment.body)
         self.labels = Labels(segment, rules)
         self.modules = modules_of(segment)
@@ -109,7 +110,8 @@ class Walker:
         last = last_reads(parts)
         for index, part in enumerate(parts):
             if isinstance(part, Region):
-                self._forward(part.body, False, part.inputs + part.outputs)
+                self._forward(part.body, False, (*part.inputs, *part.outputs, *part.kept))
+                self.kept |= {array: self.storages.pop(array) for array in part.kept}
                 self.saved[part] = [self._retain(array) for array in part.inputs]
             else:
                 self._run(part, keeps)
@@ -120,14 +122,17 @@ class Walker:
     def _run(self, kernel: Kernel, keeps: bool, recomputed: bool = False) -> None:
         if kernel is not self.rerun_by:
             self.log.note(Act.NEEDED, self.modules.first.get(kernel, ()))
+        is_found = any(array in self.kept for array in kernel.writes)
         for array in kernel.writes:
-            if kernel.is_view:
+            if is_found:
+                self.storages[array] = self.kept.pop(array)
+            elif kernel.is_view:
                 self.storages[array] = self._retain(kernel.reads[0])
             elif kernel.is_weight_cast:
                 self.storages[array] = self._cast_weight(kernel, array, recomputed)
             else:
                 self.storages[array] = self._allocate(array, recomputed)
-        self._scratch(kernel.name, kernel.forward_scratch)
+        self._scratch(kernel.name, kernel.prepared_scratch if is_found else kernel.forward_scratch)
         if keeps:
             self.saved[kernel] = [self._retain(array) for array in kernel.saves if array in self.storages]
         if kernel is not self.rerun_by:
@@ -175,6 +180,9 @@ class Walker:
             if index == starts:  # the last derivative that reads what was run again lets go of its inputs
                 for storage in self.saved.pop(region):
                     self._release(storage)
+                for array in region.kept:
+                    if array in self.kept:  # the rerun stopped short of it
+                        self._release(self.kept.pop(array))
         for storage in self.saved.pop(region, ()):
             self._release(storage)
 

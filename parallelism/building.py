@@ -9,8 +9,9 @@ from torch import nn
 from torch.distributed.device_mesh import DeviceMesh
 
 from parallelism.mesh import replica_mesh
+from parallelism.optimizers import build_optimizer
 from parallelism.strategies import parallelize
-from parallelism.training import Trainer, build_model, build_optimizer
+from parallelism.training import Trainer, build_model
 from parallelism.zero.redundancy import is_zero_redundancy, shard_optimizer
 from suite.case import Case
 

@@ -21,8 +21,9 @@ from torch import Tensor, nn
 
 from parallelism.batches import Batch
 from parallelism.hf_reference import CLASSES, reference_family, reference_model
+from parallelism.optimizers import build_optimizer
 from parallelism.speed_report import BY_HAND, FUSED, OURS, REFERENCE, SCHEMA, Overhead, Race, SpeedReport, lines
-from parallelism.training import Trainer, build_model, build_optimizer, learning_rate
+from parallelism.training import Trainer, build_model, learning_rate
 from suite.case import Case
 from suite.environment import package_version
 from suite.interleaved import interleave, median_difference, ratio_of_medians

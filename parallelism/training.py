@@ -11,7 +11,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.distributed.device_mesh import DeviceMesh
-from torch.distributed.tensor import DTensor
 
 from parallelism.batches import Batch
 from parallelism.clipping import clip_gradients
@@ -22,11 +21,9 @@ from suite.case import Case
 from suite.layout import Reduction
 from suite.models.decoder_module import Decoder
 from suite.record import Component
-from suite.spec import OptimizerKind, Precision, Recipe
+from suite.spec import Precision, Recipe
 
-BETAS = (0.9, 0.95)
 MIN_LEARNING_RATE = 0.1  # of the peak, at the end of the cosine
-MOMENTUM = 0.9
 
 
 def learning_rate(recipe: Recipe, step: int) -> float:
@@ -45,30 +42,6 @@ def build_model(case: Case, device: torch.device) -> Decoder:
         model = Decoder(case.model, case.workload.attention, case.workload.loss)
         model.reset_parameters()
     return model
-
-
-def build_optimizer(model: nn.Module, case: Case) -> torch.optim.Optimizer:
-    """AdamW (0.9, 0.95) or SGD with momentum, fused, so that a step needs no temporaries; only matrices decay."""
-    recipe = case.recipe
-    groups = parameter_groups(model, recipe.weight_decay)
-    if case.workload.optimizer is OptimizerKind.SGD:
-        # DTensor has no rule for the fused SGD kernel (torch 2.13): one temporary then
-        has_rule = not any(isinstance(item, DTensor) for group in groups for item in group["params"])
-        return torch.optim.SGD(groups, lr=recipe.learning_rate, momentum=MOMENTUM, fused=has_rule, foreach=False)
-    return torch.optim.AdamW(groups, lr=recipe.learning_rate, betas=BETAS, fused=True)
-
-
-def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
-    """Parameters in groups: matrices, which decay, and vectors; and apart by mesh, since no kernel takes tensors of
-    two of them, or DTensors with plain ones."""
-    groups: dict[tuple[bool, Any], list[nn.Parameter]] = {}
-    for item in model.parameters():
-        mesh = item.device_mesh if isinstance(item, DTensor) else None
-        groups.setdefault((item.dim() >= 2, mesh), []).append(item)
-    return [
-        {"params": items, "weight_decay": weight_decay if is_matrix else 0.0}
-        for (is_matrix, _), items in groups.items()
-    ]
 
 
 @dataclass(frozen=True)

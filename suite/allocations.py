@@ -17,6 +17,7 @@ from typing import Any
 
 import torch
 import torch.distributed
+from torch.library import _scoped_library
 from torch.profiler import ProfilerActivity, profile, record_function
 
 MARK = "shardscope.mark."
@@ -101,19 +102,15 @@ def settled_collectives(seconds: float = 0.005) -> Iterator[None]:
     tensors for a moment after `wait` returns; whoever drops the last reference frees them. A pause makes that the
     caller, whose frees are heard. For passes that count bytes, never for passes that are timed.
     """
-    replaced = [
-        (torch.distributed.Work, "wait", _settling(torch.distributed.Work.wait, seconds)),
-        (torch.ops._c10d_functional, "all_gather_into_tensor", _all_gather),
-        (torch.ops._c10d_functional, "reduce_scatter_tensor", _reduce_scatter),
-    ]
-    originals = [(owner, name, getattr(owner, name)) for owner, name, _ in replaced]
-    try:
-        for owner, name, call in replaced:
-            setattr(owner, name, call)
-        yield
-    finally:
-        for owner, name, call in originals:
-            setattr(owner, name, call)
+    wait = torch.distributed.Work.wait
+    with _scoped_library("_c10d_functional", "IMPL") as library:
+        library.impl("all_gather_into_tensor", _all_gather, "CPU")
+        library.impl("reduce_scatter_tensor", _reduce_scatter, "CPU")
+        torch.distributed.Work.wait = _settling(wait, seconds)  # type: ignore[method-assign]
+        try:
+            yield
+        finally:
+            torch.distributed.Work.wait = wait  # type: ignore[method-assign]
 
 
 def _settling(wait: Callable[..., Any], seconds: float) -> Callable[..., Any]:
@@ -126,7 +123,7 @@ def _settling(wait: Callable[..., Any], seconds: float) -> Callable[..., Any]:
 
 
 def _all_gather(x: torch.Tensor, ranks: int, group_name: Any) -> torch.Tensor:
-    """The functional operator, which holds its work where no pause can keep it: the same calls, waited for."""
+    """The functional operator, which holds its work where no pause can reach it: the same calls, waited for."""
     gathered = x.new_empty((ranks * x.shape[0], *x.shape[1:]))
     _group(group_name)._allgather_base(gathered, x).wait()
     return gathered

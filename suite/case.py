@@ -15,6 +15,9 @@ from suite.models import ModelSpec, model_from
 from suite.parse import SpecError, from_mapping, nearest, require, shown, to_mapping
 from suite.spec import Cluster, Recipe, Workload
 
+#: the workload's settings that every case's id names
+NAMED_ALWAYS = ("seq_len", "micro_batch", "micro_batches", "precision", "optimizer", "attention", "loss")
+
 
 @dataclass(frozen=True)
 class Case:
@@ -47,11 +50,14 @@ class Case:
 
     @cached_property
     def case_id(self) -> str:
-        """Twelve hex digits of the SHA-256 of the canonical JSON, without the layout's settings that are at their
-        defaults: a setting that is added later renames no case."""
+        """Twelve hex digits of the SHA-256 of the canonical JSON, without the layout's settings, and the workload's
+        later ones, that are at their defaults: a setting that is added later renames no case."""
         data = self.to_mapping()
-        usual = to_mapping(Layout())
+        usual, late = to_mapping(Layout()), to_mapping(Workload())
         data["layout"] = {key: value for key, value in data["layout"].items() if value != usual[key]}
+        data["workload"] = {
+            key: value for key, value in data["workload"].items() if key in NAMED_ALWAYS or value != late[key]
+        }
         text = json.dumps(data, sort_keys=True, separators=(",", ":"))
         return hashlib.sha256(text.encode()).hexdigest()[:12]
 
@@ -61,6 +67,8 @@ class Case:
         parts = [self.model.name, str(self.layout), self.workload.precision.value, self.workload.attention.value]
         if self.workload.optimizer.value != "adamw":
             parts.append(self.workload.optimizer.value)
+        if self.workload.optimizer_kernel.value != "auto":
+            parts.append(self.workload.optimizer_kernel.value)
         if self.workload.loss.value != "plain":
             parts.append(f"{self.workload.loss.value}-loss")
         if self.workload.micro_batches > 1:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from suite.layout import ContextMethod, Layout, Offload, ReduceType, Schedule
 from suite.layout_rules import Rule
+from suite.optimizer_rules import OPTIMIZER_RULES
 from suite.parse import require
 from suite.spec import Precision
 
@@ -92,6 +93,7 @@ CASE_RULES: tuple[Rule[Case], ...] = (
         lambda case: f"workload.micro_batches({case.workload.micro_batches}) with layout.pp({case.layout.pp});"
         " take a multiple of pp",
     ),
+    *OPTIMIZER_RULES,
 )  # fmt: skip
 
 

@@ -46,7 +46,7 @@ def default_suite() -> tuple[Case, ...]:
         _case("llama-1m", micro_batch=4, dp=2, recompute="selective", **llama),
         _case("llama-1m", micro_batch=4, dp=2, recompute="full", **llama),
         _case("llama-1m", micro_batch=4, fsdp=2, **llama),
-        _case("llama-1m", micro_batch=2, fsdp=2, micro_batches=2, recompute="every-2", attention="eager", **llama),
+        _case("llama-1m", micro_batch=2, fsdp=2, micro_batches=2, recompute="selective-op", **llama),
         _case("llama-10m", micro_batch=8, steps=150, learning_rate=2e-3, **learn),
         _case("llama-10m", micro_batch=4, fsdp=2, steps=150, learning_rate=2e-3, **learn),
     )
@@ -94,7 +94,7 @@ _STRATEGIES: tuple[dict[str, Any], ...] = (
     {"tp": 4, "recompute": "full"},
     {"tp": 2, "sequence_parallel": False},
     {"tp": 2, "dp": 2},
-    {"tp": 2, "fsdp": 2},
+    {"tp": 2, "fsdp": 2, "recompute": "selective-op"},
     {"tp": 2, "fsdp": 2, "dp": 2},
     {"cp": 2},
     {"cp": 4, "load_balance": False, "recompute": "selective"},

@@ -80,35 +80,37 @@ class RecomputeKind(StrEnum):
 
     NONE = "none"
     SELECTIVE = "selective"  # the attention core only (arXiv:2205.05198, section 5)
+    SELECTIVE_OP = "selective-op"  # every block, but for every other product, fused attention and scattered sums
     FULL = "full"  # every block, from its input
     EVERY = "every"  # every n-th block, from its input
 
 
 @dataclass(frozen=True)
 class Recompute:
-    """An activation-checkpointing mode: none, selective, full, or every-<n> (blocks 0, n, 2n, ...)."""
+    """An activation-checkpointing mode: none, selective, selective-op, full, or every-<n> (blocks 0, n, 2n, ...)."""
 
     kind: RecomputeKind = RecomputeKind.NONE
     every: int = 1
 
     @classmethod
     def parse(cls, text: str, where: str = "recompute") -> Recompute:
-        """Read 'none', 'selective', 'full' or 'every-<n>'."""
+        """Read 'none', 'selective', 'selective-op', 'full' or 'every-<n>'."""
         match = re.fullmatch(r"every-([1-9]\d{0,8})", text, flags=re.ASCII)
         if match:
             return cls(RecomputeKind.EVERY, int(match[1]))
-        if text in {"none", "selective", "full"}:
+        if text in {"none", "selective", "selective-op", "full"}:
             return cls(RecomputeKind(text))
-        raise SpecError(f"{where}: {shown(text)} is not known; accepted: none, selective, full, every-<n> with n >= 1")
+        accepted = "none, selective, selective-op, full, every-<n> with n >= 1"
+        raise SpecError(f"{where}: {shown(text)} is not known; accepted: {accepted}")
 
     def __str__(self) -> str:
         return f"every-{self.every}" if self.kind is RecomputeKind.EVERY else self.kind.value
 
     def covers_block(self, index: int) -> bool:
-        """Is block `index` rerun from its input?"""
+        """Is block `index` rerun from its input, some of its outputs perhaps kept?"""
         if self.kind is RecomputeKind.EVERY:
             return index % self.every == 0
-        return self.kind is RecomputeKind.FULL
+        return self.kind in (RecomputeKind.FULL, RecomputeKind.SELECTIVE_OP)
 
 
 @dataclass(frozen=True)
@@ -158,7 +160,9 @@ class Layout:
     sequence_parallel: bool = setting(True, "with tp > 1: shard norms and residual stream over the sequence")
     context: ContextMethod = setting(ContextMethod.RING, "with cp > 1: ring, ulysses")
     load_balance: bool = setting(True, "with cp > 1: each rank takes an early and a late part of the sequence")
-    recompute: Recompute = setting(Recompute(), "activation checkpointing: none, selective, full, every-<n>")
+    recompute: Recompute = setting(
+        Recompute(), "activation checkpointing: none, selective, selective-op (torchtitan's), full, every-<n>"
+    )
     reshard_after_forward: bool | int = setting(
         True, "with fsdp > 1: free a block's gathered parameters after its forward pass: true, false, or n: to n shards"
     )

@@ -94,6 +94,20 @@ RULES: tuple[Rule[Layout], ...] = (
         _fields("zero", "engine", "dp"),
     ),
     Rule(
+        "selective-op with zero 3",
+        "DeepSpeed's linears of that stage add a bias in place to a product that torch's cache holds, and a rerun would"
+        " add it again; use fsdp, or full",
+        lambda layout: _is_selective_op(layout) and layout.zero == 3,
+        _fields("recompute", "zero"),
+    ),
+    Rule(
+        "selective-op with tp and no sequence_parallel",
+        "a sum over tp takes the place of a product that torch's cache holds, and a rerun would sum it again; use"
+        " sequence_parallel, or full",
+        lambda layout: _is_selective_op(layout) and layout.tp > 1 and not layout.sequence_parallel,
+        _fields("recompute", "tp", "sequence_parallel"),
+    ),
+    Rule(
         "zero with tp",
         "ZeroRedundancyOptimizer flattens plain tensors and tensor parallelism's are DTensors; use fsdp with tp",
         lambda layout: layout.zero > 0 and layout.tp > 1,
@@ -170,6 +184,10 @@ RULES: tuple[Rule[Layout], ...] = (
 
 def _stages(layout: Layout) -> str:
     return f"pp({layout.pp}) * virtual_stages({layout.virtual_stages})"
+
+
+def _is_selective_op(layout: Layout) -> bool:
+    return layout.recompute.kind.value == "selective-op"
 
 
 def _splits_backward(layout: Layout) -> bool:

@@ -114,6 +114,7 @@ class Kernel:
     gradients: tuple[Array, ...] = ()
     passes: tuple[Array, ...] = ()
     forward_scratch: int = 0
+    prepared_scratch: int = 0  # of forward_scratch, what is needed even if a rerun finds the result kept
     backward_scratch: int = 0
     derivative: Derivative | None = None  # makes the gradients by kernels of its own
     through_view: bool = False
@@ -179,12 +180,14 @@ class Operator:
 
 @dataclass(frozen=True)
 class Region:
-    """Operators that are rerun in the backward pass from `inputs`; nothing else of them is kept."""
+    """Operators that are rerun in the backward pass from `inputs`; nothing else of them is kept but `kept`, outputs of
+    kernels that are then not run again (torch's selective checkpointing, whose cache holds them)."""
 
     name: str
     body: tuple[Operator | Region, ...]
     inputs: tuple[Array, ...]
     outputs: tuple[Array, ...]
+    kept: tuple[Array, ...] = ()
 
 
 @dataclass(frozen=True, eq=False)
@@ -216,9 +219,14 @@ class Segment:
 
     @cached_property
     def recomputed(self) -> tuple[Operator, ...]:
-        """The operators that run twice."""
+        """The operators that run twice: those of regions, but for what a region keeps."""
         regions = (part for part in self.body if isinstance(part, Region))
-        return tuple(operator for region in regions for operator in _operators(region.body))
+        return tuple(
+            operator
+            for region in regions
+            for operator in _operators(region.body)
+            if not any(array in region.kept for kernel in operator.kernels for array in kernel.writes)
+        )
 
 
 def _operators(body: tuple[Operator | Region, ...]) -> Iterator[Operator]:

@@ -43,6 +43,18 @@ class OptimizerKind(StrEnum):
 
     ADAMW = "adamw"
     SGD = "sgd"  # with momentum
+    ADAFACTOR = "adafactor"  # a matrix's second moment as its row and column means (arXiv:1804.04235)
+    MUON = "muon"  # orthogonalized momentum for the blocks' matrices, AdamW for the rest
+    ADAM_8BIT = "adam-8bit"  # AdamW whose moments are codes of 8 bits, scaled block by block (arXiv:2110.02861)
+
+
+class OptimizerKernel(StrEnum):
+    """How the update runs: what torch.optim calls its implementations."""
+
+    AUTO = "auto"  # fused where torch has it for the layout, else the loop
+    FUSED = "fused"  # one kernel for all tensors of a group
+    FOREACH = "foreach"  # an operation at a time, over all tensors of a group
+    LOOP = "loop"  # a tensor at a time
 
 
 class TokenizerKind(StrEnum):
@@ -60,7 +72,10 @@ class Workload:
     micro_batch: int = setting(1, "sequences a rank takes at once")
     micro_batches: int = setting(1, "micro-batches a step (gradient accumulation)")
     precision: Precision = setting(Precision.BF16_MIXED, "number formats: fp32, bf16-mixed")
-    optimizer: OptimizerKind = setting(OptimizerKind.ADAMW, "update rule: adamw, sgd")
+    optimizer: OptimizerKind = setting(OptimizerKind.ADAMW, "update rule: adamw, sgd, adafactor, muon, adam-8bit")
+    optimizer_kernel: OptimizerKernel = setting(
+        OptimizerKernel.AUTO, "how the update runs: auto (fused where torch has it), fused, foreach, loop"
+    )
     attention: AttentionKernel = setting(AttentionKernel.FLASH, "attention kernel: flash, eager")
     loss: LossKernel = setting(LossKernel.PLAIN, "cross-entropy: plain, chunked")
 

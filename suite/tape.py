@@ -64,9 +64,16 @@ class Tape:
         """Append an operator."""
         self.body.append(Operator(name, kind, tuple(kernels), weights, flops or Flops()))
 
-    def region(self, name: str, start: int, inputs: tuple[Array, ...], outputs: tuple[Array, ...]) -> None:
+    def region(
+        self,
+        name: str,
+        start: int,
+        inputs: tuple[Array, ...],
+        outputs: tuple[Array, ...],
+        kept: tuple[Array, ...] = (),
+    ) -> None:
         """Fold everything appended since `start` (a length of `body`) into a region that is rerun in backward."""
-        self.body[start:] = [Region(name, tuple(self.body[start:]), inputs, outputs)]
+        self.body[start:] = [Region(name, tuple(self.body[start:]), inputs, outputs, kept)]
 
     # --- matrix work ----------------------------------------------------------------------------------
 

@@ -49,6 +49,7 @@ def leave(tape: Tape, name: str, y: Array, part: Size) -> Array:
         kernel = Kernel(
             "scatter_sequence", (y,), (out,), gradients=(y,),
             forward_scratch=_scattering(tape, y), backward_scratch=_gathering(tape, y),
+            prepared_scratch=y.nbytes * (y.shape[0].value > 1),
         )  # fmt: skip
     else:
         kernel = Kernel("sum", (y,), (out,), passes=(y,), is_view=True)

@@ -32,7 +32,7 @@ def _refusal(case: Case) -> str:
     if layout.cp > 1 or layout.ep > 1:
         return "knows neither context nor expert parallelism of a dense model"
     if layout.recompute.kind not in RECOMPUTE:
-        return "knows no recomputation of some blocks"
+        return "knows no such recomputation"
     if workload.precision not in (Precision.FP32, Precision.BF16_MIXED):
         return f"knows no {workload.precision}"
     if workload.optimizer not in OPTIMIZER_BYTES:

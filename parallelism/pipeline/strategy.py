@@ -51,7 +51,7 @@ def joins_weights(case: Case, stage: int) -> bool:
     """
     if not case.layout.schedule.splits_backward:
         return False
-    is_rerun = case.layout.recompute.kind in (RecomputeKind.FULL, RecomputeKind.EVERY)
+    is_rerun = case.layout.recompute.kind in (RecomputeKind.FULL, RecomputeKind.SELECTIVE_OP, RecomputeKind.EVERY)
     return is_rerun or (case.workload.loss is LossKernel.CHUNKED and stage == case.layout.stages - 1)
 
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from parallelism.data.fsdp import shard_elements, shard_place
 from suite.collectives import Collective, Message
+from suite.layout import RecomputeKind
 from suite.operators import Ledger, OperatorKind, Split, Weight
 from suite.spec import LOSS_CHUNKS, LossKernel, Precision
 
@@ -163,7 +164,10 @@ def _tokens(case: Case) -> int:
 
 
 def _sums_made_again(case: Case) -> int:
-    """How many of a block's two sums a rerun makes: the MLP's only if a dropout, which keeps its mask, follows."""
+    """How many of a block's two sums a rerun makes: the MLP's only if a dropout, which keeps its mask, follows; none
+    where they are kept."""
+    if case.layout.recompute.kind is RecomputeKind.SELECTIVE_OP:
+        return 0
     return 2 if case.model.dropout else 1
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from suite.layout import Offload
@@ -91,19 +92,28 @@ def _zero_section(case: Case) -> dict[str, Any]:
     return section
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Parameter:
     """A parameter that owns its storage, where it stands in the model."""
 
     name: str
-    elements: int
-    is_matrix: bool
+    shape: tuple[int, ...]
+
+    @cached_property
+    def elements(self) -> int:
+        """Elements on this rank."""
+        return math.prod(self.shape)
+
+    @property
+    def is_matrix(self) -> bool:
+        """Does it decay? Vectors do not."""
+        return len(self.shape) >= 2
 
 
 def parameters_of(ledger: Ledger) -> tuple[Parameter, ...]:
     """Every parameter once, in the module's order, which is the ledger's."""
     return tuple(
-        Parameter(placed.weight_name(weight), weight.elements, len(weight.shape) >= 2)
+        Parameter(placed.weight_name(weight), tuple(size.value for size in weight.shape))
         for placed in ledger.segments
         for weight in placed.segment.weights
         if not weight.tied_to

@@ -7,11 +7,10 @@ from collections import Counter
 from typing import TYPE_CHECKING
 
 from parallelism.base import Strategy
-from parallelism.zero.config import groups_of
+from parallelism.zero.config import Parameter, groups_of
 from suite.collectives import Collective, Message
 from suite.layout import Layout
 from suite.record import Component
-from suite.spec import OptimizerKind
 
 if TYPE_CHECKING:
     import torch.distributed as dist
@@ -23,8 +22,6 @@ if TYPE_CHECKING:
     from suite.operators import Ledger
 
 FP32 = 4
-MOMENTS = {OptimizerKind.ADAMW: 2, OptimizerKind.SGD: 1}
-STEP_BYTES = {OptimizerKind.ADAMW: 4, OptimizerKind.SGD: 0}  # AdamW counts steps in an fp32 scalar a tensor
 
 
 def is_zero_redundancy(layout: Layout) -> bool:
@@ -32,22 +29,24 @@ def is_zero_redundancy(layout: Layout) -> bool:
     return layout.zero == 1 and not layout.is_deepspeed
 
 
-def shares(ledger: Ledger, ranks: int) -> list[list[int]]:
-    """Elements of each parameter that each rank updates: group by group, the largest first, to the rank that has the
-    least so far (torch/distributed/optim/zero_redundancy_optimizer.py, _partition_parameters)."""
-    mine: list[list[int]] = [[] for _ in range(ranks)]
+def shares(ledger: Ledger, ranks: int) -> list[list[Parameter]]:
+    """The parameters that each rank updates, in its optimizer's order: group by group, the largest first, to the rank
+    that has the least so far (torch/distributed/optim/zero_redundancy_optimizer.py, _partition_parameters)."""
+    mine: list[list[Parameter]] = [[] for _ in range(ranks)]
+    sums = [0] * ranks
     for group in groups_of(ledger):
-        for elements in sorted((item.elements for item in group), reverse=True):
-            min(mine, key=sum).append(elements)
+        for item in sorted(group, key=lambda item: item.elements, reverse=True):
+            rank = sums.index(min(sums))
+            mine[rank].append(item)
+            sums[rank] += item.elements
     return mine
 
 
-def optimizer_bytes(case: Case, ledger: Ledger, rank: int) -> int:
-    """Bytes of a rank's optimizer state: of its own parameters alone. Not counted: Python's own objects."""
-    kind, layout = case.workload.optimizer, case.layout
+def share_of_rank(case: Case, ledger: Ledger, rank: int) -> list[Parameter]:
+    """The parameters that a rank updates."""
+    layout = case.layout
     place = layout.place("dp", rank) * layout.cp + layout.place("cp", rank)  # among its replicas, which cp makes too
-    mine = shares(ledger, layout.replica_ranks)[place]
-    return FP32 * MOMENTS[kind] * sum(mine) + STEP_BYTES[kind] * len(mine)
+    return shares(ledger, layout.replica_ranks)[place]
 
 
 def messages(case: Case, ledger: Ledger, rank: int) -> tuple[Message, ...]:
@@ -69,7 +68,7 @@ def shard_optimizer(model: nn.Module, group: dist.ProcessGroup, case: Case) -> Z
     """
     from torch.distributed.optim import ZeroRedundancyOptimizer
 
-    from parallelism.training import build_optimizer
+    from parallelism.optimizers import build_optimizer
 
     whole = build_optimizer(model, case)
     groups = [{"params": item["params"], "weight_decay": item["weight_decay"]} for item in whole.param_groups]

@@ -11,12 +11,12 @@ from parallelism.zero.config import bucket_elements, element_bytes, groups_of, p
 from suite.case import Case
 from suite.layout import Offload
 from suite.operators import Ledger
+from suite.optimizers import MOMENTS, tensor_state_bytes
 from suite.record import Component
 from suite.spec import OptimizerKind, Precision
 
 FP32 = 4
-MOMENTS = {OptimizerKind.ADAMW: 2, OptimizerKind.SGD: 1}
-STEP_BYTES = {OptimizerKind.ADAMW: 4, OptimizerKind.SGD: 0}  # AdamW counts steps in an fp32 scalar a tensor
+STEP_BYTES = {kind: tensor_state_bytes(kind, (0,)) for kind in (OptimizerKind.ADAMW, OptimizerKind.SGD)}
 STAGE_0, STAGE_1_2, STAGE_3 = "fp16/unfused_optimizer.py", "zero/stage_1_and_2.py", "zero/stage3.py"
 
 

@@ -15,7 +15,8 @@ from torch import Tensor, nn
 
 from parallelism.batches import Batch
 from parallelism.clipping import clip_gradients
-from parallelism.training import Trainer, build_optimizer
+from parallelism.optimizers import build_optimizer
+from parallelism.training import Trainer
 from parallelism.zero.config import deepspeed_config, is_clipped_by_engine
 from parallelism.zero.engine_state import held_tensors
 from suite import memory_probe as phases

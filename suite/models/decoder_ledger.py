@@ -8,6 +8,7 @@ from suite.cpu_workspace import CpuWorkspace
 from suite.layout import Recompute, RecomputeKind
 from suite.models.decoder import Activation, DecoderSpec, Norm, Position
 from suite.operators import Array, DType, Ledger, Placed, Segment, Size, Split
+from suite.selective import kept_outputs
 from suite.share import WHOLE, Share
 from suite.spec import LOSS_CHUNKS, AttentionKernel, LossKernel, Workload
 from suite.tape import Backend, Numerics, Tape
@@ -135,7 +136,8 @@ def _block(
     mixed = dropout(tape, "mlp_dropout", _mlp(tape, spec, sizes, normed), spec.dropout, sizes.whole)
     out = tape.add("block output", middle, mixed)
     if rerun:
-        tape.region("block", 0, (x,), (out,))
+        is_selective = recompute.kind is RecomputeKind.SELECTIVE_OP
+        tape.region("block", 0, (x,), (out,), kept_outputs(tape.body) if is_selective else ())
     return Segment("block", tuple(tape.body), (x,), (), out)
 
 

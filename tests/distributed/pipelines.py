@@ -130,7 +130,7 @@ CHECKPOINTED = [
     run_of("llama-gqa", pipeline("interleaved-zero-bubble", **recompute("selective")), 2),
     run_of("gpt", pipeline("zbv", **recompute("selective")), 3),
     run_of("llama-gqa", pipeline("zbv", **recompute("full")), 3),
-    run_of("llama-gqa", pipeline("dualpipev", **recompute("every-2")), 4),
+    run_of("llama-gqa", pipeline("dualpipev", **recompute("selective-op")), 4),
 ]
 SINGLE_FORMAT = {"is_double": False, "optimizer": OptimizerKind.SGD, "learning_rate": 0.3}
 MIXED = {"is_double": False, "precision": Precision.BF16_MIXED, "learning_rate": 1e-3}

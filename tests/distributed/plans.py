@@ -165,7 +165,7 @@ def case_of(model: DecoderSpec, layout: Layout, workload: Workload, learning_rat
 
 AXES: dict[str, Sequence[str | int]] = {
     "layout": tuple(LAYOUTS),
-    "recompute": ("none", "selective", "full", "every-2"),
+    "recompute": ("none", "selective", "selective-op", "full", "every-2"),
     "form": tuple(FORMS),
     "attention": tuple(AttentionKernel),
     "loss": tuple(LossKernel),

@@ -10,8 +10,9 @@ import pytest
 from torch.profiler import ProfilerActivity, profile
 
 from parallelism.mesh import build_mesh
+from parallelism.optimizers import build_optimizer
 from parallelism.strategies import parallelize
-from parallelism.training import Trainer, build_model, build_optimizer
+from parallelism.training import Trainer, build_model
 from suite.case import Case
 from suite.layout import Layout, Reduction
 from suite.spec import OptimizerKind, Precision, Workload

@@ -63,12 +63,13 @@ PLANS = [
     Plan("gpt", balanced=False, recompute="selective", dropout=0.2),
     Plan("llama-gqa", recompute="full", dropout=0.2),
     Plan("llama-gqa", balanced=False, attention=AttentionKernel.EAGER),
+    Plan("gpt", recompute="selective-op", dropout=0.2),
     Plan("llama-gqa", ULYSSES, recompute="selective"),
     Plan("llama-tied", recompute="every-2"),
 ]
 SENDING = [
     Plan("gpt", recompute="selective", precision=Precision.BF16_MIXED),
-    Plan("llama-gqa", ULYSSES, precision=Precision.BF16_MIXED),
+    Plan("llama-gqa", ULYSSES, recompute="selective-op", precision=Precision.BF16_MIXED),
     Plan("llama-gqa", ULYSSES, recompute="selective"),
     Plan("gpt", ULYSSES, recompute="full"),
     Plan("llama-tied", balanced=False, recompute="every-2"),

@@ -26,7 +26,7 @@ MODELS = {"gqa": GQA, "mha": GQA | {"kv_heads": 12}, "gpt": GPT}
 METHODS: dict[str, dict[str, Any]] = {
     "ring": {}, "unbalanced": {"load_balance": False}, "ulysses": {"context": "ulysses"},
 }  # fmt: skip
-RECOMPUTE = ["none", "selective", "full"]
+RECOMPUTE = ["none", "selective", "selective-op", "full"]
 PRECISION = ["fp32", "bf16-mixed"]
 ALONE: dict[str, list[Any]] = {
     "method": list(METHODS),

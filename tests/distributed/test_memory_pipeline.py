@@ -56,7 +56,7 @@ MORE = [
 #: FSDP2 in each stage; where weights have a pass of their own, forward must leave the parameters whole
 SHARDED: list[tuple[dict[str, Any], dict[str, Any]]] = [
     ({"schedule": "gpipe", "model": "llama", "precision": "bf16-mixed", "recompute": "full"}, {}),
-    ({"schedule": "1f1b", "model": "gpt", "precision": "fp32", "micro_batches": 3}, {}),
+    ({"schedule": "1f1b", "model": "gpt", "precision": "fp32", "micro_batches": 3, "recompute": "selective-op"}, {}),
     (
         {"schedule": "1f1b", "model": "llama", "precision": "bf16-mixed"},
         {"forward_prefetch": 1, "backward_prefetch": 2},

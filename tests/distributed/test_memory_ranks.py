@@ -32,7 +32,7 @@ SETTINGS: dict[str, list[Any]] = {
     "layout": ["fsdp", "fsdp-keep", "dp"],
     "ranks": [2, 3, 4],
     "model": list(MODELS),
-    "recompute": ["none", "selective", "full", "every-2"],
+    "recompute": ["none", "selective", "selective-op", "full", "every-2"],
     "precision": ["fp32", "bf16-mixed"],
     "micro_batches": [1, 2],
     "attention": ["flash", "eager"],

@@ -66,7 +66,7 @@ def beside(model: dict[str, Any], layout: dict[str, Any], workload: dict[str, An
     return case_from({"model": model, "layout": {"tp": 2} | layout, "workload": sizes | workload})
 
 
-BF16 = {"precision": "bf16-mixed"}
+BF16, PER_OPERATOR = {"precision": "bf16-mixed"}, {"recompute": "selective-op"}
 BESIDE = [
     beside(LLAMA, {"fsdp": 2, "reshard_after_forward": False, "reduce_type": "bf16"}, BF16 | {"micro_batches": 2}),
     beside(LLAMA | {"vocab": 12002}, {"dp": 2, "bucket_mib": 1}, {"seq_len": 4, "micro_batches": 2}),
@@ -74,7 +74,8 @@ BESIDE = [
     beside(LLAMA, {"pp": 2, "sequence_parallel": False}, {"micro_batches": 2}),
     beside(GPT | {"dropout": 0.1}, {"cp": 2}, BF16),
     beside(LLAMA, {"cp": 2, "context": "ulysses"}, {}),
-    beside(GPT, {"tp": 4}, BF16),
+    beside(GPT, {"tp": 4} | PER_OPERATOR, BF16 | {"micro_batch": 3}),
+    beside(LLAMA | {"dropout": 0.1}, {"fsdp": 2} | PER_OPERATOR, {"precision": "fp32"}),
 ]
 CASES = [*(case_of(choice) for choice in pairwise(SETTINGS)), *BESIDE]
 

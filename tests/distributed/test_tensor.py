@@ -108,7 +108,13 @@ TRIALS = [
     Trial(TIED, tp(4, **WHOLE), "fp32-sgd", attention="eager"),
     Trial(GPT, tp(2, fsdp=2), micro_batches=2, dropout=0.1, recompute="full"),
     Trial(TIED, tp(2, fsdp=2, **WHOLE, **EACH), "fp32-sgd", micro_batches=2, loss="chunked"),
-    Trial(LLAMA, tp(2, fsdp=2, reshard_after_forward=False, **EACH), "fp32-adamw", micro_batches=2),
+    Trial(
+        LLAMA,
+        tp(2, fsdp=2, reshard_after_forward=False, **EACH),
+        "fp32-adamw",
+        micro_batches=2,
+        recompute="selective-op",
+    ),
     Trial(LLAMA, tp(2, fsdp=2), "bf16-adamw", recompute="selective"),
     Trial(LLAMA, tp(2, dp=2, **EACH), micro_batches=2, loss="chunked", recompute="every-2"),
     Trial(GPT, tp(2, dp=2, **WHOLE), "fp32-sgd", dropout=0.1, micro_batches=2),
@@ -117,7 +123,7 @@ TRIALS = [
     Trial(LLAMA, tp(2, cp=2, context=ContextMethod.ULYSSES, **WHOLE), "fp32-sgd", dropout=0.1, loss="chunked"),
     Trial(GPT, tp(2, pp=2), dropout=0.1, micro_batches=4, recompute="full"),
     Trial(LLAMA, tp(2, pp=2, **WHOLE), "fp32-sgd", micro_batches=4, loss="chunked"),
-    Trial(GPT, tp(2, fsdp=2, dp=2), dropout=0.1),
+    Trial(GPT, tp(2, fsdp=2, dp=2), dropout=0.1, recompute="selective-op"),
 ]
 
 

@@ -73,6 +73,7 @@ RUNS = [
     *(Run(stage, 2, "gpt", 2, "full", BF16) for stage in range(4)),
     *(Run(stage, 2, "llama-gqa", 1, "none", BF16, ADAMW) for stage in range(4)),
     *(Run(stage, 2, "llama-tied", 2, "none", offload=Offload.OPTIMIZER) for stage in (1, 2, 3)),
+    Run(2, 2, "gpt", 2, "selective-op", optimizer=ADAMW),
     Run(3, 2, "gpt", 2, "full", offload=Offload.PARAMETERS),
     Run(3, 3, "llama-gqa", 2, "full", BF16, ADAMW, offload=Offload.PARAMETERS),
 ]

@@ -11,11 +11,12 @@ from torch import Tensor
 from torch.distributed.optim import ZeroRedundancyOptimizer
 
 from memory.estimate import MemoryModel
+from memory.optimizer import optimizer_bytes
 from parallelism.building import make_trainer
 from parallelism.mesh import build_mesh
 from parallelism.traffic_probe import record_traffic
 from parallelism.training import Trainer
-from parallelism.zero.redundancy import messages, optimizer_bytes
+from parallelism.zero.redundancy import messages
 from suite.case import Case
 from suite.collectives import Call, Collective, tally
 from suite.layout import Engine, Layout

@@ -33,7 +33,7 @@ MODELS = {
 }
 SETTINGS: dict[str, list[Any]] = {
     "model": list(MODELS),
-    "recompute": ["none", "selective", "full", "every-2"],
+    "recompute": ["none", "selective", "selective-op", "full", "every-2"],
     "precision": ["fp32", "bf16-mixed"],
     "attention": ["flash", "eager"],
     "loss": ["plain", "chunked"],
@@ -88,7 +88,7 @@ def test_every_moment_is_predicted(choice: dict[str, Any]) -> None:
 
 @pytest.mark.parametrize(("name", "recompute", "attention", "threads"), [
     ("gpt-1m", "none", "flash", 1), ("gpt-1m", "full", "eager", 1), ("llama-1m", "selective", "eager", 1),
-    ("llama-1m", "full", "flash", 1), ("llama-1m", "none", "flash", 2),
+    ("llama-1m", "full", "flash", 1), ("llama-1m", "selective-op", "flash", 1), ("llama-1m", "none", "flash", 2),
 ])  # fmt: skip
 def test_the_peak_in_bf16_is_right_with_onednns_workspace(
     name: str, recompute: str, attention: str, threads: int

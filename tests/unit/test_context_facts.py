@@ -15,11 +15,13 @@ pytestmark = pytest.mark.unit
 #: 3 blocks, 4 heads of 8, 2 key heads
 MODEL = {"family": "decoder", "layers": 3, "hidden": 32, "heads": 4, "kv_heads": 2, "ffn": 64, "vocab": 64}
 
+MODES = ("none", "selective", "selective-op", "full", "every-2")
+
 
 def messages(precision: str = "fp32", blocks: int = 3, tp: int = 1, **layout: Any) -> tuple[Message, ...]:
     """Two micro-batches of 5 sequences of 24 tokens."""
     workload = {"seq_len": 24, "micro_batch": 5, "micro_batches": 2, "precision": precision}
-    layout = {"tp": tp, "sequence_parallel": False, **layout}
+    layout = {"tp": tp, **layout}
     return context_messages(case_from({"model": MODEL, "layout": layout, "workload": workload}), range(blocks))
 
 
@@ -46,10 +48,8 @@ def test_tensor_parallel_ranks_send_their_own_heads() -> None:
 
 
 def test_checkpointing_reruns_the_forward() -> None:
-    """Of 3 blocks, every-2 covers the first and the last."""
-    assert [sends(messages(cp=3, recompute=mode))[0][0] for mode in ("none", "selective", "full", "every-2")] == [
-        24, 48, 48, 40,
-    ]  # fmt: skip
+    """Of 3 blocks, every-2 covers the first and the last; selective-op keeps nothing of a ring."""
+    assert [sends(messages(cp=3, recompute=mode))[0][0] for mode in MODES] == [24, 48, 48, 48, 40]
     assert sends(messages(cp=3, recompute="full"))[1:] == sends(messages(cp=3))[1:]
 
 

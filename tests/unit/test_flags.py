@@ -78,6 +78,7 @@ VALUES: dict[str, tuple[str, Any, list[str]]] = {
     "micro_batches": ("5", 5, []),
     "precision": ("fp32", "fp32", []),
     "optimizer": ("sgd", "sgd", []),
+    "optimizer_kernel": ("foreach", "foreach", []),
     "attention": ("eager", "eager", []),
     "loss": ("chunked", "chunked", []),
     "device": ("h100-sxm", "h100-sxm", []),
@@ -191,7 +192,10 @@ def test_the_global_batch_sets_the_micro_batches(layout: list[str], micro_batche
             "--model gpt2 --reshard-after-forward yes",
             "--reshard-after-forward: expected true or false or a whole number, got 'yes'",
         ),
-        ("--model gpt2 --recompute every-0", "--recompute: 'every-0' is not known; accepted: none, selective, full, "),
+        (
+            "--model gpt2 --recompute every-0",
+            "--recompute: 'every-0' is not known; accepted: none, selective, selective-op, ",
+        ),
         ("--model gpt2 --global-batch 0", "--global-batch: '0' is not a whole number above zero"),
         ("--model gpt2 --global-batch 1.5", "--global-batch: '1.5' is not a whole number above zero"),
         (

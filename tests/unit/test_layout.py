@@ -25,6 +25,8 @@ from tests.unit.refusals import refused
 
 pytestmark = pytest.mark.unit
 
+SELECTIVE_OP = Recompute(RecomputeKind.SELECTIVE_OP)
+
 
 # --- layout --------------------------------------------------------------------------------------------------
 
@@ -127,6 +129,11 @@ def test_context_ranks_average_gradients_or_share_the_shards() -> None:
         ({"zero": 3}, "zero(3) with engine(auto) with dp(1): it shards over data-parallel ranks"),
         ({"dp": 2, "zero": 2, "reduction": Reduction.MICRO_BATCH}, "reduction(micro-batch) with zero(2) with engine(a"),
         ({"dp": 2, "engine": Engine.DEEPSPEED, "bucket_mib": 1}, "bucket_mib(1) with zero(0) with engine(deepspeed): "),
+        ({"dp": 2, "zero": 3, "recompute": SELECTIVE_OP}, "recompute(selective-op) with zero(3): DeepSpeed's linears"),
+        (
+            {"tp": 2, "sequence_parallel": False, "recompute": SELECTIVE_OP},
+            "recompute(selective-op) with tp(2) with sequence_parallel(False): a sum over tp takes the place",
+        ),
         ({"bucket_mib": -1}, "layout.bucket_mib: must not be negative, got -1"),
     ],
 )
@@ -187,7 +194,7 @@ def test_a_layout_that_does_not_fit_the_model_or_the_workload(
 # --- recomputation -------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("text", ["none", "selective", "full", "every-1", "every-12"])
+@pytest.mark.parametrize("text", ["none", "selective", "selective-op", "full", "every-1", "every-12"])
 def test_a_recompute_mode_is_its_text(text: str) -> None:
     assert str(Recompute.parse(text)) == text
 
@@ -196,7 +203,7 @@ def test_a_recompute_mode_is_its_text(text: str) -> None:
     "text", ["", "every", "every-0", "every-01", "every--1", "every-1.5", "every-٣", "FULL", "9" * 99]
 )
 def test_other_recompute_modes_are_refused(text: str) -> None:
-    with pytest.raises(SpecError, match=r"^layout\.recompute: '.*; accepted: none, selective, full, every-<n> with n"):
+    with pytest.raises(SpecError, match=r"^layout\.recompute: '.*; accepted: none, selective, selective-op, "):
         Recompute.parse(text, "layout.recompute")
 
 
@@ -205,6 +212,6 @@ def test_the_blocks_that_are_rerun() -> None:
         return [index for index in range(7) if Recompute.parse(text).covers_block(index)]
 
     assert covered("none") == covered("selective") == []
-    assert covered("full") == covered("every-1") == list(range(7))
+    assert covered("full") == covered("selective-op") == covered("every-1") == list(range(7))
     assert covered("every-3") == [0, 3, 6]
     assert Recompute.parse("every-1").kind is RecomputeKind.EVERY

@@ -20,7 +20,7 @@ MODELS = st.sampled_from(["gpt-1m", "llama-1m"])
 PRECISIONS = st.sampled_from(["fp32", "bf16-mixed"])
 ATTENTION = st.sampled_from(["flash", "eager"])
 LOSSES = st.sampled_from(["plain", "chunked"])
-RECOMPUTE = st.sampled_from(["none", "selective", "full", "every-2"])
+RECOMPUTE = st.sampled_from(["none", "selective", "selective-op", "full", "every-2"])
 
 
 def model_of(model: Any, layout: dict[str, Any] | None = None, **workload: Any) -> MemoryModel:
@@ -133,6 +133,7 @@ def test_more_recomputation_never_keeps_more(
     assert full == kept("every-1")
     assert full <= kept(f"every-{every}") <= kept(f"every-{every + 1}") <= none
     assert full <= kept(RecomputeKind.SELECTIVE) <= none
+    assert full <= kept(RecomputeKind.SELECTIVE_OP) <= none
 
 
 @settings(max_examples=25, deadline=None)

@@ -116,7 +116,7 @@ def test_numbers_that_json_cannot_write(value: float) -> None:
         ),
         (
             {"name": "x", "mode": "some"},
-            "tree.mode: 'some' is not known; accepted: none, selective, full, every-<n> with n >= 1",
+            "tree.mode: 'some' is not known; accepted: none, selective, selective-op, full, every-<n> with n >= 1",
         ),
     ],
 )

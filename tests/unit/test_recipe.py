@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 
 from parallelism.batches import Batch
-from parallelism.training import Trainer, build_model, build_optimizer, learning_rate
+from parallelism.optimizers import build_optimizer
+from parallelism.training import Trainer, build_model, learning_rate
 from suite.case import Case, case_from
 from suite.memory_probe import BACKWARD, FORWARD, IDLE, OPTIMIZER
 from suite.spec import OptimizerKind, Precision, Recipe

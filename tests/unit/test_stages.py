@@ -8,6 +8,8 @@ from itertools import accumulate, combinations, pairwise
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+
+from parallelism.pipeline.strategy import joins_weights, sends, stream_bytes, stream_shape
 from parallelism.schedules.stages import (
     balanced_split,
     block_costs,
@@ -17,8 +19,6 @@ from parallelism.schedules.stages import (
     stages_of,
     stages_of_rank,
 )
-
-from parallelism.pipeline.strategy import joins_weights, sends, stream_bytes, stream_shape
 from suite.case import Case
 from suite.layout import Layout, Recompute, Schedule, StageSplit
 from suite.models.decoder import DecoderSpec
@@ -129,6 +129,7 @@ def test_weights_are_joined_where_their_pass_would_rerun_what_is_checkpointed() 
     full = Recompute.parse("full")
     assert joins_weights(case_of(zbv(2, recompute=full)), 0)
     assert not joins_weights(case_of(zbv(2, recompute=Recompute.parse("selective"))), 0)
+    assert joins_weights(case_of(zbv(2, recompute=Recompute.parse("selective-op"))), 0)
     assert not joins_weights(case_of(Layout(pp=2, recompute=full)), 0)
     chunked = case_of(zbv(2), loss=LossKernel.CHUNKED)
     assert [joins_weights(chunked, stage) for stage in range(4)] == [False, False, False, True]

@@ -9,7 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from memory.estimate import MemoryModel
-from memory.state import holdings, optimizer_bytes, optimizer_transient, parameter_bytes
+from memory.optimizer import optimizer_bytes, optimizer_transient
+from memory.state import holdings, parameter_bytes
 from parallelism.data.fsdp import padded_elements, shard_elements, shard_rows
 from suite.case import Case, case_from
 from suite.record import STATE, Component, Moment

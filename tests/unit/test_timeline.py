@@ -29,6 +29,7 @@ LAYOUTS = [
     {"pp": 2},
     {"pp": 2, "schedule": "zbv", "virtual_stages": 2},
     {"pp": 2, "fsdp": 2},
+    {"tp": 2, "recompute": "selective-op"},
 ]
 
 
@@ -37,8 +38,14 @@ def case_of(layout: dict[str, object], **workload: object) -> Case:
     return case_from({"model": TINY, "layout": layout, "workload": work})
 
 
-@pytest.mark.parametrize("layout", LAYOUTS, ids=str)
-@pytest.mark.parametrize("workload", [{}, {"optimizer": "sgd", "precision": "fp32"}], ids=["bf16-mixed", "fp32"])
+CASES = [
+    *((layout, {}) for layout in LAYOUTS),
+    *((layout, {"optimizer": "sgd", "precision": "fp32"}) for layout in LAYOUTS),
+    *(({"dp": 2}, {"optimizer": name}) for name in ("adafactor", "adam-8bit", "muon")),
+]
+
+
+@pytest.mark.parametrize("layout, workload", CASES, ids=str)
 def test_at_every_moment_it_is_the_estimate(layout: dict[str, object], workload: dict[str, object]) -> None:
     model = MemoryModel(case_of(layout, **workload))
     for rank in range(model.case.layout.world_size):

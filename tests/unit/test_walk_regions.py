@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from memory.walk import WalkRules, walk_segment
 from suite.operators import DType, Kernel
-from tests.unit.made_up import array, deltas, region, segment, weight
+from suite.record import Component
+from tests.unit.made_up import array, by_component, deltas, region, segment, weight
 
 pytestmark = pytest.mark.unit
 
@@ -112,3 +115,41 @@ def test_regions_are_rerun_one_at_a_time_the_last_first() -> None:
     assert deltas(walk)[0] == [8, 12]
     # second: z again(12), dy(8), z and dz go, y is let go; first: y again(8), dx(4), y and dy go, x is let go
     assert deltas(walk)[1] == [12, 8, -12, -12, -8, 8, 4, -8, -8, -4]
+
+
+def test_what_a_region_keeps_is_not_made_again() -> None:
+    """x -f-> y -g-> z -h-> out, y kept: the rerun finds y and makes z alone, beside what f prepares in passing."""
+    x, y, z, out = array("x", 1), array("y", 2), array("z", 3), array("out", 4)
+    kernels = (
+        Kernel("f", (x,), (y,), (x,), (x,), forward_scratch=7, prepared_scratch=5),
+        Kernel("g", (y,), (z,), (y,), (y,)),
+        Kernel("h", (z,), (out,), (z,), (z,)),
+    )
+    body = region(*kernels, inputs=(x,), outputs=(out,))
+    again, kept = (
+        walk_segment(segment(part, inputs=(x,), output=out), WalkRules()) for part in (body, replace(body, kept=(y,)))
+    )
+    assert deltas(again)[0] == [8, 7, -7, 12, -8, 16, -12]
+    assert deltas(kept)[0] == [8, 7, -7, 12, 16, -12]
+    # z(12); h: dz(12), z and dout go; g: dy(8), the kept y and dz go; f: dx(4), dy and x go
+    derivatives = [12, -12, -16, 8, -8, -12, 4, -8, -4]
+    assert sorted(deltas(again)[1]) == sorted([8, 7, -7, 12, *derivatives])
+    assert sorted(deltas(kept)[1]) == sorted([5, -5, 12, *derivatives])
+    assert deltas(kept)[1][:4] == [5, -5, 12, 12]
+    assert by_component(kept.forward) == {Component.ACTIVATIONS: 8 + 16}
+
+
+def test_what_a_rerun_stops_short_of_goes_with_the_regions_inputs() -> None:
+    """x -f-> y -g-> z, z kept and needed by nobody: the rerun stops before g, whose y is there."""
+    x, y, z, out = array("x", 1), array("y", 2), array("z", 3), array("out", 4)
+    body = region(
+        Kernel("f", (x,), (y,), (x,), (x,)),
+        Kernel("g", (y,), (z,), (y,), (y,)),
+        Kernel("h", (z,), (out,), gradients=(z,)),
+        inputs=(x,), outputs=(out,),
+    )  # fmt: skip
+    walk = walk_segment(segment(replace(body, kept=(z,)), inputs=(x,), output=out), WalkRules())
+    assert deltas(walk)[0] == [8, 12, -8, 16]
+    # h: dz(12), dout goes; then y(8) again; g: dy(8), y and dz go; f: dx(4), then x, z and dy go
+    assert deltas(walk)[1][:6] == [12, -16, 8, 8, -8, -12]
+    assert sorted(deltas(walk)[1][6:]) == [-12, -8, -4, 4]
