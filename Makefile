@@ -3,8 +3,9 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
-.PHONY: run quick test lint install clean
+.PHONY: run quick test peers lint install clean
 run: $(READY) ## train, measure, predict, and write the page
 	$(BIN)/python run_all.py bench
 
@@ -14,6 +15,11 @@ quick: $(READY) ## the same with four short cases
 test: $(READY) ## every test
 	$(BIN)/python -m pytest
 
+peers: $(READY) ## other tools' estimates beside ours, on the same measured runs
+	$(PIP) --constraint constraints.txt --editable '.[peers]'
+	$(PIP) --constraint constraints.txt --no-deps llm-analysis
+	$(BIN)/python run_all.py bench --suite peers
+
 lint: $(READY) ## style and types
 	$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy && $(BIN)/lint-imports
 
@@ -22,7 +28,7 @@ install: $(READY) ## the virtual environment alone
 $(READY): pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit(f"python3 is {sys.version.split()[0]}; 3.11 or newer is needed" if sys.version_info < (3, 11) else 0)'
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[test]'
+	$(PIP) --constraint constraints.txt --editable '.[test]'
 	touch $(READY)
 
 clean: ## remove the environment and caches; runs are kept

@@ -154,7 +154,7 @@ def _parser() -> argparse.ArgumentParser:
     run.add_argument(
         "--suite",
         metavar="NAME",
-        help="default, quick, strategies, memory, memory-pairs, speed; flags change its cases [default]",
+        help="default, quick, strategies, peers, memory, memory-pairs, speed; flags change its cases [default]",
     )
     run.add_argument("--resume", metavar="RUN", help="go on with the run in this folder")
     run.add_argument("--passes", metavar="PASSES", help="what is measured, with commas [train,memory,traffic]")

@@ -13,6 +13,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from memory.speed import lines, measure
+from parallelism.peers.asking import record_answers
 from reports.compare import Run
 from reports.export import run_mapping, write_report
 from reports.load import load_run
@@ -32,12 +33,14 @@ from suite.launch import Launcher
 from suite.machines import Machines
 from suite.parse import SpecError, require, shown, to_mapping
 from suite.passes import Pass
+from suite.peers import Peer
 from suite.progress import ConsoleProgress
 from suite.slurm import sbatch
 from suite.store import RunRow, RunStore
 from suite.sweep import finished, sweep
 
 WORKER = "parallelism.worker"
+PEERS = "peers"  # the suite whose cases other tools are asked about
 RATE_SECONDS = 4.0  # of timing for each number of ranks
 
 
@@ -57,6 +60,7 @@ def run_bench(options: argparse.Namespace) -> int:
         with ConsoleProgress() as progress, machines.runner(cases, launcher, options.timeout) as runner:
             # small cases of one pass share launches, whose cost they would be lost in
             sweep(cases, store, batched(runner, cases, predictor.passes), predictor, progress)
+        record_answers(store, cases, tell)
     except (KeyboardInterrupt, OSError):
         tell(f"stopped; go on with: {options.program} bench --resume {shlex.quote(str(store.folder))}")
         raise
@@ -90,6 +94,7 @@ def _started(options: argparse.Namespace, machines: Machines) -> tuple[RunStore,
             command=(*shlex.split(options.program), *options.arguments),
             environment=facts,
             passes=passes,
+            peers=tuple(Peer) if options.suite == PEERS else (),
         )
     )
     return store, cases, Predictor(rates, passes)
@@ -129,6 +134,7 @@ def _emit(options: argparse.Namespace) -> int:
     require(options.emit == "slurm", f"--emit: {shown(options.emit)} is not known; known: slurm")
     given = [flag for flag in ("resume", "rdzv", "node_rank", "passes") if getattr(options, flag) is not None]
     require(not given, f"--emit: given beside --{', --'.join(given).replace('_', '-')}; the file says where and what")
+    require(options.suite != PEERS, "--emit: given beside --suite peers; the tools are asked by `bench --suite peers`")
     cases = flags.cases_of(options)
     _check(cases)
     kept = [] if options.runs is None else ["--runs", options.runs]
@@ -191,8 +197,10 @@ def write_and_show(run: Run, folder: Path, as_json: bool) -> int:
         said = to_mapping({"folder": str(folder), "page": str(page), **run_mapping(comparison)})  # a loss may be nan
         print(json.dumps(said, allow_nan=False))
     else:
+        from reports.peers_text import print_peers
         from reports.tables import print_run
 
         print_run(comparison, output())
+        print_peers(comparison, output())
         print(f"\npage     {page}\nsummary  {summary}")
     return len(comparison.unfinished)

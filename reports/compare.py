@@ -17,8 +17,10 @@ from reports.traffic import fullest, traffic_rows
 from suite.case import Case
 from suite.collectives import TrafficEstimate
 from suite.passes import Pass
+from suite.peers import Peer, PeerAnswer
 from suite.record import STATE, Component, Measurement, MemoryEstimate, Moment, Outcome, Quantity, TimeEstimate
 from suite.stats import relative_error
+from suite.timeline import Timeline
 
 #: Moments at which the state's size is a matter of counting: every gradient exists, or none does.
 STATE_MOMENTS = (Moment.AFTER_BACKWARD, Moment.STEADY)
@@ -37,6 +39,8 @@ class CaseResult:
     measurement: Measurement | None = None
     unpredicted: str = ""  # why there is no estimate, where there is none
     traffic: tuple[TrafficEstimate, ...] = ()  # one a rank
+    timelines: tuple[Timeline, ...] = ()  # one a rank
+    peers: tuple[PeerAnswer, ...] = ()  # what other tools say of it
 
 
 @dataclass(frozen=True)
@@ -49,6 +53,7 @@ class Run:
     command: str
     environment: Mapping[str, Any] = field(default_factory=dict)
     results: tuple[CaseResult, ...] = ()
+    peers: tuple[Peer, ...] = ()  # the tools that were to be asked
     passes: tuple[Pass, ...] = tuple(Pass)
 
 
@@ -132,6 +137,10 @@ class CaseComparison:
     def components_at(self, instant: Instant) -> tuple[Comparison, ...]:
         """The memory rows by component at an instant's rank and moment."""
         return tuple(row for row in self._memory_rows if (row.rank, row.moment) == (instant.rank, instant.moment))
+
+    def rows_of_rank(self, rank: int) -> tuple[Comparison, ...]:
+        """The memory rows of a rank: totals and components of every moment."""
+        return tuple(row for row in self.rows if row.quantity is Quantity.MEMORY and row.rank == rank)
 
     def peak_of_rank(self, rank: int) -> Peak:
         """One rank's fullest moments."""

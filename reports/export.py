@@ -9,6 +9,7 @@ from typing import Any
 from reports.compare import CaseComparison, Comparison, Instant, Run
 from reports.markdown import markdown_report
 from reports.page import render_page
+from reports.peers_text import peers_mapping
 from reports.summary import Errors, RunComparison, compare_run
 from suite.record import Quantity
 
@@ -44,6 +45,7 @@ def run_mapping(comparison: RunComparison) -> dict[str, Any]:
             "largest_loss_difference": comparison.loss_spread.relative if comparison.loss_spread else None,
         },
         "cases": [case_mapping(case) for case in comparison.cases],
+        "peers": peers_mapping(comparison),
     }
 
 

@@ -42,18 +42,18 @@ def _peak_chart(model: str, cases: Sequence[CaseComparison], key: str) -> Chart:
     hover: dict[str, str] = {}
     with drawing_style():
         used = _used(row for case in cases for instant in _instants(case) for row in case.components_at(instant))
-        legend = _legend_height(used)
+        legend = legend_height(used)
         figure, axes = canvas(len(cases) * _ROW + 44 + legend, _TAGS, _VALUES, 4, 40 + legend)
         limit = _limit(cases)
         axes.set_xlim(0, limit)
         axes.set_ylim(len(cases) * _ROW, 0)
         for place, case in enumerate(cases):
             _peak_rows(axes, case, place * _ROW, f"case{place}", hover)
-        _byte_axis(axes, "x", limit)
+        byte_axis(axes, "x", limit)
         axes.set_yticks([])
         axes.spines["left"].set_visible(False)
         axes.grid(axis="x")
-        _legend(figure, used)
+        component_legend(figure, used)
         svg = to_svg(figure, key, f"Predicted and measured peak memory of {plain(model)}, by component", hover)
     caption = (
         "The fullest rank at its fullest moment, predicted and measured each at their own; right of the name, the error"
@@ -78,7 +78,7 @@ def moments_chart(case: CaseComparison, key: str) -> Chart | None:
     with drawing_style():
         rows = [row for moment in moments for row in case.components_at(Instant(0, instant.rank, moment))]
         used = _used(rows)
-        legend = _legend_height(used)
+        legend = legend_height(used)
         figure, axes = canvas(310 + legend, 68, 8, 8, 92 + legend)
         for place, moment in enumerate(moments):
             _moment_columns(axes, case, Instant(0, instant.rank, moment), place, hover)
@@ -86,11 +86,11 @@ def moments_chart(case: CaseComparison, key: str) -> Chart | None:
         largest = max((size for row in totals if row for size in (row.predicted, row.measured) if size), default=1)
         axes.set_ylim(0, largest * 1.04)
         axes.set_xlim(-0.6, len(moments) - 0.4)
-        _byte_axis(axes, "y", largest)
+        byte_axis(axes, "y", largest)
         names = [moment.value.replace("_", " ") for moment in moments]
         axes.set_xticks(range(len(moments)), names, rotation=40, ha="right", rotation_mode="anchor")
         axes.grid(axis="y")
-        _legend(figure, used)
+        component_legend(figure, used)
         label = plain(case.case.label)
         svg = to_svg(figure, key, f"Memory of {label} over the moments of a step", hover)
     caption = f"Rank {instant.rank}. Left column: predicted; right column: measured. The peak: {instant_text(instant)}."
@@ -154,17 +154,17 @@ def _used(rows: Iterable[Comparison]) -> list[Component]:
     return [component for component in Component if component in seen]
 
 
-def _legend_height(used: Sequence[Component]) -> int:
+def legend_height(used: Sequence[Component]) -> int:
     return -(-len(used) // _LEGEND_COLUMNS) * _LEGEND_LINE
 
 
-def _legend(figure: Figure, used: Sequence[Component]) -> None:
+def component_legend(figure: Figure, used: Sequence[Component]) -> None:
     handles = [Patch(facecolor=COMPONENTS[component].light, label=component.value) for component in used]
     style = {"ncols": _LEGEND_COLUMNS, "handlelength": 1.0, "columnspacing": 1.2, "borderaxespad": 0.2}
     figure.legend(handles=handles, loc="lower center", **style)
 
 
-def _byte_axis(axes: Axes, which: str, largest: float) -> None:
+def byte_axis(axes: Axes, which: str, largest: float) -> None:
     """Ticks at round numbers of the binary unit that `largest` is written in."""
     unit = next((size for size in (TIB, GIB, MIB, KIB) if largest >= size), 1)
     steps = (0.1, 0.2, 0.5, 1, 2, 5, 10, 20, 50, 100, 200, 500)

@@ -5,8 +5,10 @@ from __future__ import annotations
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
 from reports.compare import CaseComparison
+from reports.figure_components import component_chart
 from reports.figure_losses import loss_chart
 from reports.figure_memory import LABEL_LIMIT, moments_chart, peak_charts
+from reports.figure_timeline import timeline_chart
 from reports.palette import BAD, BAND, COMPONENTS, GRID, INK, MUTED
 from reports.summary import ERROR_BAND, RunComparison
 from reports.svg import SMALL, Chart, canvas, drawing_style, to_svg
@@ -22,10 +24,19 @@ _BLUE = COMPONENTS[Component.PARAMETERS]
 
 def charts(comparison: RunComparison) -> tuple[Chart, ...]:
     """Every figure that the run has numbers for, in the order of the page."""
-    moments = [moments_chart(case, f"moments-{place}") for place, case in enumerate(chosen(comparison))]
+    steps = [chart for place, case in enumerate(chosen(comparison)) for chart in _step_charts(case, place)]
     losses = [loss_chart(group, f"loss-{place}") for place, group in enumerate(comparison.loss_groups)]
-    found = [*peak_charts(comparison), error_chart(comparison), *moments, *losses, throughput_chart(comparison)]
+    errors = [error_chart(comparison), component_chart(comparison.by_component)]
+    found = [*peak_charts(comparison), *errors, *steps, *losses, throughput_chart(comparison)]
     return tuple(chart for chart in found if chart)
+
+
+def _step_charts(case: CaseComparison, place: int) -> list[Chart | None]:
+    """A case's step on its fullest rank: the timeline, and for the first case (or where there is none) the moments."""
+    instant = case.peak.measured or case.peak.predicted
+    lines = [line for line in case.result.timelines if instant and line.rank == instant.rank]
+    drawn = [timeline_chart(case, line, (line.rank,), f"timeline-{place}") for line in lines]
+    return [*drawn, moments_chart(case, f"moments-{place}")] if not (lines and place) else [*drawn]
 
 
 def chosen(comparison: RunComparison) -> list[CaseComparison]:

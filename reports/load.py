@@ -8,7 +8,8 @@ from pathlib import Path
 from reports.compare import CaseResult, Run
 from suite.case import Case, case_from
 from suite.parse import SpecError, require
-from suite.store import EstimateRow, MeasurementRow, RunRow, RunStore
+from suite.peers import PeerAnswer
+from suite.store import EstimateRow, MeasurementRow, PeersRow, RunRow, RunStore
 
 
 def load_run(path: Path | str) -> Run:
@@ -27,6 +28,7 @@ def load_run(path: Path | str) -> Run:
         cases[case.case_id] = case
     estimates: dict[str, EstimateRow] = {}
     measurements: dict[str, MeasurementRow] = {}
+    peers: dict[str, tuple[PeerAnswer, ...]] = {}
     for row in rows:
         if isinstance(row, RunRow):
             continue
@@ -35,6 +37,8 @@ def load_run(path: Path | str) -> Run:
         cases.setdefault(case.case_id, case)
         if isinstance(row, EstimateRow):
             estimates[case.case_id] = row
+        elif isinstance(row, PeersRow):
+            peers[case.case_id] = row.answers
         else:
             measurements[case.case_id] = row
     return Run(
@@ -44,11 +48,16 @@ def load_run(path: Path | str) -> Run:
         command=shlex.join(asked[0].command),
         environment=asked[0].environment,
         passes=asked[0].passes,
-        results=tuple(_result(case, estimates.get(key), measurements.get(key)) for key, case in cases.items()),
+        peers=asked[0].peers,
+        results=tuple(
+            _result(case, estimates.get(key), measurements.get(key), peers.get(key, ())) for key, case in cases.items()
+        ),
     )
 
 
-def _result(case: Case, estimate: EstimateRow | None, measured: MeasurementRow | None) -> CaseResult:
+def _result(
+    case: Case, estimate: EstimateRow | None, measured: MeasurementRow | None, peers: tuple[PeerAnswer, ...]
+) -> CaseResult:
     return CaseResult(
         case=case,
         memory=estimate.memory if estimate else (),
@@ -56,6 +65,8 @@ def _result(case: Case, estimate: EstimateRow | None, measured: MeasurementRow |
         measurement=measured.measurement if measured else None,
         unpredicted=estimate.reason if estimate else "",
         traffic=estimate.traffic if estimate else (),
+        timelines=estimate.timelines if estimate else (),
+        peers=peers,
     )
 
 

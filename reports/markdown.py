@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 
 from reports.compare import CaseComparison
+from reports.peers_text import HEADINGS, NOTE, peers_rows
 from reports.summary import RunComparison
 from reports.text import plain, shorten
 from reports.wording import instant_bytes, moments_text, sentences
@@ -22,7 +23,7 @@ def markdown_report(comparison: RunComparison) -> str:
     lines += [f"- {escape(sentence)}" for sentence in sentences(comparison)]
     lines += ["", _row(_HEADINGS), _row(["---", *["---:"] * 3, "---", *["---:"] * 3, "---"])]
     lines += [_row([escape(cell) for cell in _cells(case)]) for case in comparison.cases]
-    lines += _sent(comparison)
+    lines += [*_sent(comparison), *_peers(comparison)]
     if comparison.unfinished:
         lines += ["", "## Not measured", ""]
         lines += [_failure(case) for case in comparison.unfinished]
@@ -58,6 +59,16 @@ def _sent(comparison: RunComparison) -> list[str]:
             cells = (case.case.label, bytes_text(row.predicted), bytes_text(row.measured), error)
             lines.append(_row([escape(cell) for cell in cells]))
     return lines
+
+
+def _peers(comparison: RunComparison) -> list[str]:
+    """What other tools say of the same cases; nothing where none was asked."""
+    rows = peers_rows(comparison)
+    if not rows:
+        return []
+    lines = ["", "## Other tools on the same measured runs", "", escape(NOTE), ""]
+    lines += [_row(("case", "tool", *HEADINGS)), _row(["---", "---", *["---:"] * 4])]
+    return [*lines, *(_row([escape(cell) for cell in row]) for row in rows)]
 
 
 def _cells(case: CaseComparison) -> tuple[str, ...]:

@@ -14,6 +14,8 @@ from markupsafe import Markup
 from reports import wording
 from reports.figures import charts
 from reports.palette import COMPONENTS, css_variables
+from reports.peers import peer_cases, tool_errors
+from reports.peers_text import NOTE
 from reports.speed import WARMUP_STEPS
 from reports.summary import ERROR_BAND, RunComparison, variant
 from reports.svg import Chart
@@ -35,10 +37,12 @@ def render_page(comparison: RunComparison, drawings: tuple[Chart, ...] | None = 
         run=run,
         comparison=comparison,
         cases=[case_view(case, place, run.environment) for place, case in enumerate(comparison.cases)],
-        figures=[(chart, Markup(chart.svg)) for chart in figures],  # from our XML writer: text escaped
+        figures=figures,
         environment=list(flatten(run.environment)),
         devices=sorted({case.case.cluster.device for case in comparison.cases}),
         components=COMPONENTS,
+        peers=peer_cases(comparison),
+        tools=tool_errors(comparison, peer_cases(comparison)),
         light=Markup(css_variables(dark=False)),
         dark=Markup(css_variables(dark=True)),
         style=Markup((TEMPLATES / "page.css").read_text(encoding="utf-8")),
@@ -66,8 +70,14 @@ def _environment() -> jinja2.Environment:
         count=units.count_text,
         number=units.number_text,
         difference=difference_text,
+        svg=lambda chart: Markup(chart.svg),  # from our XML writer: text escaped
     )
-    constants = {"ERROR_BAND": ERROR_BAND, "NOISY_SPREAD": NOISY_SPREAD, "WARMUP_STEPS": WARMUP_STEPS}
+    constants: dict[str, object] = {
+        "ERROR_BAND": ERROR_BAND,
+        "NOISY_SPREAD": NOISY_SPREAD,
+        "WARMUP_STEPS": WARMUP_STEPS,
+        "PEERS_NOTE": NOTE,
+    }
     environment.globals.update(constants, wording=wording, variant=variant)
     return environment
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 from memory.estimate import MemoryModel, representative_ranks
+from memory.timeline import timeline_of
 from parallelism.simulator.roofline import bubble_share, estimate_time
 from parallelism.traffic import estimate_traffic
 from suite.case import Case
@@ -26,12 +27,13 @@ class Predictor:
 
     rates: MatrixRates | None = None
     passes: tuple[Pass, ...] = tuple(Pass)
-    """what is measured, and so what is predicted; of memory alone the sums are kept, not the terms"""
+    """what is measured, and so what is predicted; of memory alone the sums are kept, neither terms nor timeline"""
 
     def __call__(self, case: Case) -> EstimateRow:
-        """The row of a case: memory and traffic of its ranks, time of its step."""
+        """The row of a case: memory, its timeline and traffic of its ranks, time of its step."""
         model = MemoryModel(case)
         ranks = representative_ranks(case.layout)
+        keeps_terms = Pass.MEMORY in self.passes and self.passes != (Pass.MEMORY,)
         memory = [model.estimate(rank) for rank in ranks if Pass.MEMORY in self.passes]
         traffic = [
             estimate_traffic(case, model.ledger_of_share(rank), rank) for rank in ranks if Pass.TRAFFIC in self.passes
@@ -39,9 +41,10 @@ class Predictor:
         return EstimateRow(
             case_id=case.case_id,
             case=case.to_mapping(),
-            memory=tuple(found.summed() for found in memory) if self.passes == (Pass.MEMORY,) else tuple(memory),
+            memory=tuple(memory) if keeps_terms else tuple(found.summed() for found in memory),
             time=self.time(case, model) if Pass.TRAIN in self.passes else None,
             traffic=tuple(traffic),
+            timelines=tuple(timeline_of(model, rank) for rank in ranks if keeps_terms),
         )
 
     def time(self, case: Case, memory: MemoryModel) -> TimeEstimate:

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from functools import cached_property
 
 from reports.compare import CaseComparison, Comparison, Run, compare_case
+from reports.component_errors import ComponentErrors, component_errors
 from reports.losses import LossSpread, spread
 from suite.case import Case
 from suite.record import Moment, Outcome
@@ -87,6 +88,11 @@ class RunComparison:
         rows = [row for case in self.cases for row in case.totals]
         found = {moment: errors_of([row.error for row in rows if row.moment is moment]) for moment in Moment}
         return {moment: errors for moment, errors in found.items() if errors}
+
+    @cached_property
+    def by_component(self) -> tuple[ComponentErrors, ...]:
+        """Errors of each component, over all ranks and moments."""
+        return component_errors(self.cases)
 
     @cached_property
     def step_time(self) -> Errors | None:

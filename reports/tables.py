@@ -47,17 +47,17 @@ def print_run(comparison: RunComparison, console: Console) -> None:
     if comparison.senders:
         console.print(traffic_table(comparison))
     for case in comparison.unfinished:
-        console.print(_text(f"{case.status}: {case.case.label}: {case.reason or 'no measurement'}", "yellow"))
+        console.print(cell(f"{case.status}: {case.case.label}: {case.reason or 'no measurement'}", "yellow"))
     for sentence in sentences(comparison):
-        console.print(_text(sentence))
+        console.print(cell(sentence))
 
 
 def case_table(comparison: RunComparison, width: int) -> Table:
     """One row a case, with the columns that fit a console of `width` characters."""
-    table = _table(f"{comparison.run.suite}: predicted beside measured, fullest rank")
+    table = framed(f"{comparison.run.suite}: predicted beside measured, fullest rank")
     columns = [column for column in _COLUMNS if width >= column.from_width]
     for column in columns:
-        _add(table, column.heading, column.justify_right)
+        add_column(table, column.heading, column.justify_right)
     for case in comparison.cases:
         table.add_row(*(column.cell(case) for column in columns))
     return table
@@ -65,38 +65,38 @@ def case_table(comparison: RunComparison, width: int) -> Table:
 
 def traffic_table(comparison: RunComparison) -> Table:
     """Bytes sent in a step by the rank that sends most: predicted, measured, error; a row a case that sends."""
-    table = _table("bytes sent in a step, rank that sends most")
-    _add(table, "case", right=False)
+    table = framed("bytes sent in a step, rank that sends most")
+    add_column(table, "case", right=False)
     for heading in ("predicted", "measured", "error"):
-        _add(table, heading)
+        add_column(table, heading)
     for case in comparison.senders:
         row = case.sent
         if row:
-            cells = (_text(bytes_text(row.predicted)), _text(bytes_text(row.measured)), _row_error(row))
-            table.add_row(_text(case.case.label), *cells)
+            cells = (cell(bytes_text(row.predicted)), cell(bytes_text(row.measured)), _row_error(row))
+            table.add_row(cell(case.case.label), *cells)
     return table
 
 
 def factor_table(comparison: RunComparison) -> Table:
     """Errors of the peak by each setting in which the cases differ: a row a value."""
-    table = _table("error of the peak by setting")
+    table = framed("error of the peak by setting")
     for heading, right in (("setting", False), ("value", False), ("cases", True), ("mean absolute", True)):
-        _add(table, heading, right)
+        add_column(table, heading, right)
     for heading in ("worst", "bias", "too high", "too low", "state exact"):
-        _add(table, heading)
+        add_column(table, heading)
     shown = ""
     for row in factor_rows(comparison.cases):
         errors = row.errors
         table.add_row(
-            _text("" if row.factor == shown else row.factor),
-            _text(row.value),
-            _text(count_text(errors.count)),
-            _text(percent_text(errors.mean_absolute, 4)),
-            _text(percent_text(errors.worst, 4, signed=True), "" if errors.is_within_band else _ALARM),
-            _text(percent_text(errors.bias, 4, signed=True)),
-            _text(count_text(row.over)),
-            _text(count_text(row.under)),
-            _text(f"{count_text(row.state_exact)}/{count_text(row.state_rows)}"),
+            cell("" if row.factor == shown else row.factor),
+            cell(row.value),
+            cell(count_text(errors.count)),
+            cell(percent_text(errors.mean_absolute, 4)),
+            cell(percent_text(errors.worst, 4, signed=True), "" if errors.is_within_band else _ALARM),
+            cell(percent_text(errors.bias, 4, signed=True)),
+            cell(count_text(row.over)),
+            cell(count_text(row.under)),
+            cell(f"{count_text(row.state_exact)}/{count_text(row.state_rows)}"),
         )
         shown = row.factor
     return table
@@ -104,31 +104,31 @@ def factor_table(comparison: RunComparison) -> Table:
 
 def moment_table(case: CaseComparison, rank: int) -> Table:
     """Totals of a rank at each moment of the step: predicted, measured, difference."""
-    table = _table(f"{case.case.label}: rank {rank} over a step")
-    _add(table, "moment", right=False)
+    table = framed(f"{case.case.label}: rank {rank} over a step")
+    add_column(table, "moment", right=False)
     for heading in ("predicted", "measured", "error"):
-        _add(table, heading)
+        add_column(table, heading)
     for moment in Moment:
         row = case.memory(None, rank, moment)
         if row:
-            cells = (_text(bytes_text(row.predicted)), _text(bytes_text(row.measured)), _row_error(row))
-            table.add_row(_text(moment.value), *cells)
+            cells = (cell(bytes_text(row.predicted)), cell(bytes_text(row.measured)), _row_error(row))
+            table.add_row(cell(moment.value), *cells)
     return table
 
 
 def component_table(case: CaseComparison) -> Table:
     """Predicted beside measured by component, at the measured peak (the predicted one where nothing was measured)."""
     instant = case.peak.measured or case.peak.predicted
-    table = _table(f"{case.case.label}: {instant_text(instant)}")
-    _add(table, "component", right=False)
+    table = framed(f"{case.case.label}: {instant_text(instant)}")
+    add_column(table, "component", right=False)
     for heading in ("predicted", "measured", "error"):
-        _add(table, heading)
+        add_column(table, heading)
     if instant is None:
         return table
     for row in case.components_at(instant):
         if (row.predicted or row.measured) and row.component:
-            cells = (_text(bytes_text(row.predicted)), _text(bytes_text(row.measured)), _row_error(row))
-            table.add_row(_text(row.component.value), *cells)
+            cells = (cell(bytes_text(row.predicted)), cell(bytes_text(row.measured)), _row_error(row))
+            table.add_row(cell(row.component.value), *cells)
     return table
 
 
@@ -136,14 +136,14 @@ def term_table(estimate: MemoryEstimate, moment: Moment | None = None) -> Table:
     """The lines of an estimate at a moment (its peak, where none is given), the largest first."""
     at = moment or estimate.peak_moment
     total = estimate.total_bytes(at) if at in estimate.by_moment else 0
-    table = _table(f"rank {estimate.rank} at {at.value}: {bytes_text(total)} = {count_text(total)} bytes")
-    _add(table, "component", right=False)
-    _add(table, "bytes")
-    _add(table, "formula", right=False)
-    _add(table, "source", right=False)
+    table = framed(f"rank {estimate.rank} at {at.value}: {bytes_text(total)} = {count_text(total)} bytes")
+    add_column(table, "component", right=False)
+    add_column(table, "bytes")
+    add_column(table, "formula", right=False)
+    add_column(table, "source", right=False)
     for term in sorted((term for term in estimate.terms if term.moment is at), key=lambda term: -term.value):
-        cells = (_text(term.component.value), _text(bytes_text(term.value)))
-        table.add_row(*cells, _text(term.formula), _text(term.source, _QUIET))
+        cells = (cell(term.component.value), cell(bytes_text(term.value)))
+        table.add_row(*cells, cell(term.formula), cell(term.source, _QUIET))
     return table
 
 
@@ -153,52 +153,55 @@ def stderr_text(case: CaseComparison) -> Text:
     return Text("\n".join(f"rank {rank}:\n{plain_lines(tail)}" for rank, tail in sorted(tails.items())))
 
 
-def _table(title: str) -> Table:
-    return Table(title=_text(title, "bold"), box=box.SIMPLE_HEAD, title_justify="left", pad_edge=False)
+def framed(title: str) -> Table:
+    """An empty table under a title."""
+    return Table(title=cell(title, "bold"), box=box.SIMPLE_HEAD, title_justify="left", pad_edge=False)
 
 
-def _add(table: Table, heading: str, right: bool = True) -> None:
-    table.add_column(_text(heading), justify="right" if right else "left", overflow="fold")
+def add_column(table: Table, heading: str, right: bool = True) -> None:
+    """One more column; what does not fit is folded, never cut."""
+    table.add_column(cell(heading), justify="right" if right else "left", overflow="fold")
 
 
-def _text(text: str, style: str = "") -> Text:
+def cell(text: str, style: str = "") -> Text:
+    """A cell's text, never markup."""
     return Text(plain(text), style=style)
 
 
 def _error(error: float | None) -> Text:
     """A signed error; red where it leaves the promised band."""
     style = _ALARM if error is not None and abs(error) > ERROR_BAND else ""
-    return _text(percent_text(error, signed=True), style)
+    return cell(percent_text(error, signed=True), style)
 
 
 def _row_error(row: Comparison) -> Text:
     """A row's signed error, or 'exact' where both sides are equal to the byte."""
-    return _text("exact") if row.is_exact else _error(row.error)
+    return cell("exact") if row.is_exact else _error(row.error)
 
 
 def _status(case: CaseComparison) -> Text:
-    return _text(case.status, "" if case.is_ok else "yellow")
+    return cell(case.status, "" if case.is_ok else "yellow")
 
 
 def _step(case: CaseComparison) -> Text:
-    return _text(seconds_text(case.speed.measured_seconds) + (" noisy" if case.speed.is_noisy else ""))
+    return cell(seconds_text(case.speed.measured_seconds) + (" noisy" if case.speed.is_noisy else ""))
 
 
 def _spread(case: CaseComparison) -> Text:
-    return _text(seconds_text(case.speed.step.iqr if case.speed.step else None), _QUIET)
+    return cell(seconds_text(case.speed.step.iqr if case.speed.step else None), _QUIET)
 
 
 _COLUMNS = (
-    _Column("case", lambda case: _text(case.case.label), justify_right=False),
-    _Column("peak predicted", lambda case: _text(instant_bytes(case.peak.predicted))),
-    _Column("measured", lambda case: _text(instant_bytes(case.peak.measured))),
+    _Column("case", lambda case: cell(case.case.label), justify_right=False),
+    _Column("peak predicted", lambda case: cell(instant_bytes(case.peak.predicted))),
+    _Column("measured", lambda case: cell(instant_bytes(case.peak.measured))),
     _Column("error", lambda case: _error(case.peak.error)),
-    _Column("at moment", lambda case: _text(moments_text(case)), 110, justify_right=False),
-    _Column("step predicted", lambda case: _text(seconds_text(case.speed.predicted_seconds)), WIDE),
+    _Column("at moment", lambda case: cell(moments_text(case)), 110, justify_right=False),
+    _Column("step predicted", lambda case: cell(seconds_text(case.speed.predicted_seconds)), WIDE),
     _Column("step", _step),
     _Column("IQR", _spread, WIDE),
-    _Column("tokens/s", lambda case: _text(count_text(case.speed.tokens_per_second)), 96),
-    _Column("MFU", lambda case: _text(percent_text(case.speed.mfu, 1)), WIDE + 12),
-    _Column("loss", lambda case: _text(number_text(case.curve.final)), 96),
+    _Column("tokens/s", lambda case: cell(count_text(case.speed.tokens_per_second)), 96),
+    _Column("MFU", lambda case: cell(percent_text(case.speed.mfu, 1)), WIDE + 12),
+    _Column("loss", lambda case: cell(number_text(case.curve.final)), 96),
     _Column("outcome", _status, justify_right=False),
 )

@@ -6,18 +6,11 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from reports.compare import CaseComparison, Comparison, Peak
+from reports.compare import CaseComparison, Peak
+from reports.rank_view import RankView, rank_views
 from suite.collectives import Message
-from suite.record import Component, MemoryEstimate, Moment, Quantity, Term
+from suite.record import Quantity
 from suite.units import bytes_text
-
-
-@dataclass(frozen=True)
-class MatrixRow:
-    """A component (None: the total) over the moments of a step; None where neither side knows the moment."""
-
-    component: Component | None
-    cells: tuple[Comparison | None, ...]
 
 
 @dataclass(frozen=True)
@@ -26,11 +19,8 @@ class CaseView:
 
     anchor: str
     comparison: CaseComparison
-    terms: tuple[Term, ...]  # of the predicted peak: the fullest rank at its fullest moment, largest first
-    rank: int | None  # the rank the matrix shows
-    moments: tuple[Moment, ...]
-    matrix: tuple[MatrixRow, ...]
     ranks: tuple[tuple[int, Peak], ...]  # empty where there is one rank only
+    views: tuple[RankView, ...]  # of the ranks, those together that are alike
     messages: tuple[Message, ...]  # of the rank that sends most, the largest first
     facts: tuple[tuple[str, str], ...]
     stderr: tuple[tuple[int, str], ...]
@@ -38,18 +28,12 @@ class CaseView:
 
 def case_view(comparison: CaseComparison, place: int, run_environment: Mapping[str, Any]) -> CaseView:
     """The view of a run's case number `place`."""
-    instant = comparison.peak.measured or comparison.peak.predicted
-    rank = instant.rank if instant else None
-    moments = () if rank is None else tuple(m for m in Moment if comparison.memory(None, rank, m))
     measurement = comparison.result.measurement
     ranks = tuple((number, comparison.peak_of_rank(number)) for number in comparison.ranks)
     return CaseView(
         anchor=f"case-{place}",
         comparison=comparison,
-        terms=_peak_terms(comparison),
-        rank=rank,
-        moments=moments,
-        matrix=tuple(_matrix(comparison, rank, moments)) if rank is not None else (),
+        views=rank_views(comparison, f"case-{place}"),
         ranks=ranks if len(ranks) > 1 else (),
         messages=_messages(comparison),
         facts=tuple(_facts(comparison, run_environment)),
@@ -71,29 +55,10 @@ def flatten(mapping: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str,
             yield name, str(value)
 
 
-def _peak_terms(comparison: CaseComparison) -> tuple[Term, ...]:
-    peak = comparison.peak.predicted
-    estimate: MemoryEstimate | None = next(
-        (found for found in comparison.result.memory if peak and found.rank == peak.rank), None
-    )
-    if estimate is None or peak is None:
-        return ()
-    terms = [term for term in estimate.terms if term.moment is peak.moment and term.value]
-    return tuple(sorted(terms, key=lambda term: -term.value))
-
-
 def _messages(comparison: CaseComparison) -> tuple[Message, ...]:
     sent = comparison.sent
     rows = (row for found in comparison.result.traffic if sent and found.rank == sent.rank for row in found.messages)
     return tuple(sorted(rows, key=lambda row: -row.sent))
-
-
-def _matrix(comparison: CaseComparison, rank: int, moments: tuple[Moment, ...]) -> Iterator[MatrixRow]:
-    """A row a component that is ever there, the total last."""
-    for component in (*Component, None):
-        cells = tuple(comparison.memory(component, rank, moment) for moment in moments)
-        if any(cell and (cell.predicted or cell.measured) for cell in cells):
-            yield MatrixRow(component, cells)
 
 
 def _facts(comparison: CaseComparison, run_environment: Mapping[str, Any]) -> Iterator[tuple[str, str]]:

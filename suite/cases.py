@@ -137,16 +137,43 @@ def strategies_suite() -> tuple[Case, ...]:
     )
 
 
+def peers_suite() -> tuple[Case, ...]:
+    """Layouts that other tools have an estimate of: both forms and precisions, replicas, shards, recomputation."""
+    short: dict[str, Any] = {"seq_len": 256, "steps": 4, "warmup_steps": 1}
+    gpt = short | {"precision": "fp32"}
+    return (
+        _case("gpt-1m", micro_batch=4, **gpt),
+        _case("gpt-1m", micro_batch=4, recompute="full", **gpt),
+        _case("gpt-10m", micro_batch=1, **gpt),
+        _case("gpt-1m", micro_batch=2, fsdp=2, **gpt),
+        _case("llama-1m", micro_batch=4, **short),
+        _case("llama-1m", micro_batch=4, recompute="full", **short),
+        _case("llama-10m", micro_batch=1, **short),
+        _case("llama-1m", micro_batch=2, dp=2, **short),
+        _case("llama-1m", micro_batch=2, fsdp=2, **short),
+        _case("llama-1m", micro_batch=1, fsdp=4, **short),
+        # DeepSpeed's own buckets would be forty times these models, and every error theirs
+        _case("llama-1m", micro_batch=2, dp=2, zero=2, bucket_mib=1, **short),
+        _case("llama-1m", micro_batch=2, dp=2, zero=3, bucket_mib=1, **short),
+        _case("llama-10m", micro_batch=1, dp=2, zero=3, bucket_mib=1, **short),
+    )
+
+
 SUITES: dict[str, Callable[[], tuple[Case, ...]]] = {
     "default": default_suite,
     "quick": quick_suite,
     "strategies": strategies_suite,
+    "peers": peers_suite,
     "memory": lambda: tuple(whole_matrix().cases),
     "memory-pairs": lambda: tuple(pairs_matrix().cases),
 }
 
-#: suites that are about some of the passes alone; their cases are small, and many are run in one launch
-PASSES: dict[str, tuple[Pass, ...]] = {"memory": (Pass.MEMORY,), "memory-pairs": (Pass.MEMORY,)}
+#: suites that are about some of the passes alone; where it is memory's, many small cases are run in one launch
+PASSES: dict[str, tuple[Pass, ...]] = {
+    "memory": (Pass.MEMORY,),
+    "memory-pairs": (Pass.MEMORY,),
+    "peers": (Pass.MEMORY, Pass.TRAFFIC),
+}
 
 
 def suite_of(name: str) -> tuple[Case, ...]:

@@ -78,6 +78,8 @@ class Moment(StrEnum):
     STEADY = "steady"
 
 
+#: what stands for the formula where only the sum was kept
+SUMMED = "sum of its terms"
 #: Components whose size is known to the byte before anything runs.
 STATE = (Component.PARAMETERS, Component.BUFFERS, Component.GRADIENTS, Component.OPTIMIZER)
 
@@ -128,11 +130,16 @@ class MemoryEstimate:
     def summed(self) -> MemoryEstimate:
         """The same with one term a component and moment: what a sweep of thousands keeps of each."""
         terms = [
-            Term(component, moment, nbytes, "sum of its terms", "`estimate --explain` lists them", self.rank)
+            Term(component, moment, nbytes, SUMMED, "`estimate --explain` lists them", self.rank)
             for moment, row in self.by_moment.items()
             for component, nbytes in row.items()
         ]
         return MemoryEstimate(tuple(terms), self.rank)
+
+    @property
+    def is_summed(self) -> bool:
+        """Are its terms sums alone?"""
+        return all(term.formula == SUMMED for term in self.terms)
 
 
 @dataclass(frozen=True)

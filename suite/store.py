@@ -1,6 +1,6 @@
 """runs/<stamp>/records.jsonl: rows that are appended, synced to the disk, and never lost or rewritten.
 
-A row is one line of JSON: {"schema": 1, "kind": "run" | "estimate" | "measurement", ...}. A writer that is
+A row is one line of JSON: {"schema": 1, "kind": "run" | "estimate" | "measurement" | "peers", ...}. A writer that is
 killed leaves at most a torn last line, which readers pass over and the next writer clears. Nothing is unpickled.
 """
 
@@ -18,7 +18,9 @@ from suite.case import Case, case_from
 from suite.collectives import TrafficEstimate
 from suite.parse import SpecError, from_mapping, require, to_mapping
 from suite.passes import Pass
+from suite.peers import Peer, PeerAnswer
 from suite.record import SCHEMA_VERSION, Measurement, MemoryEstimate, TimeEstimate
+from suite.timeline import Timeline
 
 RECORDS = "records.jsonl"
 #: what every line starts with, so that even a torn first line is known as ours
@@ -34,6 +36,7 @@ class RunRow:
     cases: tuple[dict[str, Any], ...]
     command: tuple[str, ...] = ()
     environment: dict[str, Any] = field(default_factory=dict)
+    peers: tuple[Peer, ...] = ()  # the other tools that are asked about every case
     passes: tuple[Pass, ...] = tuple(Pass)
 
 
@@ -47,6 +50,7 @@ class EstimateRow:
     time: TimeEstimate | None = None
     reason: str = ""  # why there is no estimate, where there is none
     traffic: tuple[TrafficEstimate, ...] = ()  # one a rank
+    timelines: tuple[Timeline, ...] = ()  # one a rank
 
 
 @dataclass(frozen=True)
@@ -57,13 +61,23 @@ class MeasurementRow:
     measurement: Measurement
 
 
-Row = RunRow | EstimateRow | MeasurementRow
-R = TypeVar("R", RunRow, EstimateRow, MeasurementRow)
+@dataclass(frozen=True)
+class PeersRow:
+    """What other tools say of a case. A case asked about twice has two: the later counts."""
 
-KINDS: dict[str, type[RunRow] | type[EstimateRow] | type[MeasurementRow]] = {
+    case_id: str
+    case: dict[str, Any]
+    answers: tuple[PeerAnswer, ...]
+
+
+Row = RunRow | EstimateRow | MeasurementRow | PeersRow
+R = TypeVar("R", RunRow, EstimateRow, MeasurementRow, PeersRow)
+
+KINDS: dict[str, type[RunRow] | type[EstimateRow] | type[MeasurementRow] | type[PeersRow]] = {
     "run": RunRow,
     "estimate": EstimateRow,
     "measurement": MeasurementRow,
+    "peers": PeersRow,
 }
 
 
@@ -136,7 +150,7 @@ class RunStore:
         """The rows of one kind, in order."""
         return tuple(row for row in self.read() if isinstance(row, kind))
 
-    def case_of(self, row: EstimateRow | MeasurementRow) -> Case:
+    def case_of(self, row: EstimateRow | MeasurementRow | PeersRow) -> Case:
         """The row's case; SpecError names the file where it cannot be built any more."""
         try:
             return case_from(row.case)

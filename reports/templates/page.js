@@ -35,18 +35,18 @@
     });
   }
 
-  function makeFilterable(table) {
+  function makeFilterable(box) {
     const bar = document.createElement("div");
     const label = document.createElement("label");
     const input = document.createElement("input");
     const shown = document.createElement("output");
     bar.className = "filter";
     input.type = "search";
-    input.placeholder = "fsdp bf16";
-    label.append("Show cases with ", input);
+    input.placeholder = box.dataset.example;
+    label.append(box.dataset.label + " ", input);
     bar.append(label, shown);
-    table.parentElement.before(bar);
-    const rows = Array.from(table.tBodies[0].rows);
+    box.prepend(bar);
+    const rows = Array.from(box.querySelectorAll("tbody tr"));
     input.addEventListener("input", () => {
       const words = input.value.toLowerCase().split(/\s+/).filter(Boolean);
       rows.forEach((row) => {
@@ -59,17 +59,14 @@
 
   function openTarget() {
     const target = location.hash.length > 1 && document.getElementById(decodeURIComponent(location.hash.slice(1)));
-    const details = target && target.closest("details");
-    if (details && !details.open) {
-      details.open = true;
-      target.scrollIntoView();
-    }
+    let details = target && target.closest("details");
+    const closed = details && !details.open;
+    for (; details; details = details.parentElement.closest("details")) details.open = true;
+    if (closed) target.scrollIntoView();
   }
 
-  document.querySelectorAll("table.sortable").forEach((table) => {
-    makeSortable(table);
-    makeFilterable(table);
-  });
+  document.querySelectorAll("table.sortable").forEach(makeSortable);
+  document.querySelectorAll(".filterable").forEach(makeFilterable);
   window.addEventListener("hashchange", openTarget);
   window.addEventListener("beforeprint", () => {
     document.querySelectorAll("details").forEach((details) => (details.open = true));

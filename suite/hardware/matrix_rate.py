@@ -7,11 +7,7 @@ share of the cores. Rates are FLOP/s per rank, medians over readings and ranks. 
 
 from __future__ import annotations
 
-import json
 import math
-import os
-import subprocess
-import sys
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -164,37 +160,20 @@ def measure_matrix_rates(
         "shapes": [list(shape) for shape in shapes],
         "dtypes": [dtype.value for dtype in dtypes],
     }
-    answer = _run_worker(json.dumps(request), START_ALLOWANCE_S + SLOWNESS_ALLOWANCE * seconds * len(counts))
+    answer = _run_worker(request, START_ALLOWANCE_S + SLOWNESS_ALLOWANCE * seconds * len(counts))
     rates = tuple(_summary(row) for row in answer["rows"])
     facts = {name: answer[name] for name in ("cpu", "cores", "torch", "other_cores")}
     return MatrixRates(rates=rates, **facts)
 
 
-def _run_worker(request: str, timeout_s: float) -> dict[str, Any]:
-    """What the worker answers. It runs under the suite's guard, so that nothing of it outlives this call."""
-    from suite.environment import ROOT  # here, because looking a rate up does not need it
+def _run_worker(request: dict[str, Any], timeout_s: float) -> dict[str, Any]:
+    """What the worker answers."""
+    from suite.child import ChildError, ask  # here, because looking a rate up does not need it
 
-    guard = ["-m", "suite.guard", "--parent", str(os.getpid()), "--grace", "1", "--"]
-    path = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
-    with subprocess.Popen(
-        [sys.executable, *guard, sys.executable, "-m", WORKER],
-        env={"OMP_WAIT_POLICY": "passive", **os.environ, "PYTHONPATH": path, "PYTHONSAFEPATH": "1"},
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        start_new_session=True,  # a Ctrl-C at the terminal is ours to hear
-    ) as process:
-        try:
-            out, err = process.communicate(request, timeout=timeout_s)
-        except subprocess.TimeoutExpired:
-            raise MatrixRateError(f"matrix rate: no answer within {timeout_s:.0f} s") from None
-        finally:
-            process.terminate()  # the guard ends all below it; nothing to do where it has ended
-    if process.returncode != 0:
-        last = (err.strip().splitlines() or ["it printed nothing"])[-1]
-        raise MatrixRateError(f"matrix rate: the measuring process ended with status {process.returncode}: {last}")
-    answer: dict[str, Any] = json.loads(out)
+    try:
+        answer: dict[str, Any] = ask(WORKER, request, timeout_s)
+    except ChildError as error:
+        raise MatrixRateError(f"matrix rate: the measuring process: {error}") from None
     return answer
 
 

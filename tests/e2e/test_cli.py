@@ -49,7 +49,10 @@ VERBS = ("bench", "estimate", "report", "models")
         ("estimate --case /nowhere.json", "--case: '/nowhere.json' cannot be read (No such file or directory)"),
         ("report", "the following arguments are required: RUN"),
         ("report /nowhere", "/nowhere: no run is recorded there; expected a folder with records.jsonl"),
-        ("bench --suite nightly", "--suite: 'nightly' is not known; known: default, quick, strategies, speed"),
+        (
+            "bench --suite nightly",
+            "--suite: 'nightly' is not known; known: default, quick, strategies, peers, memory, memory-pairs, speed",
+        ),
         ("bench --suite quick --model gpt2", "--suite: 'quick' given beside --model; give one"),
         (
             "bench --suite quick --tp 4",
@@ -62,6 +65,7 @@ VERBS = ("bench", "estimate", "report", "models")
             "--suite speed: given beside --model, --dp; it has flags of its own: python -m",
         ),
         ("bench --model gpt-1m --precision fp8", "workload.precision: fp8 is not trained yet, since it needs torchao"),
+        ("bench --suite peers --emit slurm", "--emit: given beside --suite peers; the tools are asked by"),
         ("bench --timeout 0", "--timeout: '0' is not a number above zero"),
         ("bench --model gpt-1m --device h1000", "cluster.device: 'h1000' is not known; did you mean h100"),
         ("bench --model gpt-1m --runs /proc/no", "'/proc/no': No such file or directory"),

@@ -102,6 +102,10 @@ def test_strategies_and_simulator_import_no_torch() -> None:
     assert "torch" not in loaded_after(code)
 
 
+def test_asking_other_tools_imports_none_of_them() -> None:
+    assert "torch" not in loaded_after("import parallelism.peers.asking")
+
+
 def test_an_estimate_loads_nothing_heavy() -> None:
     code = """
 from memory.estimate import MemoryModel, estimate_memory

@@ -103,7 +103,8 @@ def test_a_model_of_ten_million_trains_long_enough_to_learn() -> None:
 def test_an_unknown_suite_is_refused_with_the_known_ones() -> None:
     with pytest.raises(
         SpecError,
-        match=r"^--suite: 'nightly' is not known; known: default, quick, strategies, memory, memory-pairs, speed$",
+        match=r"^--suite: 'nightly' is not known; known: default, quick, strategies, peers, memory, memory-pairs,"
+        r" speed$",
     ):
         suite_of("nightly")
     with pytest.raises(SpecError, match=r"did you mean default\?$"):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from itertools import pairwise
 from xml.etree import ElementTree
 
@@ -10,6 +11,7 @@ import matplotlib
 import pytest
 
 from reports.compare import CaseResult, Run
+from reports.figure_timeline import timeline_chart
 from reports.figures import charts, chosen
 from reports.palette import ALL, COMPONENTS, LINES
 from reports.summary import RunComparison, compare_run
@@ -17,6 +19,7 @@ from reports.svg import Chart, as_file
 from suite.layout import Layout
 from suite.record import Component, Moment, Quantity
 from suite.spec import Workload
+from suite.timeline import Span, Timeline
 from tests.unit import report_samples as made
 
 pytestmark = pytest.mark.unit
@@ -57,7 +60,7 @@ def box(element: ElementTree.Element) -> tuple[float, float, float, float]:
 
 def test_every_figure_of_the_page_is_there(drawn: tuple[Chart, ...]) -> None:
     keys = [re.sub(r"-\d+$", "", chart.key) for chart in drawn]
-    assert set(keys) == {"peak", "error", "moments", "loss", "throughput"}
+    assert set(keys) == {"peak", "error", "components", "moments", "loss", "throughput"}
     assert keys.count("peak") == 4  # a chart a model
     assert keys.count("loss") == 3  # a chart a loss group
 
@@ -188,3 +191,60 @@ def test_a_drawing_can_be_a_file_of_its_own(drawn: tuple[Chart, ...]) -> None:
     root = ElementTree.fromstring(as_file(drawn[0].svg))
     assert root.tag == "{http://www.w3.org/2000/svg}svg"
     assert "prefers-color-scheme" in (root[0].text or "")
+
+
+def step_line() -> Timeline:
+    """Four points: 1 KiB is held, activations grow to 3 KiB at place 4, and are gone at 8; the optimizer takes 2."""
+    kib = 1024
+    sizes = {P: (kib, kib, kib, kib), A: (0, 3 * kib, 0, 0)}
+    moments = {Moment.FORWARD_PEAK: 1, Moment.AFTER_BACKWARD: 2, Moment.STEADY: 3}
+    spans = (Span(Moment.FORWARD_PEAK, 4), Span(Moment.BACKWARD_PEAK, 8), Span(Moment.OPTIMIZER_PEAK, 10))
+    return Timeline(0, (0, 4, 8, 10), sizes, moments, spans)
+
+
+def test_a_timeline_stacks_its_components_and_puts_measurements_at_their_moments() -> None:
+    case = made.case()
+    table = {Moment.FORWARD_PEAK: {P: 1024, A: 3072}, Moment.STEADY: {P: 1024}}
+    samples = made.memory_samples({Moment.FORWARD_PEAK: {P: 1024, A: 2048}, Moment.STEADY: {P: 1024}})
+    result = CaseResult(case, (made.estimate(table),), None, made.measured(case, samples), timelines=(step_line(),))
+    comparison = compare_run(Run("r", "now", "s", "bench", {}, (result,)))
+    chart = next(chart for chart in charts(comparison) if chart.key == "timeline-0")
+    root = ElementTree.fromstring(chart.svg)
+    shown = hovered(root)
+    parameters, activations = box(shown["parameters: at most 1.00 KiB"]), box(shown["activations: at most 3.00 KiB"])
+    kib = parameters[3] - parameters[1]
+    assert activations[3] - activations[1] == pytest.approx(3 * kib, abs=0.05)
+    assert activations[3] == pytest.approx(parameters[1], abs=0.02)  # on top of them
+    left, _, right, bottom = parameters
+    peak = next(shown["forward peak: measured 3.00 KiB, predicted 4.00 KiB"].iter("use"))
+    assert float(peak.get("x", "nan")) == pytest.approx(left + 0.4 * (right - left), abs=0.05)
+    assert float(peak.get("y", "nan")) == pytest.approx(bottom - 3 * kib, abs=0.05)
+    end = next(shown["steady: measured 1.00 KiB, predicted 1.00 KiB"].iter("use"))
+    assert float(end.get("x", "nan")) == pytest.approx(right, abs=0.05)
+    texts = [text.text for text in root.iter("text")]
+    assert "▼ predicted peak 4.00 KiB   ● measured 3.00 KiB" in texts
+    assert {"forward", "backward", "optimizer"} <= set(texts)
+
+
+def test_names_of_phases_that_would_overlap_are_left_out() -> None:
+    line = step_line()
+    crowded = tuple(Span((Moment.FORWARD_PEAK, Moment.BACKWARD_PEAK)[place % 2], place + 1) for place in range(10))
+    chart = timeline_chart(
+        compare_run(Run("r", "now", "s", "b", {}, (CaseResult(made.case()),))).cases[0],
+        replace(line, spans=crowded), (0, 1, 2), "key",
+    )  # fmt: skip
+    root = ElementTree.fromstring(chart.svg)
+    names = [text.text for text in root.iter("text")]
+    assert 0 < names.count("forward") + names.count("backward") < 10
+    told = [title.text for title in root.iter("title")]
+    assert told.count("forward") == told.count("backward") == 5  # by hovering, all the same
+    assert chart.caption.startswith("Ranks 0 to 2. ")
+
+
+def test_a_component_is_drawn_as_far_as_its_worst() -> None:
+    drawings = one_case({Moment.LOSS: {P: 1040, A: 980}}, {Moment.LOSS: {P: 1000, A: 1000}})
+    bars = hovered(drawings["components"])
+    more = box(next(group for text, group in bars.items() if text.startswith("parameters: worst +2.000 %")))
+    less = box(next(group for text, group in bars.items() if text.startswith("activations: worst -1.000 %")))
+    assert more[0] == pytest.approx(less[2], abs=0.02)  # both from nothing
+    assert more[2] - more[0] == pytest.approx(2 * (less[2] - less[0]), abs=0.05)

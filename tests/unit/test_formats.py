@@ -7,7 +7,8 @@ from typing import Any
 import pytest
 
 from memory.estimate import MemoryModel
-from memory.state import optimizer_bytes, parameter_bytes
+from memory.optimizer import optimizer_bytes
+from memory.state import parameter_bytes
 from parallelism.building import make_trainer
 from suite.case import Case, case_from
 from suite.float8 import Scaling, float8_kernels

@@ -16,6 +16,7 @@ from reports.compare import CaseResult, Run
 from reports.export import run_mapping, write_report
 from reports.page import TEMPLATES, render_page
 from reports.summary import compare_run
+from suite.layout import Layout
 from suite.record import Moment, Outcome
 from tests.unit import report_samples as made
 
@@ -156,11 +157,48 @@ def test_terms_of_the_peak_add_up_to_it() -> None:
     case = made.case()
     table = {Moment.LOSS: {made.P: 1000, made.A: 234}, Moment.STEADY: {made.P: 77}}
     page = render_page(compare_run(Run("r", "now", "s", "b", {}, (CaseResult(case, (made.estimate(table),)),))))
-    terms = re.search(r'<table class="terms">.*?</table>', page, re.DOTALL)
-    assert terms
-    numbers = [int(number.replace(",", "")) for number in re.findall(r'<td class="n">([\d,]+)</td>', terms[0])]
+    opened = re.search(r'<details class="moment" open>.*?</details>', page, re.DOTALL)
+    assert opened
+    numbers = [int(number.replace(",", "")) for number in re.findall(r'<td class="n"[^>]*>([\d,]+)</td>', opened[0])]
     assert numbers == [1000, 234, 1234]
-    assert "77" not in terms[0]
+    assert "77" not in opened[0]
+    assert page.count('<details class="moment"') == 2  # the other moment is there, closed
+    sums = CaseResult(case, (made.estimate(table).summed(),))
+    page = render_page(compare_run(Run("r", "now", "s", "b", {}, (sums,))))
+    assert page.count('<details class="moment"') == 1  # sums are in the matrix already
+
+
+def test_ranks_that_are_alike_share_a_view_and_others_do_not() -> None:
+    case, table = made.case(layout=Layout(dp=4)), {Moment.LOSS: {made.P: 1000}}
+    estimates = [made.estimate(table, rank) for rank in (0, 1, 2)]
+    estimates.append(made.estimate({Moment.LOSS: {made.P: 1001}}, 3))
+    samples = [made.memory_samples(table, rank) for rank in (0, 1)]
+    samples.append(made.memory_samples({Moment.LOSS: {made.P: 999}}, 2))  # predicted alike, measured not
+    measurement = made.measured(case, [sample for rows in samples for sample in rows])
+    result = CaseResult(case, tuple(estimates), None, measurement)
+    page = render_page(compare_run(Run("r", "now", "s", "b", {}, (result,))))
+    titles = re.findall(r"<h4>(.*?)</h4>", page)
+    assert titles == ["Ranks 0, 1", "Rank 2", "Rank 3"]
+    assert len(re.findall(r'<details class="rank"[^>]* open>', page)) == 1
+
+
+def test_a_component_is_judged_by_what_the_rank_holds() -> None:
+    """Two wrongs cancel in the total: 40 bytes too many of one, too few of the other, of 1000."""
+    case = made.case()
+    samples = made.memory_samples({Moment.LOSS: {made.P: 600, made.A: 400}})
+    result = CaseResult(
+        case, (made.estimate({Moment.LOSS: {made.P: 640, made.A: 360}}),), None, made.measured(case, samples)
+    )
+    comparison = compare_run(Run("r", "now", "s", "b", {}, (result,)))
+    assert comparison.by_moment[Moment.LOSS].worst == 0
+    found = {row.component: row for row in comparison.by_component}
+    assert found.keys() == {made.P, made.A}
+    assert (found[made.P].worst_share, found[made.P].worst_bytes, found[made.P].exact) == (0.04, 40, 0)
+    assert found[made.A].worst_share == -0.04
+    table = re.search(r'<table id="component-table".*?</table>', render_page(comparison), re.DOTALL)
+    assert table
+    assert "+4.000 %" in table[0]
+    assert "-4.000 %" in table[0]
 
 
 def test_a_cell_shows_one_number_if_exact_and_three_if_not() -> None:

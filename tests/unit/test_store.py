@@ -241,7 +241,7 @@ def test_a_damaged_line_in_the_middle(store: RunStore) -> None:
 def test_a_row_of_unknown_form(store: RunStore) -> None:
     run = encode(RUN)
     kind = _refusal(store, run + b'{"schema": 1, "kind": "note"}\n')
-    assert kind == f"{store.path}: line 2: kind 'note' is not known; known: run, estimate, measurement"
+    assert kind == f"{store.path}: line 2: kind 'note' is not known; known: run, estimate, measurement, peers"
     key = _refusal(store, run + run.replace(b'"suite"', b'"suites"'))
     assert key == f"{store.path}: line 2: run.suites: unknown key; did you mean suite?"
     value = _refusal(store, run + encode(MEASURED).replace(b'"failed"', b'"lost"'))

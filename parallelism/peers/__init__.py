@@ -1,0 +1,1 @@
+"""Peers: other tools' own numbers of a case, got by running them."""
