@@ -1,4 +1,4 @@
-"""The walk of a step as a timeline: what a rank holds, by component, at the end of every stretch and at its top."""
+"""The walk of a step as a timeline: what a rank holds, by component, through every stretch and at its top."""
 
 from __future__ import annotations
 

@@ -87,6 +87,7 @@ def test_gradients_grow_until_there_is_one_for_each_parameter() -> None:
 
 def test_thinning_keeps_the_top_and_the_moments(monkeypatch: pytest.MonkeyPatch) -> None:
     model = MemoryModel(case_of({"pp": 2}))
+    monkeypatch.setattr(timeline, "MOST_POINTS", 10**9)
     whole = timeline.timeline_of(model)
     monkeypatch.setattr(timeline, "MOST_POINTS", 10)
     thin = timeline.timeline_of(model)
