@@ -13,7 +13,7 @@ quick: $(READY) ## the same with four short cases
 	$(BIN)/python run_all.py bench --suite quick
 
 test: $(READY) ## every test
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n 2 --dist loadfile
 
 peers: $(READY) ## other tools' estimates beside ours, on the same measured runs
 	$(PIP) --constraint constraints.txt --editable '.[peers]'

@@ -76,5 +76,5 @@ def test_without_transformers_it_says_what_to_install() -> None:
     done = speed(*SMALL, without="transformers")
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr == (
-        "transformers: not installed, and the model to compare with is its own; pip install 'shardscope[test]'\n"
+        "transformers: not installed, and the model asked for is its own; pip install 'shardscope[test]'\n"
     )
