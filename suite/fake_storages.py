@@ -91,7 +91,8 @@ class StorageTracker(TorchDispatchMode):
         if any(issubclass(kind, DTensor) for kind in types):
             return NotImplemented  # a DTensor first becomes plain tensors, which come by here again
         given = [item for item in tree_iter((args, named)) if isinstance(item, Tensor)]
-        if given and not any(isinstance(item, FakeTensor) for item in given):
+        is_lifted = func is aten.lift_fresh.default  # a tensor of given numbers, which is made fake and heard
+        if given and not is_lifted and not any(isinstance(item, FakeTensor) for item in given):
             with _disable_current_modes():
                 return func(*args, **named)
         if func is aten._local_scalar_dense.default:

@@ -177,6 +177,13 @@ def test_storages_by_hand() -> None:
     assert tracker.recorded().totals == [400, 414, 400, 0]
 
 
+def test_a_tensor_of_given_numbers_is_heard() -> None:
+    with FakeTensorMode(), track_storages() as tracker:
+        places = torch.tensor([3, 1, 2])
+        assert tracker.address(places[1:]) == 1
+    assert [block.nbytes for block in tracker.recorded().blocks] == [24]
+
+
 def test_a_wait_hands_back_what_it_is_given() -> None:
     with fake_world(0, 2), FakeTensorMode(), track_storages() as tracker:
         given = torch.empty(100)
