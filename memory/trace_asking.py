@@ -39,7 +39,7 @@ def record_traces(
                     store.append(row)
                     deaths = 0
                     left.pop(0)
-                    if len(left) % TOLD_EVERY == 0:
+                    if not left or (total - len(left)) % TOLD_EVERY == 0:
                         tell(f"traced {total - len(left)} of {total} cases")
         except ChildError as error:
             case = left.pop(0)

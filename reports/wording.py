@@ -44,16 +44,21 @@ def state_sentence(comparison: RunComparison) -> str:
 
 
 def trace_sentence(comparison: RunComparison) -> str:
-    """How many cases were traced, and how far formulas and traces are apart; empty where nothing was traced."""
-    errors = comparison.trace
-    if errors is None:
+    """How many cases were traced, and how far formulas and traces are apart; empty where none was tried."""
+    errors, refused = comparison.trace, sum(comparison.untraced.values())
+    later = len(comparison.cases) - len(comparison.traced) - refused
+    if errors is None and not refused:
         return ""
+    rest = [f"{count_text(count)} {why}" for count, why in ((refused, "cannot be"), (later, "not yet")) if count]
+    said = f"Traced on fake tensors: {count_text(len(comparison.traced))} of {plural(len(comparison.cases), 'case')}"
+    said += f" ({', '.join(rest)})" if rest else ""
+    if errors is None:
+        return f"{said}."
     apart = max(comparison.traced_rows, key=lambda row: abs(row.error or 0.0))
     label = next(case.case.label for case in comparison.traced if apart in case.traced)
     assert apart.moment
     return (
-        f"Traced on fake tensors: {len(comparison.traced)} of {plural(len(comparison.cases), 'case')}; formula against"
-        f" trace off by {percent_text(errors.mean_absolute, 4)} on average and"
+        f"{said}; formula against trace off by {percent_text(errors.mean_absolute, 4)} on average and"
         f" {percent_text(errors.worst, 4, signed=True)} at worst ({plain(label)}, rank {apart.rank} at"
         f" {apart.moment.value}) over all moments; {count_text(len(beyond_scalars(comparison.traced_rows)))} of"
         f" {count_text(len(comparison.traced_rows))} totals differ by more than scalars ({bytes_text(SCALARS)})."

@@ -72,12 +72,15 @@ def test_totals_of_traced_ranks_meet_their_estimates() -> None:
 def test_the_sentence_counts_cases_and_moments(comparison: RunComparison) -> None:
     """Errors of the four totals: 0, 0, 0 and 4 %."""
     assert trace_sentence(comparison) == (
-        "Traced on fake tensors: 2 of 3 cases; formula against trace off by 1.0000 % on average and +4.0000 % at worst"
-        f" ({comparison.cases[1].case.label}, rank 1 at loss) over all moments; 1 of 4 totals differ by more than"
+        "Traced on fake tensors: 2 of 3 cases (1 cannot be); formula against trace off by 1.0000 % on average and"
+        f" +4.0000 % at worst ({comparison.cases[1].case.label}, rank 1 at loss) over all moments; 1 of 4 totals differ by more than"
         " scalars (2.00 KiB)."
     )
-    none = compare_run(replace(comparison.run, results=comparison.run.results[2:]))
-    assert trace_sentence(none) == ""
+    refused = comparison.run.results[2]
+    later = replace(refused, untraced="")
+    both = compare_run(replace(comparison.run, results=(refused, later)))
+    assert trace_sentence(both) == "Traced on fake tensors: 0 of 2 cases (1 cannot be, 1 not yet)."
+    assert trace_sentence(compare_run(replace(comparison.run, results=(later,)))) == ""
 
 
 def test_each_setting_has_its_own_errors(comparison: RunComparison) -> None:
