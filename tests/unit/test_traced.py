@@ -73,8 +73,8 @@ def test_the_sentence_counts_cases_and_moments(comparison: RunComparison) -> Non
     """Errors of the four totals: 0, 0, 0 and 4 %."""
     assert trace_sentence(comparison) == (
         "Traced on fake tensors: 2 of 3 cases (1 cannot be); formula against trace off by 1.0000 % on average and"
-        f" +4.0000 % at worst ({comparison.cases[1].case.label}, rank 1 at loss) over all moments; 1 of 4 totals differ by more than"
-        " scalars (2.00 KiB)."
+        f" +4.0000 % at worst ({comparison.cases[1].case.label}, rank 1 at loss) over all moments; 1 of 4 totals"
+        " differ by more than scalars (2.00 KiB)."
     )
     refused = comparison.run.results[2]
     later = replace(refused, untraced="")
