@@ -2,31 +2,66 @@
 
 from __future__ import annotations
 
+import csv
+import io
 import os
 from pathlib import Path
 from typing import Any
 
 from reports.compare import CaseComparison, Comparison, Instant, Run
+from reports.factors import FACTORS
 from reports.markdown import markdown_report
 from reports.page import render_page
 from reports.peers_text import peers_mapping
 from reports.summary import Errors, RunComparison, compare_run
+from reports.text import plain
 from reports.traced import beyond_scalars
 from suite.record import Quantity
 
-PAGE, MARKDOWN = "report.html", "report.md"
+_IDENTITY = ("case_id", "case", "ranks", "outcome", "reason")
+_PEAK = ("peak_predicted_bytes", "peak_measured_bytes", "peak_error", "peak_moment")
+PAGE, MARKDOWN, TABLE = "report.html", "report.md", "cases.csv"
 
 
 def write_report(run: Run, folder: Path) -> tuple[Path, Path]:
-    """Write report.html and report.md into `folder`; returns their paths.
+    """Write report.html, report.md and cases.csv into `folder`; returns the paths of the first two.
 
-    Both are rendered before either is written, and each takes its place in one step: a reader never meets half a
+    All are rendered before any is written, and each takes its place in one step: a reader never meets half a
     page. OSError where the folder cannot be made or written.
     """
     comparison = compare_run(run)
     page, markdown = render_page(comparison), markdown_report(comparison)
+    table = cases_csv(comparison)
     folder.mkdir(parents=True, exist_ok=True)
+    _write(folder / TABLE, table)
     return _write(folder / PAGE, page), _write(folder / MARKDOWN, markdown)
+
+
+def cases_csv(comparison: RunComparison) -> str:
+    """A row a case: its settings, its peak predicted and measured, and the largest difference at any moment."""
+    lines = io.StringIO()
+    writer = csv.writer(lines, lineterminator="\n")
+    writer.writerow([*_IDENTITY, *FACTORS, *_PEAK, "largest_moment_difference_bytes", "state_rows", "state_rows_exact"])
+    for case in comparison.cases:
+        peak, differences = case.peak, [row.difference for row in case.totals if row.difference is not None]
+        writer.writerow(
+            [
+                *(
+                    case.case.case_id,
+                    plain(case.case.label),
+                    case.case.layout.world_size,
+                    case.status,
+                    plain(case.reason),
+                ),
+                *(plain(value_of(case.case)) for value_of in FACTORS.values()),
+                *(int(side.bytes) if side else "" for side in (peak.predicted, peak.measured)),
+                "" if peak.error is None else f"{peak.error:.3e}",
+                peak.measured.moment.value if peak.measured else "",
+                int(max(differences, key=abs)) if differences else "",
+                *(len(case.state_rows), sum(row.is_exact for row in case.state_rows)),
+            ]
+        )
+    return lines.getvalue()
 
 
 def run_mapping(comparison: RunComparison) -> dict[str, Any]:

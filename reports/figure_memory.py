@@ -32,7 +32,7 @@ def peak_charts(comparison: RunComparison) -> list[Chart]:
     Cases of one model share a scale, so that what a layout saves can be seen; models of other sizes would hide it.
     """
     models: dict[str, list[CaseComparison]] = {}
-    for case in comparison.cases:
+    for case in comparison.opened:
         if _instants(case):
             models.setdefault(case.case.model.name, []).append(case)
     return [_peak_chart(name, cases, f"peak-{place}") for place, (name, cases) in enumerate(models.items())]

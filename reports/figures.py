@@ -51,7 +51,7 @@ def chosen(comparison: RunComparison) -> list[CaseComparison]:
 
 def error_chart(comparison: RunComparison) -> Chart | None:
     """A dot a case at the error of its predicted peak, over the promised band."""
-    rows = [(case, case.peak.error) for case in comparison.cases if case.peak.error is not None]
+    rows = [(case, case.peak.error) for case in comparison.opened if case.peak.error is not None]
     if not rows:
         return None
     limit = 1.4 * max(ERROR_BAND, *(abs(error or 0.0) for _, error in rows))
@@ -89,7 +89,7 @@ def error_chart(comparison: RunComparison) -> Chart | None:
 
 def throughput_chart(comparison: RunComparison) -> Chart | None:
     """Tokens a second of every case that was timed: bar, interquartile range, and the prediction as a tick."""
-    cases = [case for case in comparison.cases if case.speed.tokens_per_second]
+    cases = [case for case in comparison.opened if case.speed.tokens_per_second]
     if not cases:
         return None
     hover: dict[str, str] = {}

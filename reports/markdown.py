@@ -22,7 +22,10 @@ def markdown_report(comparison: RunComparison) -> str:
     lines += [f"Run {escape(run.name)}, {escape(run.created)}", ""]
     lines += [f"- {escape(sentence)}" for sentence in sentences(comparison)]
     lines += ["", _row(_HEADINGS), _row(["---", *["---:"] * 3, "---", *["---:"] * 3, "---"])]
-    lines += [_row([escape(cell) for cell in _cells(case)]) for case in comparison.cases]
+    lines += [_row([escape(cell) for cell in _cells(case)]) for case in comparison.opened]
+    if len(comparison.opened) < len(comparison.cases):
+        rest = len(comparison.cases) - len(comparison.opened)
+        lines += ["", f"{count_text(rest)} more cases, whose predicted peaks are nearer, are in `cases.csv`."]
     lines += [*_sent(comparison), *_peers(comparison)]
     if comparison.unfinished:
         lines += ["", "## Not measured", ""]

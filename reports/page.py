@@ -12,6 +12,7 @@ import jinja2
 from markupsafe import Markup
 
 from reports import wording
+from reports.factors import factor_rows
 from reports.figures import charts
 from reports.palette import COMPONENTS, css_variables
 from reports.peers import peer_cases, tool_errors
@@ -36,7 +37,8 @@ def render_page(comparison: RunComparison, drawings: tuple[Chart, ...] | None = 
     return environment.get_template("page.html.j2").render(
         run=run,
         comparison=comparison,
-        cases=[case_view(case, place, run.environment) for place, case in enumerate(comparison.cases)],
+        cases=[case_view(case, place, run.environment) for place, case in enumerate(comparison.opened)],
+        factors=factor_rows(comparison.cases),
         figures=figures,
         environment=list(flatten(run.environment)),
         devices=sorted({case.case.cluster.device for case in comparison.cases}),

@@ -18,6 +18,9 @@ from suite.record import Moment, Outcome
 #: How close a predicted peak has to come to the measured one: the promise that reports draw as a band.
 ERROR_BAND = 0.01
 
+#: A report opens up at most so many cases.
+OPENED = 60
+
 
 @dataclass(frozen=True)
 class Errors:
@@ -65,6 +68,17 @@ class RunComparison:
         """The cases that were run and did not end well: neither ok, nor skipped, nor left for later."""
         failures = {outcome.value for outcome in Outcome} - {Outcome.OK.value, Outcome.SKIPPED.value}
         return tuple(case for case in self.cases if case.status in failures)
+
+    @cached_property
+    def opened(self) -> tuple[CaseComparison, ...]:
+        """The cases that a report opens up, in the run's order: all of them up to OPENED; of more those that did not
+        end well (half of OPENED at most) and those whose predicted peak is furthest off."""
+        if len(self.cases) <= OPENED:
+            return self.cases
+        first = self.unfinished[: OPENED // 2]
+        measured = sorted(self.finished, key=lambda case: -abs(case.peak.error or 0.0))
+        chosen = {id(case) for case in (*first, *measured[: OPENED - len(first)])}
+        return tuple(case for case in self.cases if id(case) in chosen)
 
     @property
     def outcomes(self) -> dict[str, int]:

@@ -15,14 +15,12 @@ from rich.text import Text
 
 from reports.compare import CaseComparison, Comparison
 from reports.factors import factor_rows
-from reports.summary import ERROR_BAND, Errors, RunComparison
+from reports.summary import ERROR_BAND, OPENED, Errors, RunComparison
 from reports.text import plain, plain_lines
 from reports.wording import instant_bytes, instant_text, moments_text, sentences
 from suite.record import MemoryEstimate, Moment
 from suite.units import NOT_KNOWN, bytes_text, count_text, number_text, percent_text, seconds_text
 
-#: Runs of more cases are shown by setting.
-CASES_SHOWN = 60
 #: Columns from which the table of cases shows everything it knows.
 WIDE = 132
 _ALARM, _QUIET = "bold red", "dim"
@@ -40,7 +38,7 @@ class _Column:
 
 def print_run(comparison: RunComparison, console: Console) -> None:
     """The table of cases, what they send, the reasons of those that did not end well, and the summary."""
-    if len(comparison.cases) <= CASES_SHOWN:
+    if len(comparison.cases) <= OPENED:
         console.print(case_table(comparison, console.width))
     else:
         console.print(factor_table(comparison))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Iterator
 
 from rich import box
 from rich.console import Console
@@ -15,12 +16,17 @@ from suite.published import TableKind
 from suite.units import bytes_text, number_text, percent_text
 
 _ALARM = "bold red"
+#: the columns of scores and the characters that each takes
+_WIDTHS = {"rows": 4, "mean": 8, "worst": 9, "bias": 9, "exact": 5, "fitted": 6, "skipped": 7}
 
 
 def print_validation(validation: Validation, console: Console, rows: bool = False) -> None:
     """The scores, and why rows are skipped; with `rows` every row's published figure, prediction and error."""
     for found in validation.tables:
-        console.print(score_table(found))
+        kind = ": figures that their authors computed" if found.table.kind is TableKind.ANALYTIC else ""
+        console.print(_text(f"{found.table.name}{kind}", "bold underline"))
+        for table in score_tables(found):
+            console.print(table)
         if rows:
             for quantity in found.quantities:
                 if quantity.results:
@@ -28,32 +34,37 @@ def print_validation(validation: Validation, console: Console, rows: bool = Fals
         for reason, count in skip_reasons(found).items():
             console.print(_text(f"skipped {count}: {reason}", "dim"))
     console.print(
-        _text("Errors are (predicted - published) / published; rows that a constant was fitted on are not scored.")
+        _text(
+            "Errors are (predicted - published) / published, `mean` of their sizes; `exact` rows print as published;"
+            " those that a constant was fitted on are not scored."
+        )
     )
 
 
-def score_table(found: TableResult) -> Table:
-    """A line a quantity and source: rows scored, mean absolute error, worst, bias, rows fitted on, rows skipped."""
-    kind = ": figures that their authors computed" if found.table.kind is TableKind.ANALYTIC else ""
-    table = _table(f"{found.table.name}{kind}")
-    for name in ("quantity", "source"):
-        _head(table, name, right=False)
-    for name in ("rows", "mean |error|", "worst", "bias", "as printed", "fitted on", "skipped"):
-        _head(table, name)
-    for quantity in found.quantities:
+def score_tables(found: TableResult) -> Iterator[Table]:
+    """A table a quantity, a line a source: rows scored, mean absolute error, worst, bias, rows that print as published,
+    rows fitted on, rows skipped. Their columns stand below each other."""
+    for number, quantity in enumerate(found.quantities):
+        table = Table(
+            title=_text(quantity.quantity, "bold"), title_justify="left", box=None, pad_edge=False,
+            show_header=number == 0,
+        )  # fmt: skip
+        table.add_column("source", overflow="fold", min_width=14, max_width=24)
+        for name, width in _WIDTHS.items():
+            table.add_column(name, justify="right", min_width=width)
         skipped = Counter(skip.row.family for skip in quantity.skipped)
         families = quantity.score.by_family()
         for name in dict.fromkeys([*families, *skipped]):
-            table.add_row(*_cells(quantity.quantity, name, families.get(name, Score(())), skipped[name]))
-    return table
+            table.add_row(*_cells(name, families.get(name, Score(())), skipped[name]))
+        yield table
 
 
-def _cells(quantity: str, family: str, score: Score, skipped: int) -> list[Text]:
+def _cells(family: str, score: Score, skipped: int) -> list[Text]:
     printed = sum(result.prints_as_published for result in score.results)
     numbers = [score.mean_absolute, score.worst, score.bias]
     texts = [percent_text(numbers[0]), *(percent_text(number, signed=True) for number in numbers[1:])]
     counts = [str(len(score.errors)), *texts, str(printed), str(score.fitted), str(skipped)]
-    return [_text(text) for text in (quantity, family, *counts)]
+    return [_text(text) for text in (family, *counts)]
 
 
 def row_table(found: TableResult, quantity: QuantityResult) -> Table:

@@ -122,8 +122,9 @@ class PipelineTrainer(Trainer):
         )
 
     def _stream_type(self, part: nn.Module) -> torch.dtype:
-        if self.case.layout.fsdp > 1:  # its policy casts
-            return torch_dtype(formats_of(self.case).numerics.stream)
+        formats = formats_of(self.case)
+        if formats.numerics.stream is not formats.parameters:  # FSDP2's policy casts
+            return torch_dtype(formats.numerics.stream)
         return next(part.parameters()).dtype
 
     def forward_backward(self, batch: Batch) -> Tensor:

@@ -222,7 +222,7 @@ def test_a_run_with_nothing_in_it_is_a_page_too() -> None:
 def test_reports_are_written_beside_the_records(tmp_path: Path) -> None:
     folder = tmp_path / "runs" / "one"
     paths = write_report(made.sample_run(), folder)
-    assert sorted(path.name for path in folder.iterdir()) == ["report.html", "report.md"]
+    assert sorted(path.name for path in folder.iterdir()) == ["cases.csv", "report.html", "report.md"]
     assert [path.name for path in paths] == ["report.html", "report.md"]
     assert paths[0].read_text(encoding="utf-8").endswith("</html>\n")
 

@@ -49,12 +49,13 @@ def test_a_malformed_table_is_refused_in_one_line(tmp_path: Path, lines: list[st
     assert "\n" not in str(found.value)
 
 
-def test_a_table_that_is_not_there_or_not_text_is_refused(tmp_path: Path) -> None:
+def test_a_table_that_is_not_there_or_not_text_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
     with pytest.raises(SpecError, match=r"^validate: .*no\.csv' cannot be read \(No such file or directory\)"):
-        read_table(str(tmp_path / "no.csv"))
+        read_table("no.csv")
     (tmp_path / "bytes.csv").write_bytes(b"row_id\xff\n")
     with pytest.raises(SpecError, match="is not UTF-8 text"):
-        read_table(str(tmp_path / "bytes.csv"))
+        read_table("bytes.csv")
 
 
 def test_cells_are_numbers_only_where_they_are_written_as_such() -> None:
