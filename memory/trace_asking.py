@@ -25,9 +25,7 @@ def record_traces(
     A case that cannot be traced, or that the process dies of, has its reason in its row; the next case gets a new
     process. `timeout_s` is for one case. Called again on the same store it goes on where it stopped.
     """
-    wanted = any(Pass.TRACE in row.passes for row in store.rows(RunRow))
-    done = {store.case_of(row).case_id for row in store.rows(TraceRow)} if wanted else set()
-    left = [case for case in cases if wanted and case.case_id not in done]
+    left = _left(store, cases)
     total, deaths = len(left), 0
     if left:
         tell(f"tracing {total} cases on fake tensors ...")
@@ -48,3 +46,12 @@ def record_traces(
         if deaths == DEATHS:
             tell(f"the tracing process died {DEATHS} times in a row; {len(left)} cases are left to --resume")
             return
+
+
+def _left(store: RunStore, cases: Sequence[Case]) -> list[Case]:
+    """The cases that a run wants traces of and has none of."""
+    rows = store.read()
+    if not any(isinstance(row, RunRow) and Pass.TRACE in row.passes for row in rows):
+        return []
+    done = {store.case_of(row).case_id for row in rows if isinstance(row, TraceRow)}
+    return [case for case in cases if case.case_id not in done]
