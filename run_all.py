@@ -157,7 +157,7 @@ def _parser() -> argparse.ArgumentParser:
         help="default, quick, strategies, peers, memory, memory-pairs, speed; flags change its cases [default]",
     )
     run.add_argument("--resume", metavar="RUN", help="go on with the run in this folder")
-    run.add_argument("--passes", metavar="PASSES", help="what is measured, with commas [train,memory,traffic]")
+    run.add_argument("--passes", metavar="PASSES", help="train, memory, traffic, trace, with commas [the first three]")
     run.add_argument("--runs", metavar="FOLDER", help="where runs are kept [runs]")
     seconds = flags.above_zero(float)
     run.add_argument("--timeout", type=seconds, default=900.0, metavar="SECONDS", help="that a case may take [900]")

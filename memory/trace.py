@@ -113,3 +113,13 @@ def ranks_to_trace(case: Case, rank: int | None = None) -> tuple[int, ...]:
         check(case, rank)
         return (rank,)
     return (max(representative_ranks(case.layout), key=MemoryModel(case).peak_bytes),)
+
+
+def distinct_ranks(case: Case) -> tuple[int, ...]:
+    """Of the ranks that stand for all, one of each kind: the first of those whose bytes the formulas give alike, at
+    every moment and component."""
+    model = MemoryModel(case)
+    first: dict[str, int] = {}
+    for rank in representative_ranks(case.layout):
+        first.setdefault(repr(model.estimate(rank).by_moment), rank)
+    return tuple(first.values())

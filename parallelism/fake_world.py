@@ -22,6 +22,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 from torch.distributed.device_mesh import DeviceMesh
+from torch.distributed.tensor.debug import _clear_sharding_prop_cache
 from torch.nn.parallel import DistributedDataParallel
 from torch.utils._python_dispatch import _disable_current_modes
 
@@ -48,6 +49,7 @@ def fake_world(rank: int, ranks: int) -> Iterator[None]:
         yield
     finally:
         gc.collect()  # a model's cycles hold groups
+        _clear_sharding_prop_cache()  # of this world's meshes: the next one's may be equal and have other groups
         dist.destroy_process_group()
         sys.excepthook = hook  # torch's puts the rank before every line
 

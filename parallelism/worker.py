@@ -32,7 +32,7 @@ from suite.data import load_data, train_windows, validation_windows
 from suite.documents import read_json
 from suite.environment import environment
 from suite.parse import SpecError, require
-from suite.passes import Pass, passes_of
+from suite.passes import ON_RANKS, Pass, passes_of
 from suite.ranklog import FailureKind, RankWriter, rows_path
 from suite.record import Quantity, Sample
 
@@ -165,7 +165,7 @@ def _failure_kind(error: BaseException) -> FailureKind:
     return FailureKind.OOM if refused else FailureKind.ERROR
 
 
-def run(case: Case, rank: int, writer: RankWriter, passes: Collection[Pass] = tuple(Pass)) -> None:
+def run(case: Case, rank: int, writer: RankWriter, passes: Collection[Pass] = ON_RANKS) -> None:
     """The passes of one case on one rank, in an initialised process group if it has several ranks."""
     worker = Worker(case, rank, _device(case), writer)
     for each, method in (
@@ -230,7 +230,7 @@ def _options(arguments: list[str]) -> argparse.Namespace:
     text = "of several machines: to rank 0 at the end, or left where they were written [gathered]"
     parser.add_argument("--rows", choices=("gathered", "local"), default="gathered", help=text)
     text = "what is done with each case, with commas [train,memory,traffic]"
-    parser.add_argument("--passes", type=passes_of, default=tuple(Pass), metavar="PASSES", help=text)
+    parser.add_argument("--passes", type=passes_of, default=ON_RANKS, metavar="PASSES", help=text)
     return parser.parse_args(arguments)
 
 

@@ -13,6 +13,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from memory.speed import lines, measure
+from memory.trace_asking import record_traces
 from parallelism.peers.asking import record_answers
 from reports.compare import Run
 from reports.export import run_mapping, write_report
@@ -32,7 +33,7 @@ from suite.hardware.matrix_rate import MatrixRateError, MatrixRates, measure_mat
 from suite.launch import Launcher
 from suite.machines import Machines
 from suite.parse import SpecError, require, shown, to_mapping
-from suite.passes import Pass
+from suite.passes import Pass, on_ranks
 from suite.peers import Peer
 from suite.progress import ConsoleProgress
 from suite.slurm import sbatch
@@ -61,6 +62,7 @@ def run_bench(options: argparse.Namespace) -> int:
             # small cases of one pass share launches, whose cost they would be lost in
             sweep(cases, store, batched(runner, cases, predictor.passes), predictor, progress)
         record_answers(store, cases, tell)
+        record_traces(store, cases, tell, options.timeout)
     except (KeyboardInterrupt, OSError):
         tell(f"stopped; go on with: {options.program} bench --resume {shlex.quote(str(store.folder))}")
         raise
@@ -70,7 +72,7 @@ def run_bench(options: argparse.Namespace) -> int:
 
 def _launcher(options: argparse.Namespace, passes: Sequence[Pass]) -> Launcher:
     """What starts the ranks, with the limits and the passes that were asked for."""
-    return Launcher(WORKER, options.timeout, options.hang, arguments=("--passes", ",".join(passes)))
+    return Launcher(WORKER, options.timeout, options.hang, arguments=("--passes", ",".join(on_ranks(passes))))
 
 
 def _started(options: argparse.Namespace, machines: Machines) -> tuple[RunStore, tuple[Case, ...], Predictor]:

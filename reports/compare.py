@@ -13,12 +13,13 @@ from typing import Any, Literal
 from reports.comparison import Comparison
 from reports.losses import LossCurve, curve_of
 from reports.speed import Speed, speed_of
+from reports.traced import traced_rows
 from reports.traffic import fullest, traffic_rows
 from suite.case import Case
 from suite.collectives import TrafficEstimate
-from suite.passes import Pass
+from suite.passes import ON_RANKS, Pass
 from suite.peers import Peer, PeerAnswer
-from suite.record import STATE, Component, Measurement, MemoryEstimate, Moment, Outcome, Quantity, TimeEstimate
+from suite.record import STATE, Component, Measurement, MemoryEstimate, Moment, Outcome, Quantity, Sample, TimeEstimate
 from suite.stats import relative_error
 from suite.timeline import Timeline
 
@@ -41,6 +42,8 @@ class CaseResult:
     traffic: tuple[TrafficEstimate, ...] = ()  # one a rank
     timelines: tuple[Timeline, ...] = ()  # one a rank
     peers: tuple[PeerAnswer, ...] = ()  # what other tools say of it
+    traced: tuple[Sample, ...] = ()  # of the ranks that were traced
+    untraced: str = ""  # why none was, where that was tried
 
 
 @dataclass(frozen=True)
@@ -54,7 +57,7 @@ class Run:
     environment: Mapping[str, Any] = field(default_factory=dict)
     results: tuple[CaseResult, ...] = ()
     peers: tuple[Peer, ...] = ()  # the tools that were to be asked
-    passes: tuple[Pass, ...] = tuple(Pass)
+    passes: tuple[Pass, ...] = ON_RANKS
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,6 +108,7 @@ class CaseComparison:
     speed: Speed
     curve: LossCurve
     traffic: tuple[Comparison, ...] = ()  # bytes sent, payload and calls, by rank and collective (None: the total)
+    traced: tuple[Comparison, ...] = ()  # totals of traced ranks at every moment: the trace stands as the measured side
 
     @property
     def case(self) -> Case:
@@ -204,6 +208,7 @@ def compare_case(result: CaseResult) -> CaseComparison:
         speed=speed,
         curve=curve_of(finished),
         traffic=traffic_rows(result.traffic, finished),
+        traced=traced_rows(result.memory, result.traced),
     )
 
 

@@ -15,6 +15,7 @@ from reports.page import render_page
 from reports.peers_text import peers_mapping
 from reports.summary import Errors, RunComparison, compare_run
 from reports.text import plain
+from reports.traced import beyond_scalars
 from suite.record import Quantity
 
 _IDENTITY = ("case_id", "case", "ranks", "outcome", "reason")
@@ -75,6 +76,10 @@ def run_mapping(comparison: RunComparison) -> dict[str, Any]:
             "step_time_error": _errors(comparison.step_time),
             "state_rows": len(comparison.state_rows),
             "state_rows_exact": comparison.state_exact,
+            "traced_cases": len(comparison.traced),
+            "trace_error": _errors(comparison.trace),
+            "trace_rows_beyond_scalars": len(beyond_scalars(comparison.traced_rows)),
+            "untraced": comparison.untraced,
             "bytes_sent_rows": len(comparison.sent_rows),
             "bytes_sent_rows_exact": comparison.sent_exact,
             "largest_loss_difference": comparison.loss_spread.relative if comparison.loss_spread else None,
@@ -105,6 +110,7 @@ def case_mapping(case: CaseComparison) -> dict[str, Any]:
         },
         "state_rows": len(case.state_rows),
         "state_rows_exact": sum(row.is_exact for row in case.state_rows),
+        "trace": _trace(case),
         "bytes_sent": _sent(case),
     }
     whole_job = {row.quantity: row for row in case.rows if row.quantity is not Quantity.MEMORY}
@@ -123,6 +129,23 @@ def case_mapping(case: CaseComparison) -> dict[str, Any]:
 
 def _instant(instant: Instant | None) -> dict[str, Any] | None:
     return {"rank": instant.rank, "moment": instant.moment.value} if instant else None
+
+
+def _trace(case: CaseComparison) -> dict[str, Any] | None:
+    """Bytes that the formulas give and that the trace finds, by rank and moment, or why there is no trace; null where
+    none was asked for."""
+    if not (case.traced or case.result.untraced):
+        return None
+    totals = [
+        {
+            "rank": row.rank,
+            "moment": row.moment and row.moment.value,
+            "predicted": row.predicted,
+            "traced": row.measured,
+        }
+        for row in case.traced
+    ]
+    return {"reason": case.result.untraced, "totals_bytes": totals}
 
 
 def _sent(case: CaseComparison) -> dict[str, Any]:

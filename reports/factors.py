@@ -33,6 +33,8 @@ class FactorRow:
     under: int
     state_rows: int
     state_exact: int
+    trace: Errors | None = None
+    """of the formulas against the traces, over ranks and moments"""
 
 
 def factor_rows(cases: Sequence[CaseComparison]) -> tuple[FactorRow, ...]:
@@ -60,4 +62,5 @@ def _row(factor: str, value: str, group: Sequence[CaseComparison]) -> FactorRow:
         under=sum(difference < 0 for difference in differences),
         state_rows=sum(len(case.state_rows) for case in group),
         state_exact=sum(row.is_exact for case in group for row in case.state_rows),
+        trace=errors_of([row.error for case in group for row in case.traced]),
     )

@@ -9,7 +9,7 @@ from reports.compare import CaseResult, Run
 from suite.case import Case, case_from
 from suite.parse import SpecError, require
 from suite.peers import PeerAnswer
-from suite.store import EstimateRow, MeasurementRow, PeersRow, RunRow, RunStore
+from suite.store import EstimateRow, MeasurementRow, PeersRow, RunRow, RunStore, TraceRow
 
 
 def load_run(path: Path | str) -> Run:
@@ -29,6 +29,7 @@ def load_run(path: Path | str) -> Run:
     estimates: dict[str, EstimateRow] = {}
     measurements: dict[str, MeasurementRow] = {}
     peers: dict[str, tuple[PeerAnswer, ...]] = {}
+    traces: dict[str, TraceRow] = {}
     for row in rows:
         if isinstance(row, RunRow):
             continue
@@ -39,6 +40,8 @@ def load_run(path: Path | str) -> Run:
             estimates[case.case_id] = row
         elif isinstance(row, PeersRow):
             peers[case.case_id] = row.answers
+        elif isinstance(row, TraceRow):
+            traces[case.case_id] = row
         else:
             measurements[case.case_id] = row
     return Run(
@@ -50,13 +53,18 @@ def load_run(path: Path | str) -> Run:
         passes=asked[0].passes,
         peers=asked[0].peers,
         results=tuple(
-            _result(case, estimates.get(key), measurements.get(key), peers.get(key, ())) for key, case in cases.items()
+            _result(case, estimates.get(key), measurements.get(key), peers.get(key, ()), traces.get(key))
+            for key, case in cases.items()
         ),
     )
 
 
 def _result(
-    case: Case, estimate: EstimateRow | None, measured: MeasurementRow | None, peers: tuple[PeerAnswer, ...]
+    case: Case,
+    estimate: EstimateRow | None,
+    measured: MeasurementRow | None,
+    peers: tuple[PeerAnswer, ...],
+    trace: TraceRow | None,
 ) -> CaseResult:
     return CaseResult(
         case=case,
@@ -67,6 +75,8 @@ def _result(
         traffic=estimate.traffic if estimate else (),
         timelines=estimate.timelines if estimate else (),
         peers=peers,
+        traced=trace.samples if trace else (),
+        untraced=trace.reason if trace else "",
     )
 
 

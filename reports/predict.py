@@ -12,7 +12,7 @@ from suite.case import Case
 from suite.hardware import MatmulDtype, device, matmul_dtype
 from suite.hardware.matrix_rate import MatrixRates
 from suite.operators import Ledger, OperatorKind
-from suite.passes import Pass
+from suite.passes import ON_RANKS, Pass, on_ranks
 from suite.record import TimeEstimate
 from suite.spec import AttentionKernel
 from suite.store import EstimateRow
@@ -26,14 +26,14 @@ class Predictor:
     """Predicts cases. `rates` are this machine's measured matrix rates, None where nothing was measured."""
 
     rates: MatrixRates | None = None
-    passes: tuple[Pass, ...] = tuple(Pass)
+    passes: tuple[Pass, ...] = ON_RANKS
     """what is measured, and so what is predicted; of memory alone the sums are kept, neither terms nor timeline"""
 
     def __call__(self, case: Case) -> EstimateRow:
         """The row of a case: memory, its timeline and traffic of its ranks, time of its step."""
         model = MemoryModel(case)
         ranks = representative_ranks(case.layout)
-        keeps_terms = Pass.MEMORY in self.passes and self.passes != (Pass.MEMORY,)
+        keeps_terms = Pass.MEMORY in self.passes and on_ranks(self.passes) != (Pass.MEMORY,)
         memory = [model.estimate(rank) for rank in ranks if Pass.MEMORY in self.passes]
         traffic = [
             estimate_traffic(case, model.ledger_of_share(rank), rank) for rank in ranks if Pass.TRAFFIC in self.passes

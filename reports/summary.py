@@ -96,6 +96,26 @@ class RunComparison:
         known = [case for case in self.cases if case.peak.error is not None]
         return max(known, key=lambda case: abs(case.peak.error or 0.0), default=None)
 
+    @property
+    def traced(self) -> tuple[CaseComparison, ...]:
+        """The cases of which a rank was traced."""
+        return tuple(case for case in self.cases if case.traced)
+
+    @property
+    def untraced(self) -> dict[str, int]:
+        """Why cases could not be traced -> how many."""
+        return dict(Counter(case.result.untraced for case in self.cases if case.result.untraced))
+
+    @cached_property
+    def traced_rows(self) -> tuple[Comparison, ...]:
+        """The total of every traced rank at every moment: predicted, and the trace as the measured side."""
+        return tuple(row for case in self.cases for row in case.traced)
+
+    @cached_property
+    def trace(self) -> Errors | None:
+        """Errors of the formulas against the traces, over all traced ranks and moments."""
+        return errors_of([row.error for row in self.traced_rows])
+
     @cached_property
     def by_moment(self) -> dict[Moment, Errors]:
         """Errors of the totals at each moment, over all ranks: two wrongs can meet at the peak, not at all of them."""

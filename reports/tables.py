@@ -15,11 +15,11 @@ from rich.text import Text
 
 from reports.compare import CaseComparison, Comparison
 from reports.factors import factor_rows
-from reports.summary import ERROR_BAND, OPENED, RunComparison
+from reports.summary import ERROR_BAND, OPENED, Errors, RunComparison
 from reports.text import plain, plain_lines
 from reports.wording import instant_bytes, instant_text, moments_text, sentences
 from suite.record import MemoryEstimate, Moment
-from suite.units import bytes_text, count_text, number_text, percent_text, seconds_text
+from suite.units import NOT_KNOWN, bytes_text, count_text, number_text, percent_text, seconds_text
 
 #: Columns from which the table of cases shows everything it knows.
 WIDE = 132
@@ -82,6 +82,9 @@ def factor_table(comparison: RunComparison) -> Table:
         add_column(table, heading, right)
     for heading in ("worst", "bias", "too high", "too low", "state exact"):
         add_column(table, heading)
+    if comparison.traced:
+        add_column(table, "trace mean absolute")
+        add_column(table, "trace worst")
     shown = ""
     for row in factor_rows(comparison.cases):
         errors = row.errors
@@ -95,9 +98,18 @@ def factor_table(comparison: RunComparison) -> Table:
             cell(count_text(row.over)),
             cell(count_text(row.under)),
             cell(f"{count_text(row.state_exact)}/{count_text(row.state_rows)}"),
+            *(_trace_cells(row.trace) if comparison.traced else ()),
         )
         shown = row.factor
     return table
+
+
+def _trace_cells(errors: Errors | None) -> tuple[Text, Text]:
+    """Mean absolute and worst of the formulas against the traces."""
+    if errors is None:
+        return cell(NOT_KNOWN), cell(NOT_KNOWN)
+    style = "" if errors.is_within_band else _ALARM
+    return cell(percent_text(errors.mean_absolute, 4)), cell(percent_text(errors.worst, 4, signed=True), style)
 
 
 def moment_table(case: CaseComparison, rank: int) -> Table:

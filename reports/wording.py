@@ -5,6 +5,7 @@ from __future__ import annotations
 from reports.compare import CaseComparison, Instant, Peak
 from reports.summary import ERROR_BAND, RunComparison
 from reports.text import plain, plural
+from reports.traced import SCALARS, beyond_scalars
 from suite.passes import Pass
 from suite.units import NOT_KNOWN, bytes_text, count_text, number_text, percent_text
 
@@ -39,6 +40,28 @@ def state_sentence(comparison: RunComparison) -> str:
     return (
         f"Parameters, buffers, gradients and optimizer state: {count_text(comparison.state_exact)} of"
         f" {count_text(rows)} rows equal to the byte."
+    )
+
+
+def trace_sentence(comparison: RunComparison) -> str:
+    """How many cases were traced, and how far formulas and traces are apart; empty where none was tried."""
+    errors, refused = comparison.trace, sum(comparison.untraced.values())
+    later = len(comparison.cases) - len(comparison.traced) - refused
+    if errors is None and not refused:
+        return ""
+    rest = [f"{count_text(count)} {why}" for count, why in ((refused, "cannot be"), (later, "not yet")) if count]
+    said = f"Traced on fake tensors: {count_text(len(comparison.traced))} of {plural(len(comparison.cases), 'case')}"
+    said += f" ({', '.join(rest)})" if rest else ""
+    if errors is None:
+        return f"{said}."
+    apart = max(comparison.traced_rows, key=lambda row: abs(row.error or 0.0))
+    label = next(case.case.label for case in comparison.traced if apart in case.traced)
+    assert apart.moment
+    return (
+        f"{said}; formula against trace off by {percent_text(errors.mean_absolute, 4)} on average and"
+        f" {percent_text(errors.worst, 4, signed=True)} at worst ({plain(label)}, rank {apart.rank} at"
+        f" {apart.moment.value}) over all moments; {count_text(len(beyond_scalars(comparison.traced_rows)))} of"
+        f" {count_text(len(comparison.traced_rows))} totals differ by more than scalars ({bytes_text(SCALARS)})."
     )
 
 
@@ -80,7 +103,7 @@ def loss_sentence(comparison: RunComparison) -> str:
 def sentences(comparison: RunComparison) -> tuple[str, ...]:
     """The whole summary, a sentence an entry."""
     said = [outcome_sentence(comparison), memory_sentence(comparison), state_sentence(comparison)]
-    said += [traffic_sentence(comparison)]
+    said += [trace_sentence(comparison), traffic_sentence(comparison)]
     if Pass.TRAIN in comparison.run.passes:
         said += [time_sentence(comparison), loss_sentence(comparison)]
     return tuple(sentence for sentence in said if sentence)

@@ -170,8 +170,8 @@ SUITES: dict[str, Callable[[], tuple[Case, ...]]] = {
 
 #: suites that are about some of the passes alone; where it is memory's, many small cases are run in one launch
 PASSES: dict[str, tuple[Pass, ...]] = {
-    "memory": (Pass.MEMORY,),
-    "memory-pairs": (Pass.MEMORY,),
+    "memory": (Pass.MEMORY, Pass.TRACE),
+    "memory-pairs": (Pass.MEMORY, Pass.TRACE),
     "peers": (Pass.MEMORY, Pass.TRAFFIC),
 }
 

@@ -91,11 +91,14 @@ class StorageTracker(TorchDispatchMode):
         if any(issubclass(kind, DTensor) for kind in types):
             return NotImplemented  # a DTensor first becomes plain tensors, which come by here again
         given = [item for item in tree_iter((args, named)) if isinstance(item, Tensor)]
-        if given and not any(isinstance(item, FakeTensor) for item in given):
+        is_lifted = func is aten.lift_fresh.default  # a tensor of given numbers, which is made fake and heard
+        if given and not is_lifted and not any(isinstance(item, FakeTensor) for item in given):
             with _disable_current_modes():
                 return func(*args, **named)
         if func is aten._local_scalar_dense.default:
             return 1.0 if given[0].is_floating_point() else 1
+        if func is torch.ops._c10d_functional.wait_tensor.default:
+            return given[0]  # as the real one does; the fake one makes another tensor
         if func is aten.add.Tensor and (summed := self._add_in_place(args)) is not None:
             return summed
         self._span(func._schema.name, args)

@@ -15,7 +15,7 @@ from suite.case import Case, case_from
 from suite.documents import read_json
 from suite.layout import Layout
 from suite.parse import SpecError, from_text, nearest, require, shown, to_mapping
-from suite.passes import Pass, passes_of
+from suite.passes import ON_RANKS, Pass, passes_of
 from suite.spec import Cluster, Recipe, Workload
 
 PARTS: dict[str, type] = {"layout": Layout, "workload": Workload, "cluster": Cluster, "recipe": Recipe}
@@ -147,9 +147,14 @@ def passes_given(options: argparse.Namespace) -> tuple[Pass, ...]:
     """What --passes says, else what the suite is about: all of them for most."""
     from suite.cases import PASSES
 
-    if options.passes is not None:
-        return passes_of(options.passes)
-    return PASSES.get("" if options.suite is None else options.suite, tuple(Pass))
+    if options.passes is None:
+        return PASSES.get("" if options.suite is None else options.suite, ON_RANKS)
+    passes = passes_of(options.passes)
+    require(
+        Pass.TRACE not in passes or Pass.MEMORY in passes,
+        "--passes: trace without memory; give memory,trace, or run the verb trace",
+    )
+    return passes
 
 
 def _given(options: argparse.Namespace) -> list[dict[str, Any]]:

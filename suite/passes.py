@@ -1,7 +1,8 @@
-"""The passes of a case: what a run measures, each on a fresh model."""
+"""The passes of a case: what a run does with it, each on a fresh model."""
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from enum import StrEnum
 
 from suite.parse import SpecError
@@ -13,6 +14,16 @@ class Pass(StrEnum):
     TRAIN = "train"  # timed, without probes
     MEMORY = "memory"  # a few steps under the allocator's recorder
     TRAFFIC = "traffic"  # a step with every collective counted
+    TRACE = "trace"  # a few steps on fake tensors, in a process that is none of the case's ranks
+
+
+#: what ranks run: each of them where nothing else is asked for
+ON_RANKS = (Pass.TRAIN, Pass.MEMORY, Pass.TRAFFIC)
+
+
+def on_ranks(passes: Collection[Pass]) -> tuple[Pass, ...]:
+    """Those of the passes that a case's ranks run, in the order in which they are run."""
+    return tuple(each for each in ON_RANKS if each in passes)
 
 
 def passes_of(text: str) -> tuple[Pass, ...]:

@@ -1,7 +1,7 @@
 """runs/<stamp>/records.jsonl: rows that are appended, synced to the disk, and never lost or rewritten.
 
-A row is one line of JSON: {"schema": 1, "kind": "run" | "estimate" | "measurement" | "peers", ...}. A writer that is
-killed leaves at most a torn last line, which readers pass over and the next writer clears. Nothing is unpickled.
+A row is one line of JSON: {"schema": 1, "kind": "run" | "estimate" | "measurement" | "peers" | "trace", ...}. A writer
+that is killed leaves at most a torn last line, which readers pass over and the next writer clears. Nothing is pickled.
 """
 
 from __future__ import annotations
@@ -17,9 +17,9 @@ from typing import Any, TypeVar
 from suite.case import Case, case_from
 from suite.collectives import TrafficEstimate
 from suite.parse import SpecError, from_mapping, require, to_mapping
-from suite.passes import Pass
+from suite.passes import ON_RANKS, Pass
 from suite.peers import Peer, PeerAnswer
-from suite.record import SCHEMA_VERSION, Measurement, MemoryEstimate, TimeEstimate
+from suite.record import SCHEMA_VERSION, Measurement, MemoryEstimate, Sample, TimeEstimate
 from suite.timeline import Timeline
 
 RECORDS = "records.jsonl"
@@ -37,7 +37,7 @@ class RunRow:
     command: tuple[str, ...] = ()
     environment: dict[str, Any] = field(default_factory=dict)
     peers: tuple[Peer, ...] = ()  # the other tools that are asked about every case
-    passes: tuple[Pass, ...] = tuple(Pass)
+    passes: tuple[Pass, ...] = ON_RANKS
 
 
 @dataclass(frozen=True)
@@ -70,14 +70,28 @@ class PeersRow:
     answers: tuple[PeerAnswer, ...]
 
 
-Row = RunRow | EstimateRow | MeasurementRow | PeersRow
-R = TypeVar("R", RunRow, EstimateRow, MeasurementRow, PeersRow)
+@dataclass(frozen=True)
+class TraceRow:
+    """What a case's ranks hold on fake tensors (memory/trace.py). A case traced twice has two: the later counts."""
 
-KINDS: dict[str, type[RunRow] | type[EstimateRow] | type[MeasurementRow] | type[PeersRow]] = {
+    case_id: str
+    case: dict[str, Any]
+    samples: tuple[Sample, ...] = ()
+    """MEMORY, of the ranks that were traced"""
+    reason: str = ""
+    """why there are none, where there are none"""
+
+
+CaseRow = EstimateRow | MeasurementRow | PeersRow | TraceRow
+Row = RunRow | CaseRow
+R = TypeVar("R", RunRow, EstimateRow, MeasurementRow, PeersRow, TraceRow)
+
+KINDS: dict[str, type[RunRow] | type[EstimateRow] | type[MeasurementRow] | type[PeersRow] | type[TraceRow]] = {
     "run": RunRow,
     "estimate": EstimateRow,
     "measurement": MeasurementRow,
     "peers": PeersRow,
+    "trace": TraceRow,
 }
 
 
@@ -150,7 +164,7 @@ class RunStore:
         """The rows of one kind, in order."""
         return tuple(row for row in self.read() if isinstance(row, kind))
 
-    def case_of(self, row: EstimateRow | MeasurementRow | PeersRow) -> Case:
+    def case_of(self, row: CaseRow) -> Case:
         """The row's case; SpecError names the file where it cannot be built any more."""
         try:
             return case_from(row.case)

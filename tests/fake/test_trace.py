@@ -15,6 +15,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 
 from memory.estimate import MemoryModel
 from memory.trace import Trace, trace, trace_case, trace_transformers
+from parallelism.fake_world import fake_world
 from suite.case import Case, case_from
 from suite.fake_storages import track_storages
 from suite.record import STATE, Component, MemoryEstimate, Moment, Sample
@@ -24,6 +25,7 @@ from tests.fake.workspace import without_workspace
 
 pytestmark = pytest.mark.fake
 
+collectives: Any = torch.ops._c10d_functional
 Table = dict[tuple[Moment | None, Component | None], int]
 #: a Python number that autograd keeps is 8 bytes in the allocator: one a block at most
 NUMBERS = 64
@@ -173,6 +175,23 @@ def test_storages_by_hand() -> None:
     assert [(block.nbytes, block.is_alive(here)) for block in blocks] == [(400, True), (14, False)]
     assert blocks[0].died is not None
     assert tracker.recorded().totals == [400, 414, 400, 0]
+
+
+def test_a_tensor_of_given_numbers_is_heard() -> None:
+    with FakeTensorMode(), track_storages() as tracker:
+        places = torch.tensor([3, 1, 2])
+        assert tracker.address(places[1:]) == 1
+    assert [block.nbytes for block in tracker.recorded().blocks] == [24]
+
+
+def test_a_wait_hands_back_what_it_is_given() -> None:
+    with fake_world(0, 2), FakeTensorMode(), track_storages() as tracker:
+        given = torch.empty(100)
+        gathered = collectives.all_gather_into_tensor(given, 2, "0")
+        waited = collectives.wait_tensor(gathered)
+        tracker.mark("here")
+        assert waited.shape == (200,)
+    assert [block.nbytes for block in tracker.recorded().blocks] == [400, 800]
 
 
 @pytest.mark.parametrize("is_shared", [False, True])

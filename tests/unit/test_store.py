@@ -29,7 +29,7 @@ from suite.record import (
     Term,
     TimeEstimate,
 )
-from suite.store import EstimateRow, MeasurementRow, Row, RunRow, RunStore, decode, encode
+from suite.store import EstimateRow, MeasurementRow, Row, RunRow, RunStore, TraceRow, decode, encode
 
 pytestmark = pytest.mark.unit
 
@@ -100,6 +100,7 @@ rows = st.one_of(
     ),
     st.builds(EstimateRow, text, mappings, st.lists(memory, max_size=3).map(tuple), st.none() | times, text),
     st.builds(MeasurementRow, mappings, measurements),
+    st.builds(TraceRow, text, mappings, st.lists(samples, max_size=4).map(tuple), text),
 )
 
 
@@ -241,7 +242,7 @@ def test_a_damaged_line_in_the_middle(store: RunStore) -> None:
 def test_a_row_of_unknown_form(store: RunStore) -> None:
     run = encode(RUN)
     kind = _refusal(store, run + b'{"schema": 1, "kind": "note"}\n')
-    assert kind == f"{store.path}: line 2: kind 'note' is not known; known: run, estimate, measurement, peers"
+    assert kind == f"{store.path}: line 2: kind 'note' is not known; known: run, estimate, measurement, peers, trace"
     key = _refusal(store, run + run.replace(b'"suite"', b'"suites"'))
     assert key == f"{store.path}: line 2: run.suites: unknown key; did you mean suite?"
     value = _refusal(store, run + encode(MEASURED).replace(b'"failed"', b'"lost"'))
