@@ -50,9 +50,20 @@ def behave(case: Case, folder: Path) -> None:
     behaviour, _, where = case.recipe.data.partition("@")
     if where and int(where) != rank:
         time.sleep(FOREVER_S)
+    if where:
+        wait_for_the_others(folder, case.layout.world_size)
     BEHAVIOURS[behaviour](writer, folder)
     writer.done()
     print(f"rank {rank} has finished", file=sys.stderr)
+
+
+def wait_for_the_others(folder: Path, ranks: int) -> None:
+    """Until every rank has written its rows: what goes wrong then ends ranks that have something to lose."""
+    deadline = time.monotonic() + 60
+    paths = [folder / f"rank-{rank}.jsonl" for rank in range(ranks)]
+    while not all(path.exists() and "memory_bytes" in path.read_text() for path in paths):
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
 
 
 def ok(writer: RankWriter, folder: Path) -> None:

@@ -50,7 +50,7 @@ def test_a_run_is_reported_again(verb: tuple[str, ...], folder: Path) -> None:
     assert (said["folder"], said["page"]) == (str(folder), str(folder / "report.html"))
     assert [case["outcome"] for case in said["cases"]] == ["ok", "ok"]
     assert said["summary"]["outcomes"] == {"ok": 2}
-    assert {path.name for path in folder.iterdir()} == {RECORDS, "report.html", "report.md"}
+    assert {path.name for path in folder.iterdir()} == {RECORDS, "report.html", "report.md", "cases.csv"}
 
 
 def test_a_records_file_stands_for_its_folder(folder: Path) -> None:
