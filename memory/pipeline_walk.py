@@ -72,8 +72,7 @@ class Pipeline:
 
     def finish(self, pp_rank: int) -> Phase:
         """What comes and goes when the schedule is over."""
-        labels = finishing(self.case, self.ledger, self.own(pp_rank), pp_rank)
-        return phase_of(event for label in labels for event in _passing(label))
+        return finishing(self.case, self.ledger, self.own(pp_rank), pp_rank)
 
     # --- stages -----------------------------------------------------------------------------------------
 
@@ -162,7 +161,3 @@ class Pipeline:
         gradients = reduced_gradients(self.numerics)
         depths = layout.forward_prefetch, layout.backward_prefetch
         return StageGathering(self.exchange, gradients, *depths, layout.shard_ranks)
-
-
-def _passing(label: Label) -> tuple[Event, Event]:
-    return Event(label.unit, label), Event(-label.unit, label)
