@@ -11,7 +11,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from memory.pipeline_score import Freed, Letter, Part
+from memory.pipeline_beats import Freed, Part
+from memory.pipeline_score import Letter
 from memory.pipeline_walk import Pipeline, StageKind
 from memory.pipeline_words import word_of
 from parallelism.data import replicate

@@ -9,7 +9,8 @@ from memory.events import Chain, Event, Label, Phase, phase_of
 from memory.memo import Memo
 from memory.pipeline_buffers import BUFFER
 from memory.pipeline_finish import finishing
-from memory.pipeline_score import Freed, Letter, Note, Part, score_of
+from memory.pipeline_beats import Freed, Part
+from memory.pipeline_score import Letter, Score, score_of
 from memory.scripts import Form, form_of
 from memory.sharded_stage import ShardedStage, Sharding, StageGathering, held_after_forward
 from memory.stage_passes import Doing, Plain, PlainStage, Progress, StagePasses
@@ -26,14 +27,12 @@ from suite.tape import Backend, Numerics
 
 def walk_pipeline(pipeline: Pipeline, pp_rank: int) -> StepWalk:
     """One step of a pipeline rank."""
-    phases: dict[Letter, Phase | Chain] = {}
+    score = pipeline.score(pp_rank)
     stretches = []
-    for note in pipeline.score(pp_rank):
-        if note.letter is not None and note.letter not in phases:
-            phases[note.letter] = pipeline.phase(note.letter, pp_rank)
-        phase = Phase() if note.letter is None else phases[note.letter]
+    for note in score.notes:
+        phase = Phase() if note.letter is None else pipeline.phase(note.letter, pp_rank)
         stretches.append(Stretch(phase, note.window, note.level))
-    return StepWalk(tuple(stretches))
+    return StepWalk(tuple([stretches[number] for number in score.order]))
 
 
 #: stages of one model that are alike: the same segments between the same ends
@@ -50,11 +49,11 @@ class Pipeline:
     backend: Backend
     memo: Memo
 
-    def score(self, pp_rank: int) -> list[Note]:
+    def score(self, pp_rank: int) -> Score:
         """What a rank does."""
         layout = self.case.layout
         count = self.case.workload.micro_batches
-        return score_of(layout, count, pp_rank, self.joined, self.start, layout.fsdp > 1)
+        return score_of(layout, count, pp_rank, self.joined, self.start, self.memo)
 
     def phase(self, letter: Letter, pp_rank: int) -> Phase | Chain:
         """What a letter allocates."""
