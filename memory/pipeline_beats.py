@@ -65,7 +65,7 @@ class Beats:
 
 
 def beats_of(layout: Layout, micro_batches: int, pp_rank: int) -> Beats:
-    """The beats of one step of a pipeline rank. Of the layout the schedule and the numbers of ranks and stages count."""
+    """The beats of one step of a pipeline rank. Of the layout the schedule counts, and how many ranks and stages."""
     writer = _Writer(layout, micro_batches, pp_rank)
     writer.write()
     return Beats(tuple(writer.numbers), writer.order)

@@ -7,9 +7,9 @@ from functools import cached_property
 
 from memory.events import Chain, Event, Label, Phase, phase_of
 from memory.memo import Memo
+from memory.pipeline_beats import Freed, Part
 from memory.pipeline_buffers import BUFFER
 from memory.pipeline_finish import finishing
-from memory.pipeline_beats import Freed, Part
 from memory.pipeline_score import Letter, Score, score_of
 from memory.scripts import Form, form_of
 from memory.sharded_stage import ShardedStage, Sharding, StageGathering, held_after_forward
@@ -92,7 +92,7 @@ class Pipeline:
 
     def passes(self, stage: int) -> StagePasses:
         """The passes of a stage, or of one that is alike."""
-        key = "passes", self.memo.name(self.ledger), self.is_copied, self.gathering, self.kinds[stage]
+        key = "passes", self.alike, self.kinds[stage]
         return self.memo.once(key, lambda: self._passes(self.stages[stage]))
 
     def _passes(self, stage: Stage) -> StagePasses:
@@ -128,6 +128,11 @@ class Pipeline:
         )
 
     # --- facts ------------------------------------------------------------------------------------------
+
+    @cached_property
+    def alike(self) -> int:
+        """A short key for all that stages of one kind depend on."""
+        return self.memo.name(self.memo.same(("stages", self.memo.name(self.ledger), self.is_copied, self.gathering)))
 
     @cached_property
     def is_copied(self) -> bool:

@@ -13,6 +13,7 @@ from memory.estimate import RANKS_SHOWN, MemoryModel, Outside, representative_ra
 from memory.memo import Memo
 from memory.pipeline_peaks import PipelinePeaks, peaks_of
 from memory.pipeline_walk import Pipeline
+from memory.pipeline_words import length_of
 from parallelism.data import replicate
 from suite.case import Case
 from suite.operators import Ledger
@@ -64,12 +65,13 @@ class Search:
         )
 
     def _peaks(self, pipeline: Pipeline) -> PipelinePeaks:
-        layout = pipeline.case.layout
+        layout, length = pipeline.case.layout, length_of(pipeline)
         key = (
-            "peaks", layout.schedule, layout.pp, layout.virtual_stages, pipeline.case.workload.micro_batches,
+            "peaks", layout.schedule, layout.pp, layout.virtual_stages, length.written, length.period,
             self.memo.name(pipeline.kinds), pipeline.joined, pipeline.start,
         )  # fmt: skip
-        return self.memo.once(key, lambda: peaks_of(pipeline))
+        of_turns = self.memo.once(key, lambda: peaks_of(pipeline, length))
+        return self.memo.once(("turns", self.memo.name(of_turns), length.turns), lambda: of_turns.of(length.turns))
 
     def _outside(self, model: MemoryModel, rank: int, weights: tuple[object, ...]) -> Outside:
         """What a rank has beside its walk; `weights` tells apart what ranks hold."""

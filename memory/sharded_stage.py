@@ -97,6 +97,7 @@ class ShardedStage:
         rest = [weight for placed in segments if not placed.prefix for weight in placed.segment.weights]
         units = tuple((kind, unit_of(weights, gathering.ranks)) for kind, weights in blocks.items())
         self.units = memo.same((units, unit_of(rest, gathering.ranks)))
+        self.key = "stage", memo.name(form), memo.name(self.units), memo.name(memo.same(gathering))
 
     def passes(self, doing: Doing, progress: Progress) -> tuple[Chain, Chain]:
         """What it allocates, and what from the head on."""
@@ -107,10 +108,10 @@ class ShardedStage:
         return self.made[key]
 
     def _pass(self, doing: Doing, state: Sharding) -> tuple[Chain, Chain]:
-        form, memo = self.walk.form, self.memo
-        key = "stage", memo.name(form), memo.name(self.units), self.gathering, doing, state
-        body, loss = memo.once(
-            key, lambda: _Writer(form, dict(self.units[0]), self.units[1], self.gathering, state).scripts(doing)
+        form = self.walk.form
+        body, loss = self.memo.once(
+            (*self.key, doing, state),
+            lambda: _Writer(form, dict(self.units[0]), self.units[1], self.gathering, state).scripts(doing),
         )
         if doing is Doing.INPUTS:
             walks = self.walk.splits(False)
