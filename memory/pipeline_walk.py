@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 from memory.events import Chain, Event, Label, Phase, phase_of
@@ -110,9 +110,13 @@ class Pipeline:
     @cached_property
     def stages(self) -> tuple[Stage, ...]:
         """Every stage of the model."""
-        layout = self.case.layout
+        case, layout, memo = self.case, self.case.layout, self.memo
         split = layout.pp, layout.virtual_stages, layout.stage_split
-        return self.memo.once(("stages", self.memo.name(self.ledger), split), lambda: stages_of(self.case))
+        work = replace(case.workload, micro_batches=1)
+        # a balanced split weighs the blocks of the whole model, however they are shared
+        of_case = "stages", case.model, work, layout.recompute, split
+        key = "stages of ledger", memo.name(self.ledger), split
+        return memo.once(key, lambda: memo.once(of_case, lambda: stages_of(case)))
 
     @cached_property
     def kinds(self) -> tuple[StageKind, ...]:
@@ -142,6 +146,8 @@ class Pipeline:
     @cached_property
     def joined(self) -> frozenset[int]:
         """Stages whose weights' gradients are computed with their inputs'."""
+        if not self.case.layout.schedule.splits_backward:
+            return frozenset()
         return frozenset(stage.index for stage in self.stages if joins_weights(self.case, stage.index))
 
     @cached_property

@@ -109,9 +109,10 @@ class ShardedStage:
 
     def _pass(self, doing: Doing, state: Sharding) -> tuple[Chain, Chain]:
         form = self.walk.form
+        units, root = self.units
         body, loss = self.memo.once(
             (*self.key, doing, state),
-            lambda: _Writer(form, dict(self.units[0]), self.units[1], self.gathering, state).scripts(doing),
+            lambda: _Writer(form, dict(units), root, self.gathering, state).scripts(doing),
         )
         if doing is Doing.INPUTS:
             walks = self.walk.splits(False)
@@ -120,7 +121,7 @@ class ShardedStage:
             return Chain(body, slots), Chain(loss)
         if doing is Doing.WEIGHTS:
             return Chain(body, [self.walk.weights(state.adds)]), Chain(loss)
-        slots = list(self.walk.slots(state.adds if doing is Doing.BACKWARD else False))
+        slots = self.walk.slots(state.adds if doing is Doing.BACKWARD else False)
         return Chain(body, slots), Chain(loss, slots)
 
 
