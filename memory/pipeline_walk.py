@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 
 from memory.events import Chain, Event, Label, Phase, phase_of
@@ -48,6 +48,7 @@ class Pipeline:
     numerics: Numerics
     backend: Backend
     memo: Memo
+    found: dict[int, StagePasses] = field(default_factory=dict, compare=False, repr=False)  # passes of each stage
 
     def score(self, pp_rank: int) -> Score:
         """What a rank does."""
@@ -92,8 +93,10 @@ class Pipeline:
 
     def passes(self, stage: int) -> StagePasses:
         """The passes of a stage, or of one that is alike."""
-        key = "passes", self.alike, self.kinds[stage]
-        return self.memo.once(key, lambda: self._passes(self.stages[stage]))
+        if stage not in self.found:
+            key = "passes", self.alike, self.kinds[stage]
+            self.found[stage] = self.memo.once(key, lambda: self._passes(self.stages[stage]))
+        return self.found[stage]
 
     def _passes(self, stage: Stage) -> StagePasses:
         """A head that is the embedding's own tensor has made its gradient before it."""

@@ -9,10 +9,10 @@ it is.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from memory.events import Chain, Label, Script
+from memory.events import Chain, Label, Phase, Script
 from memory.gathers import Gathers
 from memory.memo import Memo
 from memory.micro_batch import BACKWARD, FORWARD, SLOTS
@@ -114,6 +114,7 @@ class ShardedStage:
             (*self.key, doing, state),
             lambda: _Writer(form, dict(units), root, self.gathering, state).scripts(doing),
         )
+        slots: Sequence[Phase]
         if doing is Doing.INPUTS:
             walks = self.walk.splits(False)
             inputs = [walk.inputs for walk in walks for _ in range(SLOTS)]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from itertools import accumulate
+from itertools import accumulate, product
 from typing import Any
 
 import numpy as np
@@ -107,9 +107,7 @@ def test_a_schedule_of_many_micro_batches_is_one_of_few_with_a_stretch_put_in(sc
     """Whatever letters leave: the highest level and the last one of the table are those of the word written out."""
     sizes = np.random.default_rng(0)
     stages = schedule.stages_a_rank[0]
-    for count, reshards in (
-        (count, reshards) for count in range(pp * stages, max(26, 4 * pp + 1)) for reshards in (True, False)
-    ):
+    for count, reshards in product(range(pp * stages, max(26, 4 * pp + 1)), (True, False)):
         layout = {
             "pp": pp,
             "schedule": schedule,
