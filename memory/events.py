@@ -87,6 +87,15 @@ def phase_of(events: Iterable[Event], uses: Iterable[Use] = ()) -> Phase:
     return phase
 
 
+def passing(tensors: Iterable[tuple[int, Naming]]) -> Phase:
+    """Tensors that come and go one after another, each of so many bytes."""
+    log = Log()
+    for nbytes, naming in tensors:
+        log.add(nbytes, naming)
+        log.add(-nbytes, naming)
+    return log.freeze()
+
+
 class Phase:
     """A stretch of events, relative to the level it begins at."""
 

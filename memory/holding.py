@@ -33,7 +33,7 @@ def parameter_shapes(ledger: Ledger) -> Iterator[tuple[int, tuple[int, ...]]]:
 
 def shape_of(weight: Weight) -> tuple[int, ...]:
     """A weight's shape in numbers."""
-    return tuple(size.value for size in weight.shape)
+    return weight.values
 
 
 def is_on_host(case: Case) -> bool:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from memory.events import Event, Label, Phase, phase_of
+from functools import partial
+
+from memory.events import Label, Naming, Phase, passing
 from memory.holding import shape_of
 from parallelism.data import replicate
 from parallelism.data.fsdp import padded_elements
@@ -21,12 +23,12 @@ def leftovers(case: Case, ledger: Ledger, is_last: bool) -> Phase:
     their padding, which is not copied but on the last ranks.
     """
     layout, element = case.layout, formats_of(case).gradients.nbytes
-    events: list[Event] = []
+    tensors: list[tuple[int, Naming]] = []
     if replicate.is_used(layout) and (is_last or layout.reduction is Reduction.MICRO_BATCH):
         weights = [weight for placed in ledger.segments for weight in placed.segment.weights if not weight.tied_to]
         sizes = [element * weight.elements for weight in reversed(weights)]
         for bucket in replicate.buckets(sizes, replicate.bucket_cap_bytes(layout)):
-            events += _passing("bucket of gradients", sum(sizes[index] for index in bucket), element)
+            tensors.append(_flat_copy("bucket of gradients", sum(sizes[bucket.start : bucket.stop]), element))
     if is_last and layout.tp > 1 and layout.sequence_parallel:
         whole = sum(
             count * padded_elements(shape_of(weight), layout.shard_ranks)
@@ -34,12 +36,15 @@ def leftovers(case: Case, ledger: Ledger, is_last: bool) -> Phase:
             for weight in segment.weights
             if weight.split is Split.NONE
         )
-        events += _passing("gradients of norms, row biases and positions", element * whole, element)
-    return phase_of(events)
+        tensors.append(_flat_copy("gradients of norms, row biases and positions", element * whole, element))
+    return passing(tensors)
 
 
-def _passing(name: str, nbytes: int, element: int) -> list[Event]:
-    label = Label(
+def _flat_copy(name: str, nbytes: int, element: int) -> tuple[int, Naming]:
+    return nbytes, partial(_label, name, nbytes, element)
+
+
+def _label(name: str, nbytes: int, element: int) -> Label:
+    return Label(
         Component.TRANSIENTS, f"flat copy of the {name}", f"elements*{element}", nbytes, "parallelism/data/flat.py"
     )
-    return [Event(nbytes, label), Event(-nbytes, label)]

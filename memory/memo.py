@@ -6,6 +6,7 @@ from collections.abc import Callable, Hashable
 from typing import TypeVar, cast
 
 T = TypeVar("T")
+MISSING = object()
 
 
 class Memo:
@@ -17,10 +18,10 @@ class Memo:
 
     def once(self, key: Hashable, make: Callable[[], T]) -> T:
         """What `make` gives; made the first time alone."""
-        found = self.found
-        if key not in found:
-            found[key] = make()
-        return cast(T, found[key])
+        found = self.found.get(key, MISSING)
+        if found is MISSING:
+            found = self.found[key] = make()
+        return cast(T, found)
 
     def name(self, thing: object) -> int:
         """A short key for an object that is none by itself: its identity, which no other has while this one is kept."""

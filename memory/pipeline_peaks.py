@@ -8,12 +8,14 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
-from memory.pipeline_score import Freed, Letter, Part
+from memory.pipeline_beats import Freed, Part
+from memory.pipeline_score import Letter
 from memory.pipeline_walk import Pipeline, StageKind
-from memory.pipeline_words import word_of
+from memory.pipeline_words import Length, Word, word_of
 from parallelism.data import replicate
 from parallelism.schedules.stages import stages_of_rank
 
@@ -51,12 +53,16 @@ class PipelinePeaks:
 
         memo, layout = pipeline.memo, pipeline.case.layout
         key = (
-            "levels", memo.name(self.letters), memo.name(pipeline.ledger), pipeline.is_copied, pipeline.gathering,
-            pipeline.case.workload.precision, replicate.is_used(layout), layout.bucket_mib,
+            "levels", memo.name(self.letters), pipeline.alike, pipeline.case.workload.precision,
+            replicate.is_used(layout), layout.bucket_mib,
         )  # fmt: skip
         nets, peaks = memo.once(key, lambda: self._sizes(pipeline))
-        highest = np.maximum.reduceat(self.counts @ nets + peaks[self.own], self.starts)
-        return highest.tolist(), np.maximum.reduceat(self.ends @ nets, self.end_starts).tolist()
+        # products of floats are fast, and exact as long as no sum of bytes can leave the whole numbers that they hold
+        kind = np.float64 if self._most * np.abs(nets).max() < 2**53 else np.int64
+        highest = _product(self.counts, nets, kind) + peaks[self.own]
+        left = _product(self.ends, nets, kind)
+        of_groups = np.maximum.reduceat(highest, self.starts), np.maximum.reduceat(left, self.end_starts)
+        return of_groups[0].astype(int).tolist(), of_groups[1].astype(int).tolist()
 
     def _sizes(self, pipeline: Pipeline) -> tuple[NDArray[Any], NDArray[Any]]:
         """What each letter leaves, and its own highest level."""
@@ -65,9 +71,33 @@ class PipelinePeaks:
         phases = [pipeline.phase(*self.played[letter]) for letter in self.letters]
         return np.array([phase.net for phase in phases]), np.array([phase.peak for phase in phases])
 
+    @cached_property
+    def _most(self) -> int:
+        """The most letters that are played before another."""
+        return int(max(self.counts.sum(axis=1).max(), self.ends.sum(axis=1).max()))
 
-def peaks_of(pipeline: Pipeline) -> PipelinePeaks:
-    """The table of a pipeline; it serves all that have its schedule and its kinds of stages in the same places."""
+
+def _product(counts: NDArray[Any], sizes: NDArray[Any], kind: type[Any]) -> NDArray[Any]:
+    return counts.astype(kind, copy=False) @ sizes.astype(kind)
+
+
+@dataclass(frozen=True, eq=False)
+class PeaksOfTurns:
+    """The tables of a pipeline whose words have a stretch that comes so many times over."""
+
+    once: PipelinePeaks
+    more: NDArray[Any]  # [rows, letters]: counts that each further turn adds
+    ends_more: NDArray[Any]  # [ranks, letters]
+
+    def of(self, turns: int) -> PipelinePeaks:
+        """With that many turns."""
+        again = turns - 1
+        once = self.once
+        return replace(once, counts=once.counts + again * self.more, ends=once.ends + again * self.ends_more)
+
+
+def peaks_of(pipeline: Pipeline, length: Length) -> PeaksOfTurns:
+    """The tables of a pipeline; they serve all that have its schedule and its kinds of stages in the same places."""
     import numpy as np
 
     layout, kinds = pipeline.case.layout, pipeline.kinds
@@ -76,42 +106,38 @@ def peaks_of(pipeline: Pipeline) -> PipelinePeaks:
         places[tuple(kinds[stage] for stage in stages_of_rank(layout, place))].append(place)
     numbers: dict[KindLetter, int] = {}
     played: dict[KindLetter, tuple[Letter, int]] = {}
-    tables = []
+    tables: list[tuple[Word, list[int]]] = []
     for own, members in places.items():
-        found = []
         for place in members:
-            word = word_of(pipeline, place)
-            columns = []
-            for letter in word.letters:
-                kind = _of_kind(letter, kinds, own)
-                columns.append(numbers.setdefault(kind, len(numbers)))
+            word = word_of(pipeline, place, length)
+            found = [_of_kind(letter, kinds, own) for letter in word.letters]
+            tables.append((word, [numbers.setdefault(kind, len(numbers)) for kind in found]))
+            for kind, letter in zip(found, word.letters, strict=True):
                 played.setdefault(kind, (letter, place))
-            found.append((word, columns))
-        tables.append(found)
-    rows = [[_placed(word.counts, columns, len(numbers)) for word, columns in found] for found in tables]
-    ends = [[_placed(word.end[None], columns, len(numbers)) for word, columns in found] for found in tables]
-    owned = [np.array(columns)[word.own] for found in tables for word, columns in found]
-    groups = tuple(Group(tuple(members), own) for own, members in places.items())
-    return PipelinePeaks(
-        groups, pipeline.memo.same(tuple(numbers)), played,
-        np.concatenate([table for some in rows for table in some]), np.concatenate(owned), _starts(rows),
-        np.concatenate([table for some in ends for table in some]), _starts(ends),
+    ranks = np.cumsum([0, *map(len, places.values())])
+    rows = np.cumsum([0, *(len(word.own) for word, _ in tables)])
+    width = len(numbers)
+    once = PipelinePeaks(
+        tuple(Group(tuple(members), own) for own, members in places.items()),
+        pipeline.memo.same(tuple(numbers)), played,
+        np.concatenate([_placed(word.counts, columns, width) for word, columns in tables]),
+        np.concatenate([np.array(columns)[word.own] for word, columns in tables]), rows[ranks[:-1]],
+        np.concatenate([_placed(word.end[None], columns, width) for word, columns in tables]), ranks[:-1],
     )  # fmt: skip
+    return PeaksOfTurns(
+        once,
+        np.concatenate([_placed(word.more, columns, width) for word, columns in tables]),
+        np.concatenate([_placed(word.end_more[None], columns, width) for word, columns in tables]),
+    )
 
 
 def _placed(counts: NDArray[Any], columns: Sequence[int], width: int) -> NDArray[Any]:
     """Counts of a word's letters, summed into the columns of those of their kinds."""
     import numpy as np
 
-    places = np.zeros((len(columns), width), dtype=np.int64)
+    places = np.zeros((len(columns), width))
     places[np.arange(len(columns)), np.array(columns)] = 1
     return counts @ places
-
-
-def _starts(tables: Sequence[Sequence[NDArray[Any]]]) -> NDArray[Any]:
-    import numpy as np
-
-    return np.cumsum([0, *(sum(map(len, some)) for some in tables[:-1])])
 
 
 def _of_kind(letter: Letter, kinds: Sequence[StageKind], own: tuple[StageKind, ...]) -> KindLetter:

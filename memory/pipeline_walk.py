@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 
 from memory.events import Chain, Event, Label, Phase, phase_of
 from memory.memo import Memo
+from memory.pipeline_beats import Freed, Part
 from memory.pipeline_buffers import BUFFER
 from memory.pipeline_finish import finishing
-from memory.pipeline_score import Freed, Letter, Note, Part, score_of
+from memory.pipeline_score import Letter, Score, score_of
 from memory.scripts import Form, form_of
 from memory.sharded_stage import ShardedStage, Sharding, StageGathering, held_after_forward
 from memory.stage_passes import Doing, Plain, PlainStage, Progress, StagePasses
@@ -26,14 +27,12 @@ from suite.tape import Backend, Numerics
 
 def walk_pipeline(pipeline: Pipeline, pp_rank: int) -> StepWalk:
     """One step of a pipeline rank."""
-    phases: dict[Letter, Phase | Chain] = {}
+    score = pipeline.score(pp_rank)
     stretches = []
-    for note in pipeline.score(pp_rank):
-        if note.letter is not None and note.letter not in phases:
-            phases[note.letter] = pipeline.phase(note.letter, pp_rank)
-        phase = Phase() if note.letter is None else phases[note.letter]
+    for note in score.notes:
+        phase = Phase() if note.letter is None else pipeline.phase(note.letter, pp_rank)
         stretches.append(Stretch(phase, note.window, note.level))
-    return StepWalk(tuple(stretches))
+    return StepWalk(tuple([stretches[number] for number in score.order]))
 
 
 #: stages of one model that are alike: the same segments between the same ends
@@ -49,12 +48,13 @@ class Pipeline:
     numerics: Numerics
     backend: Backend
     memo: Memo
+    found: dict[int, StagePasses] = field(default_factory=dict, compare=False, repr=False)  # passes of each stage
 
-    def score(self, pp_rank: int) -> list[Note]:
+    def score(self, pp_rank: int) -> Score:
         """What a rank does."""
         layout = self.case.layout
         count = self.case.workload.micro_batches
-        return score_of(layout, count, pp_rank, self.joined, self.start, layout.fsdp > 1)
+        return score_of(layout, count, pp_rank, self.joined, self.start, self.memo)
 
     def phase(self, letter: Letter, pp_rank: int) -> Phase | Chain:
         """What a letter allocates."""
@@ -72,8 +72,7 @@ class Pipeline:
 
     def finish(self, pp_rank: int) -> Phase:
         """What comes and goes when the schedule is over."""
-        labels = finishing(self.case, self.ledger, self.own(pp_rank), pp_rank)
-        return phase_of(event for label in labels for event in _passing(label))
+        return finishing(self.case, self.ledger, self.own(pp_rank), pp_rank)
 
     # --- stages -----------------------------------------------------------------------------------------
 
@@ -94,8 +93,10 @@ class Pipeline:
 
     def passes(self, stage: int) -> StagePasses:
         """The passes of a stage, or of one that is alike."""
-        key = "passes", self.memo.name(self.ledger), self.is_copied, self.gathering, self.kinds[stage]
-        return self.memo.once(key, lambda: self._passes(self.stages[stage]))
+        if stage not in self.found:
+            key = "passes", self.alike, self.kinds[stage]
+            self.found[stage] = self.memo.once(key, lambda: self._passes(self.stages[stage]))
+        return self.found[stage]
 
     def _passes(self, stage: Stage) -> StagePasses:
         """A head that is the embedding's own tensor has made its gradient before it."""
@@ -112,9 +113,13 @@ class Pipeline:
     @cached_property
     def stages(self) -> tuple[Stage, ...]:
         """Every stage of the model."""
-        layout = self.case.layout
+        case, layout, memo = self.case, self.case.layout, self.memo
         split = layout.pp, layout.virtual_stages, layout.stage_split
-        return self.memo.once(("stages", self.memo.name(self.ledger), split), lambda: stages_of(self.case))
+        work = replace(case.workload, micro_batches=1)
+        # a balanced split weighs the blocks of the whole model, however they are shared
+        of_case = "stages", case.model, work, layout.recompute, split
+        key = "stages of ledger", memo.name(self.ledger), split
+        return memo.once(key, lambda: memo.once(of_case, lambda: stages_of(case)))
 
     @cached_property
     def kinds(self) -> tuple[StageKind, ...]:
@@ -132,6 +137,11 @@ class Pipeline:
     # --- facts ------------------------------------------------------------------------------------------
 
     @cached_property
+    def alike(self) -> int:
+        """A short key for all that stages of one kind depend on."""
+        return self.memo.name(self.memo.same(("stages", self.memo.name(self.ledger), self.is_copied, self.gathering)))
+
+    @cached_property
     def is_copied(self) -> bool:
         """Is a tied head a parameter of its own?"""
         return head_is_copied(self.case)
@@ -139,6 +149,8 @@ class Pipeline:
     @cached_property
     def joined(self) -> frozenset[int]:
         """Stages whose weights' gradients are computed with their inputs'."""
+        if not self.case.layout.schedule.splits_backward:
+            return frozenset()
         return frozenset(stage.index for stage in self.stages if joins_weights(self.case, stage.index))
 
     @cached_property
@@ -162,7 +174,3 @@ class Pipeline:
         gradients = reduced_gradients(self.numerics)
         depths = layout.forward_prefetch, layout.backward_prefetch
         return StageGathering(self.exchange, gradients, *depths, layout.shard_ranks)
-
-
-def _passing(label: Label) -> tuple[Event, Event]:
-    return Event(label.unit, label), Event(-label.unit, label)

@@ -13,6 +13,7 @@ from memory.estimate import RANKS_SHOWN, MemoryModel, Outside, representative_ra
 from memory.memo import Memo
 from memory.pipeline_peaks import PipelinePeaks, peaks_of
 from memory.pipeline_walk import Pipeline
+from memory.pipeline_words import length_of
 from parallelism.data import replicate
 from suite.case import Case
 from suite.operators import Ledger
@@ -48,7 +49,7 @@ class Search:
         """Without a pipeline the first rank stands for all."""
         walk = model.step(0)
         ledger = model.ledger_of_rank(0)
-        outside = self._outside(model, 0, ("whole", self._weights(ledger)))
+        outside = self._outside(model, 0, self._settings(model.case), ("whole", self._weights(ledger)))
         return outside.total(walk.highest, walk.after_backward)
 
     def _of_pipeline(self, model: MemoryModel) -> int:
@@ -57,27 +58,30 @@ class Search:
         peaks = self._peaks(pipeline)
         highest, after_backward = peaks.levels(pipeline)
         ranks = case.layout.world_size // case.layout.pp
-        weights = self._weights(pipeline.ledger), pipeline.is_copied
+        settings, weights = self._settings(case), (self._weights(pipeline.ledger), pipeline.is_copied)
         return max(
-            self._outside(model, group.places[0] * ranks, (*weights, group.kinds)).total(top, level)
+            self._outside(model, group.places[0] * ranks, settings, (*weights, group.kinds)).total(top, level)
             for group, top, level in zip(peaks.groups, highest, after_backward, strict=True)
         )
 
     def _peaks(self, pipeline: Pipeline) -> PipelinePeaks:
-        layout = pipeline.case.layout
+        layout, length = pipeline.case.layout, length_of(pipeline)
         key = (
-            "peaks", layout.schedule, layout.pp, layout.virtual_stages, pipeline.case.workload.micro_batches,
+            "peaks", layout.schedule, layout.pp, layout.virtual_stages, length.written, length.period,
             self.memo.name(pipeline.kinds), pipeline.joined, pipeline.start,
         )  # fmt: skip
-        return self.memo.once(key, lambda: peaks_of(pipeline))
+        of_turns = self.memo.once(key, lambda: peaks_of(pipeline, length))
+        return self.memo.once(("turns", self.memo.name(of_turns), length.turns), lambda: of_turns.of(length.turns))
 
-    def _outside(self, model: MemoryModel, rank: int, weights: tuple[object, ...]) -> Outside:
+    def _outside(self, model: MemoryModel, rank: int, settings: int, weights: tuple[object, ...]) -> Outside:
         """What a rank has beside its walk; `weights` tells apart what ranks hold."""
-        case = model.case
-        settings = tuple(value for name, value in vars(case.layout).items() if name not in BESIDE_THE_STATE)
-        recipe, device = case.recipe, case.cluster.device
-        key = "outside", weights, settings, replicate.is_used(case.layout), case.workload, recipe, device
-        return self.memo.once(key, lambda: model.outside(rank))
+        return self.memo.once(("outside", settings, weights), lambda: model.outside(rank))
+
+    def _settings(self, case: Case) -> int:
+        """A key for the settings that decide what a rank holds of its weights, and beside them."""
+        settings = tuple([value for name, value in vars(case.layout).items() if name not in BESIDE_THE_STATE])
+        used = replicate.is_used(case.layout)
+        return self.memo.name(self.memo.same((settings, used, case.workload, case.recipe, case.cluster.device)))
 
     def _weights(self, ledger: Ledger) -> int:
         """A key for what a ledger's ranks hold: the same for ledgers that differ in activations alone."""

@@ -9,10 +9,10 @@ it is.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from memory.events import Chain, Label, Script
+from memory.events import Chain, Label, Phase, Script
 from memory.gathers import Gathers
 from memory.memo import Memo
 from memory.micro_batch import BACKWARD, FORWARD, SLOTS
@@ -97,6 +97,7 @@ class ShardedStage:
         rest = [weight for placed in segments if not placed.prefix for weight in placed.segment.weights]
         units = tuple((kind, unit_of(weights, gathering.ranks)) for kind, weights in blocks.items())
         self.units = memo.same((units, unit_of(rest, gathering.ranks)))
+        self.key = "stage", memo.name(form), memo.name(self.units), memo.name(memo.same(gathering))
 
     def passes(self, doing: Doing, progress: Progress) -> tuple[Chain, Chain]:
         """What it allocates, and what from the head on."""
@@ -107,11 +108,13 @@ class ShardedStage:
         return self.made[key]
 
     def _pass(self, doing: Doing, state: Sharding) -> tuple[Chain, Chain]:
-        form, memo = self.walk.form, self.memo
-        key = "stage", memo.name(form), memo.name(self.units), self.gathering, doing, state
-        body, loss = memo.once(
-            key, lambda: _Writer(form, dict(self.units[0]), self.units[1], self.gathering, state).scripts(doing)
+        form = self.walk.form
+        units, root = self.units
+        body, loss = self.memo.once(
+            (*self.key, doing, state),
+            lambda: _Writer(form, dict(units), root, self.gathering, state).scripts(doing),
         )
+        slots: Sequence[Phase]
         if doing is Doing.INPUTS:
             walks = self.walk.splits(False)
             inputs = [walk.inputs for walk in walks for _ in range(SLOTS)]
@@ -119,7 +122,7 @@ class ShardedStage:
             return Chain(body, slots), Chain(loss)
         if doing is Doing.WEIGHTS:
             return Chain(body, [self.walk.weights(state.adds)]), Chain(loss)
-        slots = list(self.walk.slots(state.adds if doing is Doing.BACKWARD else False))
+        slots = self.walk.slots(state.adds if doing is Doing.BACKWARD else False)
         return Chain(body, slots), Chain(loss, slots)
 
 

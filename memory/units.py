@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 from memory.holding import shape_of
 from parallelism.data.fsdp import padded_elements
@@ -32,7 +33,7 @@ class Unit:
 
     def shard(self, element: int) -> int:
         """This rank's padded shards, in elements of so many bytes."""
-        return element * sum(item.padded for item in self.parameters)
+        return element * self._padded
 
     def flat(self, element: int) -> int:
         """Every rank's padded shards: what a gather makes, and what a reduce-scatter takes."""
@@ -44,7 +45,15 @@ class Unit:
 
     def gradients(self, element: int) -> int:
         """Whole gradients."""
-        return element * sum(item.elements for item in self.parameters)
+        return element * self._elements
+
+    @cached_property
+    def _padded(self) -> int:
+        return sum([item.padded for item in self.parameters])
+
+    @cached_property
+    def _elements(self) -> int:
+        return sum([item.elements for item in self.parameters])
 
     def padded_copies(self, element: int) -> int:
         """Whole gradients with padded rows, of those parameters that need padding."""

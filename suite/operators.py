@@ -64,6 +64,11 @@ class Array:
         object.__setattr__(self, "elements", elements)
         object.__setattr__(self, "nbytes", elements * self.dtype.nbytes)
 
+    @cached_property
+    def values(self) -> tuple[int, ...]:
+        """The shape in numbers."""
+        return tuple([size.value for size in self.shape])
+
     @property
     def formula(self) -> str:
         """The size in letters, as in b*s*h*4."""

@@ -18,6 +18,8 @@ STAGES_AHEAD = 3
 class Held(Enum):
     """What a rank has of a unit's parameters."""
 
+    __hash__ = object.__hash__  # members are single objects; Enum's own is slow where much is looked up
+
     SHARD = auto()
     PART = auto()  # gathered among fewer ranks, where reshard_after_forward is a number
     WHOLE = auto()
@@ -32,12 +34,12 @@ def gathers(case: Case, stage: int, after_forward: Held) -> Counter[tuple[str, H
     backward_maybe_with_nosync and perform_reduce_grad.
     """
     order = schedule_order(case, rank_of_stage(case.layout, stage))
-    is_eager = gathers_ahead(case.layout)
+    ahead = stages_ahead(order) if gathers_ahead(case.layout) else None
     found: Counter[tuple[str, Held]] = Counter()
     held, is_ahead = Held.SHARD, False
     for place, action in enumerate(order):
-        if is_eager:
-            is_near = stage in next_stages(order, place)
+        if ahead is not None:
+            is_near = stage in ahead[place]
             if is_near and not is_ahead and held is not Held.WHOLE:
                 found["forward", held] += 1
                 held = Held.WHOLE
@@ -58,12 +60,15 @@ def gathers_ahead(layout: Layout) -> bool:
     return layout.schedule not in (Schedule.GPIPE, Schedule.ONE_F_ONE_B)
 
 
-def next_stages(order: Sequence[Action], place: int, count: int = STAGES_AHEAD) -> list[int]:
-    """The next so many stages that the order comes to, from a place on."""
-    near: list[int] = []
-    for index in range(place, len(order)):
-        if len(near) == count:
-            break
-        if order[index].stage not in near:
-            near.append(order[index].stage)
-    return near
+def stages_ahead(order: Sequence[Action]) -> list[tuple[int, ...]]:
+    """From each place of an order on, the next stages that it comes to, as many as are gathered ahead. One tuple
+    serves all places in a row where they are the same."""
+    coming: tuple[int, ...] = ()
+    near = coming
+    found = []
+    for action in reversed(order):
+        if coming[:1] != (action.stage,):
+            coming = (action.stage, *(stage for stage in coming if stage != action.stage))
+            near = coming[:STAGES_AHEAD]
+        found.append(near)
+    return found[::-1]

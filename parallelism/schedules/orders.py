@@ -16,6 +16,8 @@ from suite.layout import Layout, Schedule
 class Pass(StrEnum):
     """What is done with a micro-batch on a stage."""
 
+    __hash__ = str.__hash__  # equal to that of the letter; Enum's own is slow where much is looked up
+
     FORWARD = "F"
     BACKWARD = "B"  # gradients of inputs and weights together
     INPUT = "I"  # gradients of inputs alone: the previous stage waits for them

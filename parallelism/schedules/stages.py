@@ -137,7 +137,9 @@ def rank_of_stage(layout: Layout, stage: int) -> int:
 
 def stages_of_rank(layout: Layout, pp_rank: int) -> tuple[int, ...]:
     """The stages that a pipeline rank holds, in forward order."""
-    return tuple(stage for stage in range(layout.stages) if rank_of_stage(layout, stage) == pp_rank)
+    if layout.schedule.is_v:
+        return pp_rank, 2 * layout.pp - 1 - pp_rank
+    return tuple(range(pp_rank, layout.stages, layout.pp))
 
 
 def head_is_copied(case: Case) -> bool:

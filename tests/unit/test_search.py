@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from itertools import accumulate
+from itertools import accumulate, product
 from typing import Any
 
 import numpy as np
@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from memory import scripts
 from memory.estimate import MemoryModel, representative_ranks
-from memory.pipeline_words import few_micro_batches, table_of, word_of, written
+from memory.pipeline_words import length_of, table_of, word_of, written
 from memory.search import Search
 from suite.case import Case, case_from
 from suite.layout import Schedule
@@ -102,12 +102,12 @@ def test_what_is_written_once_repeats_to_the_byte(
 
 
 @pytest.mark.parametrize("schedule", Schedule)
-@pytest.mark.parametrize("pp", [2, 3])
+@pytest.mark.parametrize("pp", [2, 3, 8])
 def test_a_schedule_of_many_micro_batches_is_one_of_few_with_a_stretch_put_in(schedule: Schedule, pp: int) -> None:
     """Whatever letters leave: the highest level and the last one of the table are those of the word written out."""
     sizes = np.random.default_rng(0)
     stages = schedule.stages_a_rank[0]
-    for count, reshards in ((count, reshards) for count in range(pp * stages, 26) for reshards in (True, False)):
+    for count, reshards in product(range(pp * stages, max(26, 4 * pp + 1)), (True, False)):
         layout = {
             "pp": pp,
             "schedule": schedule,
@@ -120,17 +120,20 @@ def test_a_schedule_of_many_micro_batches_is_one_of_few_with_a_stretch_put_in(sc
         except SpecError:
             continue
         pipeline = SEARCH.model(case).pipeline(share_of(case.layout, 0))
-        if few_micro_batches(case.layout, count)[0] == count:
+        length = length_of(pipeline)
+        if length.written == count:
             continue
         for place in range(pp):
-            word, whole = word_of(pipeline, place), table_of(written(pipeline, place, count))
+            word, whole = word_of(pipeline, place, length), table_of(written(pipeline, place, count))
             order = [word.letters.index(letter) for letter in whole.letters]
             assert len(order) == len(word.letters)
+            counts, end = (of + (length.turns - 1) * more for of, more in [
+                (word.counts, word.more), (word.end, word.end_more)])  # fmt: skip
             for _ in range(3):
                 nets, own = sizes.integers(-50, 50, len(order)), sizes.integers(0, 99, len(order))
                 of_whole = (whole.counts @ nets + own[whole.own]).max(), whole.end @ nets
                 back = np.argsort(order)
-                of_word = (word.counts @ nets[back] + own[back][word.own]).max(), word.end @ nets[back]
+                of_word = (counts @ nets[back] + own[back][word.own]).max(), end @ nets[back]
                 assert of_word == of_whole, (count, place)
 
 
