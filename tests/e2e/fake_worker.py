@@ -33,11 +33,15 @@ def main() -> None:
     data = json.loads(options.case.read_text())
     for item in data if isinstance(data, list) else [data]:
         case = case_from(item)
-        behave(case, options.out / case.case_id if isinstance(data, list) else options.out)
+        folder = options.out / case.case_id if isinstance(data, list) else options.out
+        writer = write_rows(case, folder)
+        BEHAVIOURS[case.recipe.data.partition("@")[0]](writer, folder)
+        writer.done()
+        print(f"rank {writer.rank} has finished", file=sys.stderr)
 
 
-def behave(case: Case, folder: Path) -> None:
-    """Some rows, and then what the case asks for."""
+def write_rows(case: Case, folder: Path) -> RankWriter:
+    """Some rows; on a rank that does not misbehave while another does, the last that it does."""
     rank = int(os.environ["RANK"])
     writer = RankWriter(folder, rank)
     if rank == 0:
@@ -47,14 +51,12 @@ def behave(case: Case, folder: Path) -> None:
         writer.heartbeat(f"step {step}")
         writer.sample(Sample(Quantity.STEP_TIME, 0.25 + step, rank, step))
     writer.sample(Sample(Quantity.MEMORY, 1e6, rank, 0, Component.PARAMETERS, Moment.INIT))
-    behaviour, _, where = case.recipe.data.partition("@")
+    where = case.recipe.data.partition("@")[2]
     if where and int(where) != rank:
         time.sleep(FOREVER_S)
     if where:
         wait_for_the_others(folder, case.layout.world_size)
-    BEHAVIOURS[behaviour](writer, folder)
-    writer.done()
-    print(f"rank {rank} has finished", file=sys.stderr)
+    return writer
 
 
 def wait_for_the_others(folder: Path, ranks: int) -> None:
