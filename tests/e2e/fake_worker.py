@@ -37,6 +37,8 @@ def main() -> None:
         writer = write_rows(case, folder)
         BEHAVIOURS[case.recipe.data.partition("@")[0]](writer, folder)
         writer.done()
+        if isinstance(data, list):  # ranks end a case together
+            wait_for_the_others(folder, case.layout.world_size, "done")
         print(f"rank {writer.rank} has finished", file=sys.stderr)
 
 
@@ -59,11 +61,11 @@ def write_rows(case: Case, folder: Path) -> RankWriter:
     return writer
 
 
-def wait_for_the_others(folder: Path, ranks: int) -> None:
-    """Until every rank has written its rows: what goes wrong then ends ranks that have something to lose."""
+def wait_for_the_others(folder: Path, ranks: int, word: str = "memory_bytes") -> None:
+    """Until every rank has written that: what goes wrong then ends ranks that have something to lose."""
     deadline = time.monotonic() + 60
     paths = [folder / f"rank-{rank}.jsonl" for rank in range(ranks)]
-    while not all(path.exists() and "memory_bytes" in path.read_text() for path in paths):
+    while not all(path.exists() and word in path.read_text() for path in paths):
         assert time.monotonic() < deadline
         time.sleep(0.05)
 
