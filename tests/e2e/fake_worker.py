@@ -62,7 +62,10 @@ def write_rows(case: Case, folder: Path) -> RankWriter:
 
 
 def wait_for_the_others(folder: Path, ranks: int, word: str = "memory_bytes") -> None:
-    """Until every rank has written that: what goes wrong then ends ranks that have something to lose."""
+    """Until every rank has written that: what goes wrong then ends ranks that have something to lose. Rows of another
+    machine are not here to be seen."""
+    if os.environ.get("GROUP_WORLD_SIZE", "1") != "1":
+        return
     deadline = time.monotonic() + 60
     paths = [folder / f"rank-{rank}.jsonl" for rank in range(ranks)]
     while not all(path.exists() and word in path.read_text() for path in paths):
