@@ -1,4 +1,4 @@
-"""Speeds: how fast a device really works, beside its datasheet: what a calibration measured, or published runs showed."""
+"""Speeds: how fast a device really works, beside its datasheet: measured by a calibration, or shown by published runs."""
 
 from __future__ import annotations
 
