@@ -92,7 +92,7 @@ def test_the_slowest_stage_sets_the_pace() -> None:
 
 
 def test_sharded_gathers_hide_behind_the_block_before() -> None:
-    # forward: the first gather is exposed, the others run beside compute; backward frees and gathers in reverse, and its
+    # forward: the first gather is exposed, the others run beside compute; backward gathers in reverse, and its
     # first gather starts once the block before the last forward one is done: it is hidden
     units = (unit(gather=0.4),) * 4
     parts = breakdown(one_rank(units))
