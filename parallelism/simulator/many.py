@@ -11,7 +11,7 @@ from parallelism.schedules.orders import Action
 from parallelism.simulator.engine import Graph, followers_of
 from parallelism.simulator.lanes import Lanes, later
 from parallelism.simulator.plan import Cost, StagePlan, StepPlan, Unit
-from parallelism.simulator.program import program_of
+from parallelism.simulator.program import STREAMS, Stream, program_of
 
 #: rounds of `pp` micro-batches that are worked out; those that are left take as long as the last SETTLED of them
 ROUNDS_KEPT, SETTLED = 4, 2
@@ -31,31 +31,55 @@ def step_seconds_of(candidates: Sequence[Candidate]) -> list[float]:
     """Seconds of each candidate's step, in their order.
 
     Counted: what `program_of` and `run` count, to the last digit for steps of few micro-batches. Steps of more than
-    ROUNDS_KEPT + 1 rounds of `pp` micro-batches are worked out for fewer, and each further round costs what the last of
-    these did on average. Not counted: queues that slow each other down (`Sharing`): a search's best few are to be run whole.
+    ROUNDS_KEPT rounds of `pp` micro-batches are worked out for fewer: each further round costs what the last of these
+    did on average, or what the busiest rank needs for it, if that comes to more. Not counted: queues that slow each
+    other down (`Sharing`). A search's best few are to be run whole.
     """
-    parts = [(index, sign, plan, weight) for index, item in enumerate(candidates) for sign, plan, weight in _cut(item)]
+    plans = [plan for item in candidates for plan in (item.plan, *_cut(item))[-2:]]
     groups: dict[Hashable, list[int]] = defaultdict(list)
-    for place, (_, _, plan, _) in enumerate(parts):
+    for place, plan in enumerate(plans):
         groups[_shape(plan)].append(place)
-    found = [0.0] * len(candidates)
+    ends: list[_End] = [_End(0.0, ())] * len(plans)
     for places in groups.values():
-        totals = _totals([parts[place][2] for place in places])
-        for place, total in zip(places, totals, strict=True):
-            index, sign, _, weight = parts[place]
-            found[index] += sign * weight * total
+        for place, end in zip(places, _ends([plans[place] for place in places]), strict=True):
+            ends[place] = end
+    line, found = iter(ends), []
+    for item in candidates:
+        cut = _cut(item)
+        found.append(_extended(item, next(line), next(line)) if cut else next(line).total)
     return found
 
 
-def _cut(item: Candidate) -> list[tuple[int, StepPlan, float]]:
-    """(sign, plan, weight) whose sum is the step: itself, or a short one and a round as often as it is missing."""
+def _cut(item: Candidate) -> tuple[StepPlan, ...]:
+    """A shorter step of the same kind and one that is shorter still, if the step is long."""
+    kept = _kept(item)
+    if kept == item.micro_batches:
+        return ()
+    sizes = (kept, kept - SETTLED * len(item.plan.orders))
+    return tuple(replace(item.plan, orders=item.orders_of(size)) for size in sizes)
+
+
+def _kept(item: Candidate) -> int:
+    """Micro-batches that are worked out; what is left are whole rounds."""
     pp, count = len(item.plan.orders), item.micro_batches
-    if count < (ROUNDS_KEPT + 1) * pp:
-        return [(1, item.plan, 1.0)]
-    kept = ROUNDS_KEPT * pp + count % pp
-    left = (count - kept) / (SETTLED * pp)
-    long, short = (replace(item.plan, orders=item.orders_of(size)) for size in (kept, kept - SETTLED * pp))
-    return [(1, long, 1.0 + left), (-1, short, left)]
+    return count if count < (ROUNDS_KEPT + 1) * pp else ROUNDS_KEPT * pp + count % pp
+
+
+def _extended(item: Candidate, long: _End, short: _End) -> float:
+    """The step of which two shorter ones are known."""
+    times = (item.micro_batches - _kept(item)) / (SETTLED * len(item.plan.orders))
+    total = long.total + times * (long.total - short.total)
+    for (idle, busy), (_, before) in zip(long.ranks, short.ranks, strict=True):
+        total = max(total, idle + busy + times * (busy - before))
+    return total
+
+
+@dataclass(frozen=True, slots=True)
+class _End:
+    """A step's seconds; of each pipeline rank those before its first and after its last task, and those it is busy."""
+
+    total: float
+    ranks: tuple[tuple[float, float], ...]
 
 
 def _shape(plan: StepPlan) -> Hashable:
@@ -85,21 +109,34 @@ def _blocking(cost: Cost) -> Hashable:
     return tuple(part for part, _ in cost.blocking)
 
 
-def _totals(plans: Sequence[StepPlan]) -> list[float]:
-    """Seconds of the steps of plans of one shape."""
-    total = _longest(program_of(_stacked(plans) if len(plans) > 1 else plans[0]).graph)
-    return total.values.tolist() if isinstance(total, Lanes) else [total] * len(plans)
+def _ends(plans: Sequence[StepPlan]) -> list[_End]:
+    """How the steps of plans of one shape end."""
+    graph = program_of(_stacked(plans) if len(plans) > 1 else plans[0]).graph
+    total, ranks = _longest(graph, len(plans[0].orders))
+    lanes = range(len(plans))
+    return [_End(_lane(total, i), tuple((_lane(idle, i), _lane(busy, i)) for idle, busy in ranks)) for i in lanes]
 
 
-def _longest(graph: Graph) -> Lanes | float:
-    """As the engine's longest path, for lanes; tasks are taken in the engine's order."""
+def _lane(number: Any, index: int) -> float:
+    return float(number.values[index]) if isinstance(number, Lanes) else number
+
+
+def _longest(graph: Graph, places: int) -> tuple[Any, list[tuple[Any, Any]]]:
+    """As the engine's longest path, for lanes; and each place's idle ends and busy time."""
     followers, waits = followers_of(graph)
     start: list[Any] = [0.0] * len(graph)
     ready = [task for task, count in enumerate(waits) if not count]
-    total: Lanes | float = 0.0
+    first: list[Any] = [None] * places
+    last: list[Any] = [0.0] * places
+    busy: list[Any] = [0.0] * places
+    total: Any = 0.0
     while ready:
         task = ready.pop()
         end = start[task] + graph.seconds[task]
+        place, stream = divmod(graph.queue[task], STREAMS)
+        if stream == Stream.COMPUTE:
+            first[place] = start[task] if first[place] is None else first[place]
+            last[place], busy[place] = end, busy[place] + graph.seconds[task]
         if not followers[task]:
             total = later(total, end)
         for other in followers[task]:
@@ -107,7 +144,7 @@ def _longest(graph: Graph) -> Lanes | float:
             waits[other] -= 1
             if not waits[other]:
                 ready.append(other)
-    return total
+    return total, [(total + last[place] * -1 + first[place], busy[place]) for place in range(places)]
 
 
 def _stacked(plans: Sequence[StepPlan]) -> StepPlan:

@@ -52,11 +52,11 @@ def test_short_steps_are_those_of_the_engine(schedule: Schedule, gather: bool) -
 
 
 @pytest.mark.parametrize("schedule", [Schedule.GPIPE, Schedule.ONE_F_ONE_B, Schedule.ZBV, Schedule.INTERLEAVED])
-def test_long_steps_are_cut_short_within_a_hundredth(schedule: Schedule) -> None:
+def test_long_steps_are_cut_short_within_two_hundredths(schedule: Schedule) -> None:
     rng = random.Random(2)
     found = [candidate(rng, schedule, 4, 42 if schedule is not Schedule.INTERLEAVED else 44, False) for _ in range(4)]
     expected = [run(program_of(item.plan).graph).total for item in found]
-    assert step_seconds_of(found) == pytest.approx(expected, rel=0.012)
+    assert step_seconds_of(found) == pytest.approx(expected, rel=0.02)
 
 
 def test_without_a_pipeline_every_micro_batch_but_the_first_few_is_like_the_last() -> None:
