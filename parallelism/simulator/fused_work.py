@@ -69,22 +69,34 @@ def _is_on_link(kernel: Kernel) -> bool:
 
 
 def _runs(parts: Iterable[Part]) -> list[_Run | Part]:
-    """Runs, and what ends them, in order. What reads nothing of a run that is open goes before it, so that an
+    """Runs, and what comes between them, in order. A product ends what it depends on; the rest stays open, so that an
     activation joins the product that it gates."""
     found: list[_Run | Part] = []
     kernels: list[Kernel] = []
-    made: set[Array] = set()
     for operator, kernel in parts:
         if not _breaks(kernel):
             if kernel.name not in SILENT:
                 kernels.append(kernel)
-                made |= set(kernel.writes)
             continue
-        if kernels and (made & set(kernel.reads) or not kernel.reads):
-            found.append(_Run(tuple(kernels)))
-            kernels, made = [], set()
+        before = _behind(kernel, kernels)
+        if before:
+            found.append(_Run(tuple(before)))
+            kernels = [item for item in kernels if item not in before]
         found.append((operator, kernel))
     return [*found, _Run(tuple(kernels))] if kernels else found
+
+
+def _behind(kernel: Kernel, kernels: Sequence[Kernel]) -> list[Kernel]:
+    """Those of the kernels that it depends on; all of them where it does not say what it reads."""
+    if not kernel.reads:
+        return list(kernels)
+    wanted = set(kernel.reads)
+    found = []
+    for item in reversed(kernels):
+        if wanted & set(item.writes):
+            wanted |= set(item.reads)
+            found.append(item)
+    return found[::-1]
 
 
 class _Scene:

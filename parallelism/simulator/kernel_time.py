@@ -144,7 +144,9 @@ class GpuPricing:
 
 
 def product_curve(top: float, bandwidth: float, nbytes: int, source: str) -> Curve:
-    """The rate of products over their equivalent side: FLOPs / top + bytes / bandwidth, see Rates. `top` FLOP/s of large
-    ones, `bandwidth` bytes/s of the device's memory, operands of `nbytes` an element."""
+    """The rate of products over their equivalent side: FLOPs / top + bytes / bandwidth, see Rates.
+
+    `top` FLOP/s of large ones, `bandwidth` bytes/s of the device's memory, operands of `nbytes` an element.
+    """
     sides = [2.0**power for power in range(4, 18)]
     return Curve.of(((side, top / (1 + 1.5 * nbytes * top / (bandwidth * side))) for side in sides), source)
