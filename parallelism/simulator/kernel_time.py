@@ -38,12 +38,16 @@ class Execution(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Passes:
-    """Cost of one segment for one micro-batch: forward, the halves of backward, what is run again before it."""
+    """Cost of one segment for one micro-batch: forward, the halves of backward, what is run again before it.
+
+    `attention`: seconds of it in fused attention, forward, backward and rerun, beside which a ring's messages travel.
+    """
 
     forward: Cost
     inputs: Cost
     weights: Cost
     rerun: Cost = NOTHING
+    attention: tuple[float, float, float] = (0.0, 0.0, 0.0)
 
 
 @dataclass(frozen=True)
@@ -140,7 +144,12 @@ class GpuPricing:
         return compiled_work(segment) if self.execution is Execution.COMPILED else eager_work(segment.body)
 
     def _of(self, work: SegmentWork) -> Passes:
-        return Passes(*(self.cost(part) for part in (work.forward, work.inputs, work.weights, work.rerun)))
+        forward, backward, rerun = (
+            self.cost(item for item in part if isinstance(item, Attention)).compute
+            for part in (work.forward, work.inputs, work.rerun)
+        )
+        parts = [self.cost(part) for part in (work.forward, work.inputs, work.weights, work.rerun)]
+        return Passes(parts[0], parts[1], parts[2], parts[3], (forward, backward, rerun))
 
 
 def product_curve(top: float, bandwidth: float, nbytes: int, source: str) -> Curve:
