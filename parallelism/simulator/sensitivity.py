@@ -1,0 +1,99 @@
+"""What more of each resource would buy: the step simulated again with that resource alone changed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+
+from parallelism.simulator.simulation import Simulation
+from suite.case import Case
+from suite.hardware.curve import Curve
+from suite.hardware.fabric import Fabric, Level
+from suite.hardware.speeds import Speeds
+from suite.parse import SpecError
+
+#: of a resource, for each sensitivity
+MORE = 1.1
+
+
+@dataclass(frozen=True)
+class Machine:
+    """What a plan's times rest on: the speeds of one device, and the links between devices."""
+
+    speeds: Speeds
+    fabric: Fabric
+
+
+#: a case on a machine, planned and run
+Simulate = Callable[[Case, Machine], Simulation]
+
+
+@dataclass(frozen=True)
+class Sensitivity:
+    """What a change buys: `gain` is the share by which tokens/s grow, 0 where the resource bounds nothing."""
+
+    resource: str
+    change: str
+    step_seconds: float
+    gain: float
+
+
+def sensitivities(case: Case, machine: Machine, simulate: Simulate) -> tuple[Sensitivity, ...]:
+    """Of every resource that the machine has figures for, and of one more micro-batch; those that buy most first."""
+    before = simulate(case, machine)
+    found = []
+    for resource, change, other in _changes(machine):
+        found.append(_sensitivity(resource, change, before, simulate(case, other)))
+    more = one_more_micro_batch(case)
+    if more is not None:
+        change = f"{case.workload.micro_batches} to {more.workload.micro_batches}"
+        found.append(_sensitivity("micro-batches a step", change, before, simulate(more, machine)))
+    return tuple(sorted(found, key=lambda each: -each.gain))
+
+
+def one_more_micro_batch(case: Case) -> Case | None:
+    """The case with the next number of micro-batches that its schedule takes: one more, or one more for each pipeline
+    rank; None where neither will do."""
+    for step in (1, case.layout.pp):
+        try:
+            return replace(case, workload=replace(case.workload, micro_batches=case.workload.micro_batches + step))
+        except SpecError:
+            continue
+    return None
+
+
+def _sensitivity(resource: str, change: str, before: Simulation, after: Simulation) -> Sensitivity:
+    gain = after.tokens_per_second / before.tokens_per_second - 1
+    return Sensitivity(resource, change, after.step_seconds, gain)
+
+
+def _changes(machine: Machine) -> Iterator[tuple[str, str, Machine]]:
+    """(Resource, what is done to it, the machine that comes of it) each."""
+    speeds, fabric = machine.speeds, machine.fabric
+    more, faster = "10 % more", "10 % faster"
+    if speeds.matmul:
+        rates = {dtype: _scaled(curve) for dtype, curve in speeds.matmul.items()}
+        yield "matrix rate", more, Machine(replace(speeds, matmul=rates), fabric)
+    if speeds.attention:
+        rates = {dtype: _scaled(curve) for dtype, curve in speeds.attention.items()}
+        yield "attention rate", more, Machine(replace(speeds, attention=rates), fabric)
+    if speeds.memory is not None:
+        yield "memory bandwidth", more, Machine(replace(speeds, memory=_scaled(speeds.memory)), fabric)
+    if speeds.launch_s:
+        yield "kernel launches", faster, Machine(replace(speeds, launch_s=speeds.launch_s / MORE), fabric)
+    if speeds.host_s:
+        yield "host", faster, Machine(replace(speeds, host_s=speeds.host_s / MORE), fabric)
+    for place, level in enumerate(fabric.levels):
+        wider = replace(level, bytes_per_second=level.bytes_per_second * MORE)
+        yield f"{level.name} bandwidth", more, Machine(speeds, _with(fabric, place, wider))
+        if level.latency_s:
+            quicker = replace(level, latency_s=level.latency_s / MORE)
+            yield f"{level.name} latency", faster, Machine(speeds, _with(fabric, place, quicker))
+
+
+def _scaled(curve: Curve) -> Curve:
+    return replace(curve, values=tuple(value * MORE for value in curve.values))
+
+
+def _with(fabric: Fabric, place: int, level: Level) -> Fabric:
+    return replace(fabric, levels=(*fabric.levels[:place], level, *fabric.levels[place + 1 :]))
