@@ -1,4 +1,4 @@
-"""MegatronRun: what of a Megatron-LM training run decides how many bytes each rank holds. Frozen, torch-free."""
+"""MegatronRun: what of a Megatron-LM run decides the bytes each rank holds and how long a step takes. Torch-free."""
 
 from __future__ import annotations
 
