@@ -42,9 +42,6 @@ def gather_calls(run: MegatronRun, parameters: int) -> tuple[Call, ...]:
     replicas = run.dp * run.cp
     return (Call(Collective.ALL_GATHER, replicas, 2 * parameters),) if run.optimizer in SHARDED and replicas > 1 else ()
 
-    """Parameters of one block on a rank."""
-    return layer_parameters(run)
-
 
 def update_work(run: MegatronRun, stage: int) -> Work:
     """Unscaling into fp32, the norm, Adam, and the copy into 16 bits, by the bytes of a parameter.
