@@ -1,0 +1,183 @@
+"""A synchronous step among unequal ranks: named slow ones and jitter; unequal replicas are simulated, equal ones once."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from enum import StrEnum
+
+import numpy as np
+
+from parallelism.simulator.engine import run
+from parallelism.simulator.jitter import Floats, Jitter, expected_of_maximum
+from parallelism.simulator.long_run import Spread
+from parallelism.simulator.plan import Cost, StagePlan, StepPlan, Unit
+from parallelism.simulator.program import program_of
+from suite.layout import Layout
+from suite.parse import SpecError, require, shown
+
+#: factors of each pipeline rank's compute
+Factors = tuple[float, ...]
+#: a step's seconds, given them
+StepSeconds = Callable[[Factors], float]
+
+#: standard deviations between which a step without a pipeline is run, and at how many
+_LOW, _HIGH, _KNOTS = -5.0, 6.0, 17
+
+
+class Meeting(StrEnum):
+    """Where data-parallel replicas wait for one another."""
+
+    ONCE = "once"  # at the end of the step (DDP): the slowest replica is the step
+    EACH_UNIT = "each unit"  # parameters are gathered from all (FSDP): every stage is as slow as its slowest copy
+
+
+@dataclass(frozen=True)
+class SlowRank:
+    """A rank whose compute takes `factor` times as long, in every step."""
+
+    rank: int
+    factor: float
+
+    def __post_init__(self) -> None:
+        require(self.rank >= 0, f"slow: a rank is not negative, got {self.rank}")
+        require(0 < self.factor < math.inf, f"slow: a factor is positive and finite, got {shown(self.factor)}")
+
+    @classmethod
+    def parse(cls, text: str, where: str = "slow") -> SlowRank:
+        """From RANK:FACTOR."""
+        rank, _, factor = text.partition(":")
+        try:
+            return cls(int(rank), float(factor))
+        except ValueError as error:
+            if isinstance(error, SpecError):
+                raise
+            raise SpecError(f"{where}: {shown(text)} is not RANK:FACTOR, as in 17:1.1") from None
+
+    def __str__(self) -> str:
+        return f"{self.rank}:{self.factor:g}"
+
+
+def meeting_of(plan: StepPlan) -> Meeting:
+    """Where this plan's replicas wait for one another."""
+    return Meeting.EACH_UNIT if any(stage.is_sharded for stage in plan.stages) else Meeting.ONCE
+
+
+def slowed(plan: StepPlan, factors: Factors) -> StepPlan:
+    """The plan with each pipeline rank's compute and host time so many times as long. Messages take what they took:
+    a link is not slower because a rank is. SpecError for a factor too many or too few."""
+    require(len(factors) == len(plan.orders), f"slow: {len(factors)} factors for {len(plan.orders)} pipeline ranks")
+    places = plan.place_of_stage
+    stages = tuple(_slow_stage(stage, factors[places[number]]) for number, stage in enumerate(plan.stages))
+    finish = tuple(_slow_cost(cost, factor) for cost, factor in zip(plan.finish, factors, strict=True))
+    return replace(plan, stages=stages, finish=finish)
+
+
+def seconds_of(plan: StepPlan) -> StepSeconds:
+    """A step's seconds by the engine, for any factors of its pipeline ranks; each combination is run once."""
+    known: dict[Factors, float] = {}
+
+    def seconds(factors: Factors) -> float:
+        if factors not in known:
+            program = program_of(slowed(plan, factors))
+            known[factors] = run(program.graph, program.sharing).total
+        return known[factors]
+
+    return seconds
+
+
+def step_seconds(seconds: StepSeconds, layout: Layout, slow: Sequence[SlowRank], meeting: Meeting) -> float:
+    """The step with these slow ranks. SpecError for a rank that is not there, or named twice.
+
+    Tensor and context ranks of one place wait for one another in every block, so a place is as slow as its slowest.
+    Not counted: with `ONCE`, that a stage's reduction also waits for the same stage of other replicas, which matters
+    where several replicas are slow in different stages.
+    """
+    return _slowest(seconds, _table(layout, slow).max(axis=2), meeting)
+
+
+def jittered_seconds(
+    seconds: StepSeconds,
+    layout: Layout,
+    slow: Sequence[SlowRank],
+    jitter: Jitter,
+    meeting: Meeting,
+    samples: int = 32,
+    seed: int = 0,
+) -> Spread:
+    """The step's mean and spread where every rank's time also varies from step to step, by seeded draws.
+
+    A step is run for each replica that no other is slower than in every place; with one pipeline rank that is one.
+    """
+    require(samples >= 1, f"samples: must be at least 1, got {samples}")
+    own, dice = _table(layout, slow), np.random.default_rng(seed)
+    found = []
+    for _ in range(samples):
+        factors = own * jitter.factors(dice.standard_normal(own.shape))
+        found.append(_slowest(seconds, factors.max(axis=2), meeting))
+    return Spread.of(found)
+
+
+def expected_seconds(seconds: StepSeconds, layout: Layout, slow: Sequence[SlowRank], jitter: Jitter) -> float:
+    """The mean step without a pipeline, from the exact distribution of the slowest of all ranks.
+
+    The step is run at 17 factors, a straight line between two: as it is wherever the same queue stays the longest.
+    SpecError with pp > 1: `jittered_seconds` draws.
+    """
+    require(layout.pp == 1, f"layout.pp: {layout.pp} pipeline ranks differ from one another; draw samples instead")
+    factors, counts = np.unique(_table(layout, slow), return_counts=True)
+    groups = [(float(factor), int(count)) for factor, count in zip(factors, counts, strict=True)]
+    knots = factors[-1] * np.unique(jitter.factors(np.linspace(_LOW, _HIGH, _KNOTS)))
+    times = np.array([seconds((float(knot),)) for knot in knots])
+
+    def line(values: Floats) -> Floats:
+        if len(knots) == 1:
+            return np.full_like(values, times[0])
+        after = np.clip(np.searchsorted(knots, values), 1, len(knots) - 1)
+        slope = (times[after] - times[after - 1]) / (knots[after] - knots[after - 1])
+        return np.asarray(times[after] + slope * (values - knots[after]))
+
+    return expected_of_maximum(line, jitter, groups)
+
+
+def _table(layout: Layout, slow: Sequence[SlowRank]) -> Floats:
+    """Every rank's own factor: replicas x pipeline ranks x ranks that share a place."""
+    replicas, width = layout.data_ranks, layout.world_size // layout.pp // layout.data_ranks
+    table = np.ones((layout.pp, replicas, width))  # the rank grid: pp, then data ranks, then the rest
+    flat = table.reshape(-1)
+    for item in slow:
+        good = item.rank < layout.world_size
+        require(good, f"slow: rank {item.rank} is not among the {layout.world_size} of the layout")
+        require(flat[item.rank] == 1, f"slow: rank {item.rank} is named twice")
+        flat[item.rank] = item.factor
+    return np.swapaxes(table, 0, 1)
+
+
+def _slowest(seconds: StepSeconds, factors: Floats, meeting: Meeting) -> float:
+    """The step of replicas with these factors of their pipeline ranks."""
+    if meeting is Meeting.EACH_UNIT:
+        return seconds(tuple(map(float, factors.max(axis=0))))
+    return max(seconds(tuple(map(float, row))) for row in _undominated(np.unique(factors, axis=0)))
+
+
+def _undominated(rows: Floats) -> list[Floats]:
+    """Those that no other is slower than in every place: a step never gets faster where a rank gets slower."""
+    kept: list[Floats] = []
+    for row in rows[np.argsort(-rows.sum(axis=1), kind="stable")]:
+        if not any((row <= other).all() for other in kept):
+            kept.append(row)
+    return kept
+
+
+def _slow_stage(stage: StagePlan, factor: float) -> StagePlan:
+    return replace(stage, units=tuple(_slow_unit(unit, factor) for unit in stage.units)) if factor != 1 else stage
+
+
+def _slow_unit(unit: Unit, factor: float) -> Unit:
+    parts = {name: _slow_cost(getattr(unit, name), factor) for name in ("forward", "inputs", "weights", "rerun")}
+    return replace(unit, **parts)
+
+
+def _slow_cost(cost: Cost, factor: float) -> Cost:
+    return replace(cost, compute=cost.compute * factor, host=cost.host * factor)
