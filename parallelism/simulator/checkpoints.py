@@ -13,7 +13,7 @@ def young_interval(checkpoint_s: float, mtbf_s: float) -> float:
 
     Source: J. W. Young, A first order approximation to the optimum checkpoint interval, CACM 17(9), 1974. Counted: a
     checkpoint's cost C, half an interval lost at a failure of the job (mean time between them M). Not counted: failures
-    while saving, more than one in an interval. It holds where C << M: the exact interval is shorter by about C/3.
+    while saving, more than one in an interval. It holds where C << M: the exact interval is about 2C/3 shorter.
     SpecError for negative times.
     """
     _check(checkpoint_s, mtbf_s)

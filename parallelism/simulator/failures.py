@@ -101,9 +101,8 @@ class Recovery:
             return
         idle = [name for name, usual in (("spares", 0), ("replaced", 1.0)) if getattr(self, name) != usual]
         if idle:
-            raise SpecError(
-                f"recovery.{idle[0]}: {getattr(self, idle[0])} has no effect without repair_s; say how long a repair takes"
-            )
+            value = getattr(self, idle[0])
+            raise SpecError(f"recovery.{idle[0]}: {value} has no effect without repair_s; say how long a repair takes")
 
     @property
     def restart_s(self) -> float:

@@ -25,8 +25,8 @@ def shares(run: Reliability, interval_s: float) -> Shares:
 
     With r failures a second, t of work and B of blocking, W of writing and R of restarting, a stretch between two
     restarts is exp(r R) / r long and keeps t exp(-r W) / (exp(r (t + B)) - 1) of work: useful is one over the other
-    (renewal-reward, exact; for W = 0 it is Daly's complete model, 2006). Failures strike while saving and restarting too. Where
-    repairs are counted, the run stands still for `waiting_share` and the rest shrinks with it.
+    (renewal-reward, exact; for W = 0 it is Daly's complete model, 2006). Failures strike while saving and restarting
+    too. Where repairs are counted, the run stands still for `waiting_share` and the rest shrinks with it.
     Not counted: the run's two ends. SpecError for an interval that cannot be.
     """
     run.check_interval(interval_s)

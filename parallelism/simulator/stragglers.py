@@ -1,4 +1,4 @@
-"""A synchronous step among unequal ranks: named slow ones and jitter; unequal replicas are simulated, equal ones once."""
+"""A step among unequal ranks: named slow ones, and jitter. Unequal replicas are simulated, equal ones once."""
 
 from __future__ import annotations
 
@@ -175,8 +175,13 @@ def _slow_stage(stage: StagePlan, factor: float) -> StagePlan:
 
 
 def _slow_unit(unit: Unit, factor: float) -> Unit:
-    parts = {name: _slow_cost(getattr(unit, name), factor) for name in ("forward", "inputs", "weights", "rerun")}
-    return replace(unit, **parts)
+    return replace(
+        unit,
+        forward=_slow_cost(unit.forward, factor),
+        inputs=_slow_cost(unit.inputs, factor),
+        weights=_slow_cost(unit.weights, factor),
+        rerun=_slow_cost(unit.rerun, factor),
+    )
 
 
 def _slow_cost(cost: Cost, factor: float) -> Cost:
