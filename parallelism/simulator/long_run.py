@@ -65,7 +65,10 @@ def lives(run: Reliability, interval_s: float, work_s: float, seeds: int, first_
     require(interval_s <= work_s, f"interval: {interval_s:g} s are longer than the run's {work_s:g} s of work")
     require(seeds >= 1, f"seeds: must be at least 1, got {seeds}")
     useful = goodput(run, interval_s)
-    expected = seeds * run.per_second * work_s / useful if useful > 0 else math.inf
+    require(
+        useful > 0, f"interval: of {interval_s:g} s none is ever kept, failures being {1 / run.per_second:g} s apart"
+    )
+    expected = seeds * run.per_second * work_s / useful
     require(
         expected <= MOST_FAILURES,
         f"run: {expected:.3g} failures over {seeds} seeds are too many to live through (at most {MOST_FAILURES:.0e});"
