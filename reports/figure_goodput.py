@@ -6,6 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
@@ -18,8 +19,8 @@ from reports.svg import Chart, canvas, drawing_style, to_svg
 from suite.parse import from_mapping, require
 from suite.units import days_text, percent_text, seconds_text
 
-_POINTS, _LIVED = 120, 9
-_REACH = 12  # the axis goes so many times below and above what is marked
+_POINTS, _LIVED = 121, 9
+_REACH = 6  # the axis goes so many times below and above what is marked
 _LEAST = 0.02  # of the best goodput, below which an interval is not worth drawing
 _MARKS = {"best": ("best", "o", INK), "young": ("Young 1974", "s", PAPER), "daly": ("Daly 2006", "D", PAPER)}
 _GIVEN = ("given", "v", PAPER)
@@ -33,7 +34,7 @@ def goodput_chart(failures: Mapping[str, Any], work_s: float, seeds: int, key: s
     require(bool(marks), "intervals: none of them can be drawn")
     hover: dict[str, str] = {}
     with drawing_style():
-        figure, axes = canvas(316, 58, 12, 10, 96)
+        figure, axes = canvas(316, 58, 22, 10, 96)
         low, high = _range(run, [item["interval_seconds"] for item in marks.values()], work_s)
         handles = [*_spread(axes, run, low, high, work_s, seeds, hover), _curve(axes, run, low, high)]
         handles += [_mark(axes, name, item, hover) for name, item in marks.items()]
@@ -44,8 +45,8 @@ def goodput_chart(failures: Mapping[str, Any], work_s: float, seeds: int, key: s
     caption = (
         f"A failure every {seconds_text(failures['mtbf_seconds'])} on average; a checkpoint costs"
         f" {seconds_text(run.checkpoint.blocking_s)}, a restart {seconds_text(run.recovery.restart_s)}. The best"
-        f" interval is {seconds_text(best['interval_seconds'])}: {percent_text(best['goodput'])} of the time is training that"
-        f" counts. The band is what {seeds} lived runs of {days_text(work_s)} of work had, 5 to 95 %."
+        f" interval is {seconds_text(best['interval_seconds'])}: {percent_text(best['goodput'])} of the time is"
+        f" training that counts. The band is what {seeds} lived runs of {days_text(work_s)} of work had, 5 to 95 %."
     )
     return Chart(key, "Goodput and the checkpoint interval", caption, svg)
 
@@ -75,7 +76,8 @@ def _curve(axes: Axes, run: Reliability, low: float, high: float) -> Line2D:
 def _spread(
     axes: Axes, run: Reliability, low: float, high: float, work_s: float, seeds: int, hover: dict[str, str]
 ) -> list[Patch]:
-    """The band of lived runs, where living through them does not take long."""
+    """The band of lived runs, where living through them does not take long. Between the intervals that were lived, what
+    their ends are of the closed form's goodput is a straight line."""
     found = []
     for interval in _spaced(low, min(high, work_s), _LIVED):
         useful = goodput(run, interval)
@@ -84,12 +86,15 @@ def _spread(
             found.append((interval, Spread.of(life.goodput for life in lived)))
     if len(found) < 2:
         return []
-    middles = [interval for interval, _ in found]
-    lows, highs = [spread.p5 for _, spread in found], [spread.p95 for _, spread in found]
+    logs = [math.log(interval) for interval, _ in found]
+    points = _spaced(found[0][0], found[-1][0], _POINTS)
+    at, means = [math.log(point) for point in points], [goodput(run, point) for point in points]
+    shares = [(spread.p5 / goodput(run, interval), spread.p95 / goodput(run, interval)) for interval, spread in found]
+    lows, highs = (np.interp(at, logs, ends) * means for ends in zip(*shares, strict=True))
     colour = LINES[0].light
-    axes.fill_between(middles, lows, highs, color=colour, linewidth=0, alpha=0.55, gid="spread")
+    axes.fill_between(points, lows, highs, color=colour, linewidth=0, alpha=0.55, gid="spread")
     hover["spread"] = f"{seeds} lived runs, 5 to 95 %"
-    return [Patch(color=colour, alpha=0.55, label="lived runs")]
+    return [Patch(color=colour, alpha=0.55, label="lived, 5 to 95 %")]
 
 
 def _mark(axes: Axes, name: str, item: Mapping[str, float], hover: dict[str, str]) -> Line2D:

@@ -41,7 +41,8 @@ def best_interval(run: Reliability, shortest_s: float, longest_s: float) -> floa
 
     With rate r and blocking time B it is the root of (1 - r t) exp(r (t + B)) = 1 in t, by bisection; goodput rises
     before it and falls after it, so the bounds, and the time to write a checkpoint, cut it off exactly. Neither the
-    restart time nor the time to write enters. Without failures: the whole run. SpecError for bounds that are none.
+    restart time nor the time to write enters. Goodput there is (1 - r t) exp(-r (R + W)). Without failures: the whole
+    run. SpecError for bounds that are none.
     """
     require(0 < shortest_s <= longest_s, f"interval: nothing from {shown(shortest_s)} to {shown(longest_s)} s")
     writing = run.checkpoint.writing_s - run.checkpoint.blocking_s

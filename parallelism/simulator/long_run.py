@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 
 from parallelism.simulator.failures import Reliability
 from parallelism.simulator.goodput import goodput
-from suite.parse import require, shown
+from suite.parse import SpecError, require, shown
 
 #: failures that one call lives through at most, all seeds together: a minute or so
 MOST_FAILURES = 10_000_000
@@ -65,9 +65,9 @@ def lives(run: Reliability, interval_s: float, work_s: float, seeds: int, first_
     require(interval_s <= work_s, f"interval: {interval_s:g} s are longer than the run's {work_s:g} s of work")
     require(seeds >= 1, f"seeds: must be at least 1, got {seeds}")
     useful = goodput(run, interval_s)
-    require(
-        useful > 0, f"interval: of {interval_s:g} s none is ever kept, failures being {1 / run.per_second:g} s apart"
-    )
+    if not useful:
+        gap = run.failures.mtbf_s
+        raise SpecError(f"interval: of {interval_s:g} s none is ever kept, failures being {gap:g} s apart")
     expected = seeds * run.per_second * work_s / useful
     require(
         expected <= MOST_FAILURES,
