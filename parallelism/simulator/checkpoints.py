@@ -58,7 +58,7 @@ def best_interval(run: Reliability, shortest_s: float, longest_s: float) -> floa
         middle = (low + high) / 2
         if middle in (low, high):
             break
-        rises = math.log1p(-rate * middle) + rate * (middle + saving) > 0 if rate * middle < 1 else False
+        rises = rate * middle < 1 and math.log1p(-rate * middle) + rate * (middle + saving) > 0
         low, high = (middle, high) if rises else (low, middle)
     return min(max(low, shortest_s, writing), longest_s)
 

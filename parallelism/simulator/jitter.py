@@ -29,8 +29,9 @@ class JitterKind(StrEnum):
 
 @dataclass(frozen=True)
 class Jitter:
-    """A rank's time over its mean, from step to step: its mean is 1, its standard deviation sigma; ranks differ one
-    apart from the other."""
+    """A rank's time over its mean: its mean is 1, its standard deviation sigma. It is the same throughout a step, and
+    another in the next; ranks differ one apart from the other. Not counted: jitter within a step, which a pipeline
+    evens out or adds up."""
 
     sigma: float = setting(0.0, "standard deviation of a rank's time over its mean")
     kind: JitterKind = setting(JitterKind.LOGNORMAL, f"distribution: {', '.join(JitterKind)}")

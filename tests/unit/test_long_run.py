@@ -78,6 +78,10 @@ def test_goodput_makes_a_run_longer_and_spares_are_paid_for() -> None:
     assert failures["interval_seconds"] == pytest.approx(math.sqrt(2 * 20 * 360_000), rel=0.01)  # Young's
     assert run["wall_seconds"] == pytest.approx(1e6 / failures["goodput"])
     assert run["device_hours"] == pytest.approx(10 * run["wall_seconds"] / 3600)
+    load = 3600 / 360_000  # repairs of an hour, a failure in 100: Erlang's B for 3 of it
+    assert failures["shares"]["waiting"] == pytest.approx(
+        load**3 / 6 / sum(load**k / math.factorial(k) for k in range(4))
+    )
     assert run["failures"] == pytest.approx(run["wall_seconds"] / 360_000, rel=1e-3)
     spread = failures["goodput_over_seeds"]
     assert spread["seeds"] == 20

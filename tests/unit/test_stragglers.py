@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Callable
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -89,6 +90,8 @@ def test_messages_do_not_slow_down_with_a_rank() -> None:
     assert slow.stages[0].units[0].forward == Cost(2.0, 0.0, ((Part.TENSOR, 0.25),))
     assert seconds_of(plan(1, 1, blocking=0.25))((2.0,)) == 2 * 4 + 0.25
     assert slow.finish == (Cost(2.0),)
+    issued = replace(plan(1, 1), finish=(Cost(1.0, host=0.5),))
+    assert slowed(issued, (2.0,)).finish == (Cost(2.0, host=1.0),)  # its host is slow, too
 
 
 def test_a_slow_rank_delays_its_own_replica_and_the_slowest_replica_is_the_step() -> None:
