@@ -103,19 +103,26 @@ def jittered_seconds(
     slow: Sequence[SlowRank],
     jitter: Jitter,
     meeting: Meeting,
-    samples: int = 32,
+    samples: int = 16,
     seed: int = 0,
+    candidates: int = 2,
 ) -> Spread:
     """The step's mean and spread where every rank's time also varies from step to step, by seeded draws.
 
-    A step is run for each replica that no other is slower than in every place; with one pipeline rank that is one.
+    Of each draw's replicas so many are run as a first-order response to each place's pace puts highest; the slowest of
+    them is the step. SpecError for no samples or candidates.
     """
-    require(samples >= 1, f"samples: must be at least 1, got {samples}")
+    for name, count in (("samples", samples), ("candidates", candidates)):
+        require(count >= 1, f"{name}: must be at least 1, got {count}")
     own, dice = _table(layout, slow), np.random.default_rng(seed)
+    response = None
     found = []
     for _ in range(samples):
-        factors = own * jitter.factors(dice.standard_normal(own.shape))
-        found.append(_slowest(seconds, factors.max(axis=2), meeting))
+        factors = (own * jitter.factors(dice.standard_normal(own.shape))).max(axis=2)
+        if meeting is Meeting.ONCE and len(factors) > candidates:
+            response = response or _Response.of(seconds, layout.pp, float(factors.max()))
+            factors = factors[np.argsort(-response.to(factors), kind="stable")[:candidates]]
+        found.append(_slowest(seconds, factors, meeting))
     return Spread.of(found)
 
 
@@ -139,6 +146,29 @@ def expected_seconds(seconds: StepSeconds, layout: Layout, slow: Sequence[SlowRa
         return np.asarray(times[after] + slope * (values - knots[after]))
 
     return expected_of_maximum(line, jitter, groups)
+
+
+@dataclass(frozen=True)
+class _Response:
+    """How a step answers to one place's pace and to all at once, in seconds a unit of factor."""
+
+    each: Floats
+    all: float
+
+    @classmethod
+    def of(cls, seconds: StepSeconds, places: int, factor: float) -> _Response:
+        """From steps with one place, then all, at this factor."""
+        more = max(factor - 1, 1e-3)
+        base = seconds((1.0,) * places)
+        paces = [tuple(1 + more * (place == slow) for place in range(places)) for slow in range(places)]
+        each = np.array([seconds(pace) - base for pace in paces]) / more
+        return cls(each, (seconds((1 + more,) * places) - base) / more)
+
+    def to(self, factors: Floats) -> Floats:
+        """Seconds, but for a constant, of replicas with these factors: the place that weighs most paces the pipeline,
+        all of them fill and drain it."""
+        late = factors - 1
+        return np.asarray((late * self.each).max(axis=1) + (self.all - self.each.max()) * late.mean(axis=1))
 
 
 def _table(layout: Layout, slow: Sequence[SlowRank]) -> Floats:

@@ -132,6 +132,23 @@ def test_jitter_over_a_step_that_is_linear_is_the_expected_maximum() -> None:
     assert expected_seconds(seconds, layout, slow, Jitter()) == pytest.approx(10.5)
 
 
+def test_the_replicas_that_look_slowest_are_the_slowest() -> None:
+    """Four places, sixteen replicas, twelve draws: running two of them finds what running all finds, but for 0.1 %."""
+    asked = []
+    seconds = seconds_of(plan(4, 8))
+
+    def counted(factors: Factors) -> float:
+        asked.append(factors)
+        return seconds(factors)
+
+    layout, jitter = Layout(pp=4, dp=16), Jitter(0.05)
+    few = jittered_seconds(counted, layout, (), jitter, Meeting.ONCE, samples=12)
+    assert len(asked) <= 12 * 2 + 4 + 2
+    every = jittered_seconds(seconds, layout, (), jitter, Meeting.ONCE, samples=12, candidates=16)
+    assert every.mean * 0.999 <= few.mean <= every.mean
+    assert every.mean > 34  # (8 + 3) x 3 s and the update, without jitter
+
+
 def test_draws_repeat_and_a_pipeline_of_many_replicas_is_slower_than_of_one() -> None:
     seconds, jitter = seconds_of(plan(2, 4)), Jitter(0.1)
     few = jittered_seconds(seconds, Layout(pp=2), (), jitter, Meeting.ONCE, samples=20, seed=3)
