@@ -15,6 +15,7 @@ from parallelism.simulator.checkpoints import best_interval, daly_interval, youn
 from parallelism.simulator.cost import bill, watts_of
 from parallelism.simulator.failures import Reliability
 from parallelism.simulator.goodput import goodput, lost_work_s, shares
+from parallelism.simulator.jitter import Jitter
 from parallelism.simulator.long_run import Spread, lives
 from parallelism.simulator.stragglers import (
     Meeting,
@@ -83,7 +84,7 @@ def _stragglers(options: LongRunOptions, case: Case, step: SimulatedStep) -> dic
     if seconds is None:
         given = "--slow" if options.slow else "--jitter"
         raise SpecError(f"{given}: this step was not simulated queue by queue; slow ranks have nothing to slow down")
-    jitter, spread = options.jitter_of_ranks, None
+    jitter, spread = Jitter(options.jitter or 0.0), None
     found = step_seconds(seconds, layout, options.slow, step.meeting)
     if jitter.sigma and layout.pp == 1:
         found = expected_seconds(seconds, layout, options.slow, jitter)

@@ -12,8 +12,7 @@ from typing import Any
 
 from parallelism.simulator.cost import Rates
 from parallelism.simulator.failures import HOUR_S, Checkpoint, Failures, Recovery, Reliability
-from parallelism.simulator.jitter import Jitter
-from parallelism.simulator.stragglers import SlowRank
+from parallelism.simulator.slow_rank import SlowRank
 from suite.parse import SpecError, from_text, require, setting, shown
 from suite.units import GIB
 
@@ -91,11 +90,6 @@ class LongRunOptions:
     def has_failures(self) -> bool:
         """Is a rate of failures given?"""
         return any(name in self.given for name in _FAILURE)
-
-    @property
-    def jitter_of_ranks(self) -> Jitter:
-        """How ranks vary."""
-        return Jitter(self.jitter or 0.0)
 
     def reliability(self, devices: int, checkpoint_bytes: int | None) -> Reliability:
         """Failures, checkpoints and recovery of a job of so many devices. SpecError where a checkpoint's bytes are

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum
@@ -14,8 +13,9 @@ from parallelism.simulator.jitter import Floats, Jitter, expected_of_maximum
 from parallelism.simulator.long_run import Spread
 from parallelism.simulator.plan import Cost, StagePlan, StepPlan, Unit
 from parallelism.simulator.program import program_of
+from parallelism.simulator.slow_rank import SlowRank
 from suite.layout import Layout
-from suite.parse import SpecError, require, shown
+from suite.parse import require
 
 #: factors of each pipeline rank's compute
 Factors = tuple[float, ...]
@@ -31,32 +31,6 @@ class Meeting(StrEnum):
 
     ONCE = "once"  # at the end of the step (DDP): the slowest replica is the step
     EACH_UNIT = "each unit"  # parameters are gathered from all (FSDP): every stage is as slow as its slowest copy
-
-
-@dataclass(frozen=True)
-class SlowRank:
-    """A rank whose compute takes `factor` times as long, in every step."""
-
-    rank: int
-    factor: float
-
-    def __post_init__(self) -> None:
-        require(self.rank >= 0, f"slow: a rank is not negative, got {self.rank}")
-        require(0 < self.factor < math.inf, f"slow: a factor is positive and finite, got {shown(self.factor)}")
-
-    @classmethod
-    def parse(cls, text: str, where: str = "slow") -> SlowRank:
-        """From RANK:FACTOR."""
-        rank, _, factor = text.partition(":")
-        try:
-            return cls(int(rank), float(factor))
-        except ValueError as error:
-            if isinstance(error, SpecError):
-                raise
-            raise SpecError(f"{where}: {shown(text)} is not RANK:FACTOR, as in 17:1.1") from None
-
-    def __str__(self) -> str:
-        return f"{self.rank}:{self.factor:g}"
 
 
 def meeting_of(plan: StepPlan) -> Meeting:

@@ -13,10 +13,10 @@ import pytest
 from parallelism.schedules.orders import order_of
 from parallelism.simulator.jitter import Jitter, JitterKind, expected_maximum, expected_of_maximum
 from parallelism.simulator.plan import Cost, Issue, Part, StagePlan, StepPlan, Unit
+from parallelism.simulator.slow_rank import SlowRank
 from parallelism.simulator.stragglers import (
     Factors,
     Meeting,
-    SlowRank,
     expected_seconds,
     jittered_seconds,
     meeting_of,
