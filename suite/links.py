@@ -65,8 +65,12 @@ class Level:
             require(0 < value < math.inf, f"links.{self.name}: {name} must be positive, got {value}")
         require(0 <= self.latency_s < math.inf, f"links.{self.name}: latency_s must not be negative: {self.latency_s}")
         require(self.shared_by >= 1, f"links.{self.name}: shared_by must be at least 1, got {self.shared_by}")
-        require(self.topology is Topology.SWITCH or self.ranks >= 2, f"links.{self.name}: a mesh of {self.ranks} ranks")
         _check_shares(f"{self.name}.shares", self.shares)
+
+    @property
+    def is_switched(self) -> bool:
+        """Has every device its full bandwidth to any other?"""
+        return self.topology is Topology.SWITCH
 
     @classmethod
     def from_text(cls, text: str, where: str = "links") -> Level:
