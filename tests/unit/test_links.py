@@ -122,6 +122,9 @@ def test_nodes_narrow_what_is_inside_them() -> None:
     assert widths("a100-80gb-sxm", 4, 1) == (0,)
     assert widths("a100-80gb-sxm", 1, 16) == (8, 0)  # no A100 board holds 16: two nodes of 8
     assert widths("a100-80gb-pcie", 2, 4) == (2, 4)
+    assert widths("a100-80gb-pcie", 2, 2) == (2,)
+    assert widths("a100-80gb-pcie", 1, 3) == (3,)  # pairs do not divide it
+    assert widths("a100-80gb-pcie", 2, 1) == (1,)  # nobody knows what joins such nodes
     assert widths("gb200", 2, 4) == (72, 0)  # its NVLink goes beyond the node
     network = fabric_of(case(Layout(dp=8), device="v100-32gb-sxm", nodes=2, per_node=4)).levels[-1]
     assert (network.bytes_per_second, network.shared_by) == (50e9, 4)
@@ -130,7 +133,7 @@ def test_nodes_narrow_what_is_inside_them() -> None:
 def test_every_shipped_device_but_one_has_links_and_every_level_a_source() -> None:
     assert set(DEVICES) - set(LINKS) == {"rtx-4070-ti-super"}
     for links in LINKS.values():
-        fabric = links.fabric(8, 1)
+        fabric = links.fabric(8)
         assert all(level.source for level in fabric.levels)
 
 
@@ -139,6 +142,6 @@ def test_every_shipped_device_but_one_has_links_and_every_level_a_source() -> No
     [("v100-32gb-sxm", 150e9), ("a100-80gb-sxm", 300e9), ("h100-sxm", 450e9), ("b200", 900e9), ("mi300x", 448e9 / 7)],
 )
 def test_datasheets_links_one_way(device: str, one_way: float) -> None:
-    level = LINKS[device].fabric(8, 1).levels[0]
+    level = LINKS[device].fabric(8).levels[0]
     assert (level.bytes_per_second, level.ranks) == (one_way, 8)
     assert (level.topology is Topology.MESH) == (device == "mi300x")
