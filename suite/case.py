@@ -11,6 +11,7 @@ from typing import Any
 
 from suite.case_rules import check_case
 from suite.layout import Layout, degrees
+from suite.links import Level
 from suite.models import ModelSpec, model_from
 from suite.parse import SpecError, from_mapping, nearest, require, shown, to_mapping
 from suite.spec import Cluster, Recipe, Workload
@@ -58,7 +59,10 @@ class Case:
         data["workload"] = {
             key: value for key, value in data["workload"].items() if key in NAMED_ALWAYS or value != late[key]
         }
-        if not self.cluster.links:
+        bare = to_mapping(Level("", 0, 1.0))
+        links = [{key: value for key, value in link.items() if value != bare[key]} for link in data["cluster"]["links"]]
+        data["cluster"] = {**data["cluster"], "links": links}
+        if not links:
             del data["cluster"]["links"]
         text = json.dumps(data, sort_keys=True, separators=(",", ":"))
         return hashlib.sha256(text.encode()).hexdigest()[:12]

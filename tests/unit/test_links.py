@@ -30,6 +30,7 @@ def case(layout: Layout, **cluster: object) -> Case:
 
 def test_a_level_is_read_from_its_text() -> None:
     assert Level.from_text("nvlink:8:300e9:3e-6") == NVLINK
+    assert Level.from_text("ib:*:100e9/8:8e-6") == replace(NETWORK, bytes_per_second=100e9, shared_by=8)
     assert Level.from_text("ib:*:25e9:8e-6:0.9") == replace(NETWORK, efficiency=0.9)
 
 
@@ -46,6 +47,9 @@ def test_a_level_is_read_from_its_text() -> None:
         ("nvlink:8:inf:3e-6", "bytes_per_second must be positive, got inf"),
         ("nvlink:8:nan:3e-6", "bytes_per_second must be positive, got nan"),
         ("nvlink:8:3e9:-1e-6", "latency_s must not be negative: -1e-06"),
+        ("nvlink:8:3e9/0:1e-6", "shared_by must be at least 1, got 0"),
+        ("nvlink:8:3e9/:1e-6", "is not a level"),
+        ("nvlink:8:3e9:1e-6:1.1", "links.nvlink: efficiency must be at most 1, got 1.1"),
         ("nvlink:8:3e9:1e-6:0", "efficiency must be positive, got 0.0"),
     ],
 )
