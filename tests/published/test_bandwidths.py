@@ -1,4 +1,4 @@
-"""Published bus bandwidths against the fabrics of shipped devices: at their own points, between them, at other widths."""
+"""Published bus bandwidths against shipped devices' links: at their own points, between them, at other widths."""
 
 from __future__ import annotations
 
