@@ -102,12 +102,15 @@ def report(options: argparse.Namespace) -> int:
 def models(options: argparse.Namespace) -> int:
     """List the presets, and with --devices the devices, with their figures."""
     from reports.answer import device_rows, model_rows, print_rows
+    from reports.links import link_rows
 
     rows = device_rows() if options.devices else model_rows()
     if options.json:
         print(json.dumps(rows, allow_nan=False))
     else:
         print_rows(rows, "devices" if options.devices else "models", output())
+        if options.devices:
+            print_rows(link_rows(), "links", output())
     return 0
 
 
