@@ -32,9 +32,8 @@ def render_page(comparison: RunComparison, drawings: tuple[Chart, ...] | None = 
     """The page as HTML. `drawings` are the run's figures, drawn here where they are not given."""
     run = comparison.run
     figures = charts(comparison) if drawings is None else drawings
-    environment = _environment()
-    script = (TEMPLATES / "page.js").read_text(encoding="utf-8")
-    return environment.get_template("page.html.j2").render(
+    return render(
+        "page.html.j2",
         run=run,
         comparison=comparison,
         cases=[case_view(case, place, run.environment) for place, case in enumerate(comparison.opened)],
@@ -45,11 +44,23 @@ def render_page(comparison: RunComparison, drawings: tuple[Chart, ...] | None = 
         components=COMPONENTS,
         peers=peer_cases(comparison),
         tools=tool_errors(comparison, peer_cases(comparison)),
-        light=Markup(css_variables(dark=False)),
-        dark=Markup(css_variables(dark=True)),
-        style=Markup((TEMPLATES / "page.css").read_text(encoding="utf-8")),
-        script=Markup(script),
-        script_hash=_content_hash(script),
+    )
+
+
+def render(template: str, **context: object) -> str:
+    """A template of a whole page with what every page has: colours, style, and the one script it may run."""
+    script = (TEMPLATES / "page.js").read_text(encoding="utf-8")
+    return (
+        _environment()
+        .get_template(template)
+        .render(
+            **context,
+            light=Markup(css_variables(dark=False)),
+            dark=Markup(css_variables(dark=True)),
+            style=Markup((TEMPLATES / "page.css").read_text(encoding="utf-8")),
+            script=Markup(script),
+            script_hash=_content_hash(script),
+        )
     )
 
 

@@ -1,0 +1,54 @@
+"""Machine: the speeds and links that a step's times rest on; Simulator: how a case becomes a simulation on it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from parallelism.simulator.engine import Deadlock
+from parallelism.simulator.plan import StepPlan
+from parallelism.simulator.simulation import Simulation, simulate
+from suite.case import Case
+from suite.hardware.device import Device
+from suite.hardware.fabric import Fabric
+from suite.hardware.speeds import Speeds
+from suite.parse import SpecError
+
+
+@dataclass(frozen=True)
+class Machine:
+    """A device's datasheet and its achieved speeds, and the links between devices."""
+
+    device: Device
+    speeds: Speeds
+    fabric: Fabric
+
+    @property
+    def basis(self) -> str:
+        """Where they come from, in words."""
+        links = (f"{level.name}: {level.source}" for level in self.fabric.levels if level.source)
+        return "; ".join([self._speeds_source, *links])
+
+    @property
+    def _speeds_source(self) -> str:
+        return f"{self.device.product}: {self.speeds.source or 'shares of its datasheet'}"
+
+
+@dataclass(frozen=True)
+class Simulator:
+    """Simulates cases: `machine_of` finds what a case runs on, `plan_of` what a step of it does there."""
+
+    machine_of: Callable[[Case], Machine]
+    plan_of: Callable[[Case, Machine], StepPlan]
+
+    def __call__(self, case: Case, machine: Machine | None = None) -> Simulation:
+        """A step of the case, on another machine than its own where one is given. SpecError for what cannot run."""
+        machine = self.machine_of(case) if machine is None else machine
+        try:
+            return simulate(case, self.plan_of(case, machine), machine.basis)
+        except Deadlock as error:
+            layout = case.layout
+            raise SpecError(
+                f"layout.schedule: {layout.schedule} cannot run {layout.stages} stages on {layout.pp} ranks with"
+                f" {case.workload.micro_batches} micro-batches: {error}"
+            ) from None
