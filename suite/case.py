@@ -51,13 +51,15 @@ class Case:
     @cached_property
     def case_id(self) -> str:
         """Twelve hex digits of the SHA-256 of the canonical JSON, without the layout's settings, and the workload's
-        later ones, that are at their defaults: a setting that is added later renames no case."""
+        later ones, that are at their defaults, and without links of its own: what is added later renames no case."""
         data = self.to_mapping()
         usual, late = to_mapping(Layout()), to_mapping(Workload())
         data["layout"] = {key: value for key, value in data["layout"].items() if value != usual[key]}
         data["workload"] = {
             key: value for key, value in data["workload"].items() if key in NAMED_ALWAYS or value != late[key]
         }
+        if not self.cluster.links:
+            del data["cluster"]["links"]
         text = json.dumps(data, sort_keys=True, separators=(",", ":"))
         return hashlib.sha256(text.encode()).hexdigest()[:12]
 

@@ -6,9 +6,11 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from enum import IntEnum
 from functools import cached_property
+from typing import cast
 
 from parallelism.schedules.orders import Action, Pass
 from parallelism.simulator.engine import Cores, Graph, Interference, Sharing
+from parallelism.simulator.lanes import later
 from parallelism.simulator.plan import NOTHING, Cost, Issue, Part, StepPlan, Unit
 
 
@@ -222,7 +224,7 @@ def _finish(plan: StepPlan, graph: Graph, ranks: list[_Rank]) -> None:
     ends = [[*rank.open, *rank.recent[-1:], *([] if rank.issued is None else [rank.issued])] for rank in ranks]
     everyone = [task for end in ends for task in end]
     for rank, cost, own in zip(ranks, plan.finish, ends, strict=True):
-        tasks = [(Part.OPTIMIZER, max(cost.compute, cost.host)), *cost.blocking]
+        tasks = [(Part.OPTIMIZER, cast(float, later(cost.compute, cost.host))), *cost.blocking]
         if plan.agree:
             tasks.insert(0, (Part.NORM, plan.agree))
         after = everyone if plan.agree else own
