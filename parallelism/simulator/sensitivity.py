@@ -12,6 +12,7 @@ from suite.case import Case
 from suite.hardware.curve import Curve
 from suite.hardware.device import Figure, MatmulDtype, MatmulRates
 from suite.hardware.fabric import Fabric, Level
+from suite.hardware.links import ALONE
 from suite.parse import SpecError
 
 #: of a resource, for each sensitivity
@@ -78,7 +79,7 @@ def _changes(machine: Machine) -> Iterator[tuple[str, str, Machine]]:
         yield "kernel launches", faster, Machine(device, replace(speeds, launch_s=speeds.launch_s / MORE), fabric)
     if speeds.host_s:
         yield "host", faster, Machine(device, replace(speeds, host_s=speeds.host_s / MORE), fabric)
-    for place, level in enumerate(fabric.levels):
+    for place, level in enumerate(fabric.levels if fabric is not ALONE else ()):
         faster_link = replace(level, bytes_per_second=level.bytes_per_second * MORE)
         yield f"{level.name} bandwidth", more, Machine(device, speeds, _with(fabric, place, faster_link))
         if level.latency_s:
