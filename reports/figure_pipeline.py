@@ -132,6 +132,8 @@ class PipelinePicture:
         left_out = len(self.simulation.plan.orders) - len(self.ranks)
         if left_out:
             said.append(f"{left_out} ranks in the middle are left out.")
+        if any(len(stages) > 1 for stages in self._chunks.values()):
+            said.append("Passes of a rank's second stage (and fourth, ...) are paler.")
         if self._share < 1:
             said.append("The middle of the step is cut out.")
         said.append("Passes of many short pieces show them summed by kind.")
@@ -170,8 +172,20 @@ class PipelinePicture:
         for piece in pieces:
             for left, width in self.placed(piece):
                 place = {"x": f"{left:.2f}", "y": str(top), "width": f"{width:.2f}", "height": str(height)}
+                if self._is_pale(piece, row.rank):
+                    place["fill-opacity"] = "0.72"
                 element = Tree.SubElement(group, "rect", place)
                 Tree.SubElement(element, "title").text = piece_text(piece, row.rank)
+
+    def _is_pale(self, piece: Piece, rank: int) -> bool:
+        """Is it a pass of the second, fourth ... of a rank's stages?"""
+        return piece.action is not None and self._chunks[rank].index(piece.action.stage) % 2 == 1
+
+    @cached_property
+    def _chunks(self) -> dict[int, list[int]]:
+        """The stages of each drawn rank, ascending."""
+        orders = self.simulation.plan.orders
+        return {rank: sorted({action.stage for action in orders[rank]}) for rank in self.ranks}
 
     def placed(self, piece: Piece) -> Iterator[tuple[float, float]]:
         """(Left, width) of a piece in each window that it reaches into."""

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 from matplotlib.axes import Axes
-from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
+from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, NullLocator
 
 from reports.palette import COMPONENTS, INK, LINES, MUTED
 from reports.scaling import Curve, Point, Scaling, Sweep
@@ -89,7 +89,8 @@ def _axes(axes: Axes, sweep: Sweep, is_rate: bool) -> None:
     values = [point.value for curve in sweep.curves for point in curve.run]
     axes.set_xscale("log", base=2)
     if is_rate:
-        axes.set_yscale("log", base=2)
+        axes.set_yscale("log")
+        axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
         axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: short_count_text(value)))
         axes.yaxis.set_minor_locator(NullLocator())
     else:

@@ -21,6 +21,7 @@ from reports.speed import WARMUP_STEPS
 from reports.summary import ERROR_BAND, RunComparison, variant
 from reports.svg import Chart
 from reports.text import difference_text, plain_lines
+from reports.time_view import legend_of, time_rows
 from reports.view import case_view, flatten
 from suite import units
 from suite.stats import NOISY_SPREAD
@@ -32,6 +33,7 @@ def render_page(comparison: RunComparison, drawings: tuple[Chart, ...] | None = 
     """The page as HTML. `drawings` are the run's figures, drawn here where they are not given."""
     run = comparison.run
     figures = charts(comparison) if drawings is None else drawings
+    times = time_rows(comparison.opened)
     return render(
         "page.html.j2",
         run=run,
@@ -39,6 +41,8 @@ def render_page(comparison: RunComparison, drawings: tuple[Chart, ...] | None = 
         cases=[case_view(case, place, run.environment) for place, case in enumerate(comparison.opened)],
         factors=factor_rows(comparison.cases),
         figures=figures,
+        times=times,
+        time_legend=legend_of(times),
         environment=list(flatten(run.environment)),
         devices=sorted({case.case.cluster.device for case in comparison.cases}),
         components=COMPONENTS,

@@ -157,17 +157,21 @@ def _checked(sweep: Sweep) -> Sweep:
 def _point(value: int, build: Callable[[int], Case], simulator: Simulator) -> Point:
     try:
         case = build(value)
-        reason = _too_large(case)
-        return Point(value, case, None, reason) if reason else Point(value, case, simulator(case))
+        reason = why_too_large(fate_of(case))
+        return Point(value, case, None, reason) if reason is not None else Point(value, case, simulator(case))
     except SpecError as error:
         return Point(value, None, None, str(error))
 
 
-def _too_large(case: Case) -> str:
-    """Why a case does not fit its device; empty where it does, or nobody knows."""
-    fate = Assessment(MemoryModel(case), device(case.cluster.device), AllocatorSettings())
+def fate_of(case: Case) -> Assessment:
+    """Whether a case fits its device."""
+    return Assessment(MemoryModel(case), device(case.cluster.device), AllocatorSettings())
+
+
+def why_too_large(fate: Assessment) -> str | None:
+    """Why a case does not fit its device, as in 'does not fit: ...'; None where it does, or nobody knows."""
     if fate.verdict is not Verdict.OOM:
-        return ""
+        return None
     return f"does not fit: peak {bytes_text(fate.peak_bytes)} of {bytes_text(fate.available_bytes)} a rank"
 
 

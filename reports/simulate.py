@@ -7,13 +7,17 @@ import json
 from pathlib import Path
 from typing import Any
 
+from rich.text import Text
+
 from parallelism.simulator.machine import Simulator
 from parallelism.simulator.on_cluster import ON_CLUSTER
 from parallelism.simulator.sensitivity import sensitivities
-from reports.scaling import Sweep, sweep_case
+from reports.contract import fate_mapping
+from reports.scaling import Sweep, fate_of, sweep_case, why_too_large
 from reports.scaling_text import print_sweep, sweep_mapping
 from reports.simulation_text import print_simulation, sensitivity_mapping, simulation_mapping, term_rows
 from reports.streams import output, tell
+from reports.text import plain
 from reports.trace_events import TRACE_LIMIT, write_trace
 from suite.case import Case
 from suite.flags import case_of
@@ -41,7 +45,7 @@ def _one(case: Case, options: argparse.Namespace, simulator: Simulator, sweep: S
     if options.trace is not None:
         write_trace(simulation, options.trace, options.trace_limit or TRACE_LIMIT)
         tell(f"wrote {options.trace}")
-    found = sensitivities(case, simulator)
+    found, fate = sensitivities(case, simulator), fate_of(case)
     if options.page is not None:
         from reports.simulation_page import render_simulation
 
@@ -53,10 +57,13 @@ def _one(case: Case, options: argparse.Namespace, simulator: Simulator, sweep: S
             "time": simulation_mapping(simulation),
             "sensitivities": [sensitivity_mapping(each) for each in found],
             "terms": term_rows(simulation),
+            "memory": {"peak_bytes": fate.peak_bytes, **fate_mapping(fate)},
         }
         print(json.dumps(answer if sweep is None else answer | {"sweep": sweep_mapping(sweep)}, allow_nan=False))
         return
     print_simulation(simulation, found, output())
+    if reason := why_too_large(fate):
+        output().print(Text(plain(f"beware: the case {reason}")), style="bold")
     if sweep is not None:
         print_sweep(sweep, output())
 
