@@ -241,10 +241,11 @@ def tick_step(least: float) -> float:
 
 
 def piece_text(piece: Piece, rank: int) -> str:
-    """'forward of micro-batch 3 on stage 1, rank 1: 12.0 ms from 40.0 ms'."""
-    what = piece.name.replace("_", " ") if piece.name and piece.work is not Work.BUBBLE else str(piece.work)
-    if piece.name and what != piece.work and piece.work is not Work.BUBBLE:
-        what = f"{piece.work}: {what}"
+    """'forward, layers.0 of micro-batch 3 on stage 1, rank 1: 12.0 ms from 40.0 ms'."""
+    if piece.work is Work.COMMUNICATION:
+        what = piece.name or str(piece.work)
+    else:
+        what = ", ".join(filter(None, [str(piece.work), piece.name]))
     action = piece.action
     of = f" of micro-batch {action.micro_batch} on stage {action.stage}" if action else ""
     pieces = f" in {piece.count} pieces" if piece.count > 1 else ""

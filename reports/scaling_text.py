@@ -88,7 +88,7 @@ def title(curve: Curve) -> str:
 
 
 def _table(name: str, curve: Curve, rows: list[SweepRow]) -> Table:
-    table = Table(title=title(curve).capitalize(), **STYLE)
+    table = Table(title=title(curve), **STYLE)
     for column in (name, "batch", "step", "tokens/s", "efficiency", "MFU"):
         table.add_column(column, justify="right")
     for row in rows:

@@ -82,9 +82,10 @@ def stream_pieces(simulation: Simulation, place: int, stream: Stream, narrowest:
             continue
         label = cast(Label, graph.label[task])
         if found and start - found[-1].start < narrowest:
-            found[-1] = Piece(Work.COMMUNICATION, found[-1].start, end, None, label.part.value, found[-1].count + 1)
+            name = _name(label.part, None)
+            found[-1] = Piece(Work.COMMUNICATION, found[-1].start, end, None, name, found[-1].count + 1)
         else:
-            found.append(Piece(Work.COMMUNICATION, start, end, label.action, label.name or label.part.value))
+            found.append(Piece(Work.COMMUNICATION, start, end, label.action, _name(label.part, label)))
     return found
 
 
@@ -98,8 +99,13 @@ def _piece(simulation: Simulation, span: Span) -> Piece:
         work = Work.COMMUNICATION
     else:
         work = _PARTS.get(span.part, Work.FORWARD)
-    name = label.name if label and label.name else span.part.value.replace("_", " ")
-    return Piece(work, span.start, span.end, action, name)
+    return Piece(work, span.start, span.end, action, _name(span.part, label))
+
+
+def _name(part: Part, label: Label | None) -> str:
+    """The unit that is computed; of communication, what it is and for which unit."""
+    unit = label.name if label else ""
+    return ", ".join(filter(None, [part.value.replace("_", " "), unit])) if part in COMMUNICATION else unit
 
 
 def _in_passes(pieces: list[Piece]) -> Iterator[tuple[int, Piece]]:

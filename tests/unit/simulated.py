@@ -8,7 +8,7 @@ from typing import Any
 from parallelism.schedules.orders import order_of
 from parallelism.simulator.machine import Machine, Simulator
 from parallelism.simulator.plan import NOTHING, Cost, Part, StagePlan, StepPlan, Unit
-from parallelism.simulator.simulation import Simulation
+from parallelism.simulator.simulation import Simulation, simulate
 from suite.case import Case, case_from
 from suite.hardware import MatmulDtype, device
 from suite.hardware.curve import Curve
@@ -53,8 +53,6 @@ BY_HAND = Simulator(machine_of, plan_of)
 
 def two_stages(send: float = 0.0) -> Simulation:
     """1F1B, 2 ranks, 2 micro-batches, F = 1 s, B = 2 s: (m + p - 1) * 3 = 9 s."""
-    from parallelism.simulator.simulation import simulate
-
     case = case_of({"pp": 2}, micro_batches=2)
     plan = plan_of(case, machine_of(case))
     return simulate(case, replace(plan, stages=tuple(replace(stage, send=send) for stage in plan.stages)), "by hand")
@@ -62,8 +60,6 @@ def two_stages(send: float = 0.0) -> Simulation:
 
 def big(pp: int = 8, micro_batches: int = 32, units: int = 8, schedule: str = "1f1b", virtual: int = 1) -> Simulation:
     """A pipeline of sharded blocks with every kind of part, to look at."""
-    from parallelism.simulator.simulation import simulate
-
     layout = {"pp": pp, "fsdp": 8, "reshard_after_forward": False, "schedule": schedule, "virtual_stages": virtual}
     case = case_from(
         {
