@@ -114,6 +114,8 @@ def test_of_more_the_ends_are_drawn() -> None:
     start, end = picture.windows
     step = picture.simulation.step_seconds
     assert start.start == 0
+    assert end.left + (end.end - end.start) * picture.scale == pytest.approx(picture.width)
+    assert end.left - (start.end - start.start) * picture.scale == pytest.approx(34), "the cut is not empty"
     assert end.end == pytest.approx(step)
     assert start.end - start.start == pytest.approx(step * PASSES_AN_END / 80) == pytest.approx(end.end - end.start)
     assert "4 ranks in the middle are left out" in picture.caption
