@@ -36,16 +36,24 @@ class Machine:
 
 @dataclass(frozen=True)
 class Simulator:
-    """Simulates cases: `machine_of` finds what a case runs on, `plan_of` what a step of it does there."""
+    """Simulates cases. `machine_of` finds what a case runs on: None where its times were measured on the spot and no
+    figure of a machine stands behind them; `plan_of` says what a step of it does there, `basis_of` where that comes
+    from in words (None: from what the machine says)."""
 
-    machine_of: Callable[[Case], Machine]
-    plan_of: Callable[[Case, Machine], StepPlan]
+    machine_of: Callable[[Case], Machine | None]
+    plan_of: Callable[[Case, Machine | None], StepPlan]
+    basis_of: Callable[[Case], str] | None = None
 
     def __call__(self, case: Case, machine: Machine | None = None) -> Simulation:
         """A step of the case, on another machine than its own where one is given. SpecError for what cannot run."""
         machine = self.machine_of(case) if machine is None else machine
+        return self.run(case, self.plan_of(case, machine), machine)
+
+    def run(self, case: Case, plan: StepPlan, machine: Machine | None = None) -> Simulation:
+        """The case by a plan that is at hand. SpecError for what cannot run."""
+        basis = self.basis_of(case) if self.basis_of else machine.basis if machine else ""
         try:
-            return simulate(case, self.plan_of(case, machine), machine.basis)
+            return simulate(case, plan, basis)
         except Deadlock as error:
             layout = case.layout
             raise SpecError(

@@ -22,8 +22,9 @@ def machine_of(case: Case) -> Machine:
     return Machine(found, Speeds(found.name), fabric_of(case))
 
 
-def plan_of(case: Case, machine: Machine) -> StepPlan:
-    """A step of the case on the machine, kernels issued one by one."""
+def plan_of(case: Case, machine: Machine | None) -> StepPlan:
+    """A step of the case on the machine, or its own, kernels issued one by one."""
+    machine = machine or machine_of(case)
     pricing = GpuPricing(Rates(machine.device, machine.speeds))
     return case_plan(case, pricing, partial(_seconds, case=case, machine=machine), machine.speeds.slowdown)
 

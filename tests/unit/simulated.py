@@ -34,10 +34,10 @@ def machine_of(case: Case) -> Machine:
     return Machine(device("h100-sxm"), speeds, fabric)
 
 
-def plan_of(case: Case, machine: Machine) -> StepPlan:
+def plan_of(case: Case, machine: Machine | None) -> StepPlan:
     """A block a stage: BLOCK FLOPs a sequence forward, as many for inputs and weights; SENT bytes between stages. With
     fsdp, GATHERED and REDUCED bytes a block."""
-    layout, each = case.layout, case.workload.micro_batch
+    layout, each, machine = case.layout, case.workload.micro_batch, machine or machine_of(case)
     pass_ = Cost(BLOCK * each / machine.speeds.matmul[MatmulDtype.BF16].at(1.0))
     link = machine.fabric.levels[-1].bytes_per_second
     sharded = layout.fsdp > 1

@@ -21,7 +21,7 @@ from tests.unit.simulated import BY_HAND, case_of, machine_of, plan_of
 pytestmark = pytest.mark.unit
 
 
-def with_update(case: Case, machine: Machine) -> StepPlan:
+def with_update(case: Case, machine: Machine | None) -> StepPlan:
     """As plan_of, and an update of half a second however many ranks there are."""
     plan = plan_of(case, machine)
     return replace(plan, finish=tuple(replace(cost, compute=0.5) for cost in plan.finish))

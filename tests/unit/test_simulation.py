@@ -10,6 +10,7 @@ from parallelism.schedules.orders import order_of
 from parallelism.simulator.machine import Simulator
 from parallelism.simulator.on_cluster import ON_CLUSTER
 from parallelism.simulator.plan import NOTHING, Cost, Part, StagePlan, StepPlan, Unit
+from parallelism.simulator.plan_changes import faster, kinds_of
 from parallelism.simulator.sensitivity import one_more_micro_batch, sensitivities
 from parallelism.simulator.simulation import MEANING, Communication, simulate
 from reports.simulation_text import bottleneck_sentence, simulation_mapping, term_rows
@@ -167,6 +168,38 @@ def test_a_pipeline_gains_from_its_slowest_link_and_from_micro_batches() -> None
     assert gains["matrix rate"] == pytest.approx(10 / (1 + 9 / 1.1) - 1)
     assert gains["node bandwidth"] == 0
     assert [each.gain for each in found] == sorted(gains.values(), reverse=True)
+
+
+def test_of_a_measured_machine_each_kind_of_work_is_asked_for() -> None:
+    measured = Simulator(lambda case: None, plan_of, lambda case: "measured here")
+    case = case_of({"pp": 2}, micro_batches=2)
+    gains = {each.resource: each.gain for each in sensitivities(case, measured)}
+    assert gains == {
+        "compute": pytest.approx(10 / (1 + 9 / 1.1) - 1),
+        "pipeline communication": pytest.approx(10 / (9 + 1 / 1.1) - 1),
+        "micro-batches a step": pytest.approx(3 / 14 * 10 / 2 - 1),  # sends of 0.5 s: 10 s, then 14 s
+    }
+    assert measured(case).basis == "measured here"
+
+
+def test_every_kind_of_work_can_go_faster() -> None:
+    pair = ((Part.TENSOR, 2.0), (Part.CONTEXT, 4.0))
+    unit = Unit("block", Cost(2.0, 4.0, pair), Cost(2.0), Cost(2.0), rerun=Cost(2.0, 4.0), gather=6.0, reduce=8.0)
+    orders = tuple(order_of(case_of({"pp": 2}, micro_batches=2).layout, 2, rank) for rank in range(2))
+    plan = StepPlan(orders, (StagePlan((unit,), send=10.0),) * 2, (Cost(12.0),) * 2, agree=14.0)
+    assert list(kinds_of(plan)) == [
+        Part.COMPUTE, Part.HOST, Part.TENSOR, Part.CONTEXT, Part.GATHER, Part.REDUCTION, Part.PIPELINE, Part.NORM,
+    ]  # fmt: skip
+    halved = {kind: faster(plan, kind, 2.0) for kind in kinds_of(plan)}
+    first = {kind: each.stages[1].units[0] for kind, each in halved.items()}
+    assert (first[Part.COMPUTE].rerun.compute, halved[Part.COMPUTE].finish[1].compute) == (1, 6)
+    assert first[Part.HOST].forward == Cost(2, 2, pair)
+    assert first[Part.TENSOR].forward.blocking == ((Part.TENSOR, 1), (Part.CONTEXT, 4))
+    assert first[Part.CONTEXT].forward.blocking == ((Part.TENSOR, 2), (Part.CONTEXT, 2))
+    assert first[Part.GATHER] == replace(unit, gather=3)
+    assert first[Part.REDUCTION] == replace(unit, reduce=4)
+    assert halved[Part.PIPELINE] == replace(plan, stages=(replace(plan.stages[0], send=5),) * 2)
+    assert halved[Part.NORM] == replace(plan, agree=7)
 
 
 def test_one_more_micro_batch_is_what_the_schedule_takes() -> None:
