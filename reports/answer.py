@@ -32,7 +32,7 @@ from suite.units import (
     short_count_text,
 )
 
-_STYLE: dict[str, Any] = {"box": box.SIMPLE_HEAD, "title_justify": "left", "pad_edge": False}
+STYLE: dict[str, Any] = {"box": box.SIMPLE_HEAD, "title_justify": "left", "pad_edge": False}
 #: columns from which a table of rows has air between its columns
 _ROOMY = 110
 #: fewest columns of a sentence's cell
@@ -59,7 +59,7 @@ def print_estimate(
     for line in _reserved_lines(memory):
         _say(console, line)
     _say(console, f"at {memory['peak_moment']}, the fullest moment of the step, rank {memory['rank']} holds")
-    table = Table(**_STYLE)
+    table = Table(**STYLE)
     table.add_column("component")
     table.add_column("bytes", justify="right")
     table.add_column("share", justify="right")
@@ -170,7 +170,7 @@ def print_rows(rows: list[dict[str, Any]], title: str, console: Console) -> None
     lists are for a table of their own."""
     air = 1 if console.width >= _ROOMY else 0
     widths = {name: _least_width(name, rows) for name, first in rows[0].items() if not isinstance(first, list)}
-    table, room, left_out = Table(title=title, **_STYLE, padding=(0, air)), console.width - 2, []
+    table, room, left_out = Table(title=title, **STYLE, padding=(0, air)), console.width - 2, []
     for name, width in widths.items():
         room -= width + 1 + 2 * air
         if room < 0:

@@ -37,9 +37,7 @@ def spans_of(program: Program, times: Times, place: int) -> Iterator[Span]:
     issuing; the rest of it is bubble.
     """
     graph, now = program.graph, 0.0
-    for task, queue in enumerate(graph.queue):
-        if queue != place * STREAMS + Stream.COMPUTE:
-            continue
+    for task in program.tasks_of[place * STREAMS + Stream.COMPUTE]:
         yield from _gap(program, times, task, now)
         yield Span(cast(Label, graph.label[task]).part, times.start[task], times.end[task], task)
         now = times.end[task]
@@ -68,9 +66,8 @@ def _gap(program: Program, times: Times, task: int, since: float) -> Iterator[Sp
 
 def critical_place(program: Program, times: Times) -> int:
     """The pipeline rank that computes longest: the one whose parts say what to change."""
-    sums = [0.0] * program.places
-    for task, queue in enumerate(program.graph.queue):
-        place, stream = divmod(queue, STREAMS)
-        if stream == Stream.COMPUTE:
-            sums[place] += times.end[task] - times.start[task]
-    return max(range(program.places), key=lambda place: sums[place])
+
+    def computing(place: int) -> float:
+        return sum(times.end[task] - times.start[task] for task in program.tasks_of[place * STREAMS + Stream.COMPUTE])
+
+    return max(range(program.places), key=computing)

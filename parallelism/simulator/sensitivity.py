@@ -2,30 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from typing import Any
 
+from parallelism.simulator.machine import Machine, Simulator
+from parallelism.simulator.plan_changes import faster, kinds_of
 from parallelism.simulator.simulation import Simulation
 from suite.case import Case
 from suite.hardware.curve import Curve
+from suite.hardware.device import Figure, MatmulDtype, MatmulRates
 from suite.hardware.fabric import Fabric, Level
-from suite.hardware.speeds import Speeds
+from suite.hardware.links import ALONE
 from suite.parse import SpecError
 
 #: of a resource, for each sensitivity
 MORE = 1.1
-
-
-@dataclass(frozen=True)
-class Machine:
-    """What a plan's times rest on: the speeds of one device, and the links between devices."""
-
-    speeds: Speeds
-    fabric: Fabric
-
-
-#: a case on a machine, planned and run
-Simulate = Callable[[Case, Machine], Simulation]
+LARGER, FASTER = "10 % more", "10 % faster"
 
 
 @dataclass(frozen=True)
@@ -38,16 +31,23 @@ class Sensitivity:
     gain: float
 
 
-def sensitivities(case: Case, machine: Machine, simulate: Simulate) -> tuple[Sensitivity, ...]:
-    """Of every resource that the machine has figures for, and of one more micro-batch; those that buy most first."""
-    before = simulate(case, machine)
+def sensitivities(case: Case, simulator: Simulator) -> tuple[Sensitivity, ...]:
+    """Of every resource that the machine has figures for, else of every kind of work; and of one more micro-batch.
+    Those that buy most first."""
+    machine = simulator.machine_of(case)
+    before = simulator(case, machine)
     found = []
-    for resource, change, other in _changes(machine):
-        found.append(_sensitivity(resource, change, before, simulate(case, other)))
+    if machine is None:
+        for kind in kinds_of(before.plan):
+            after = simulator.run(case, faster(before.plan, kind, MORE))
+            found.append(_sensitivity(kind.value.replace("_", " "), FASTER, before, after))
+    else:
+        for resource, change, other in _changes(machine):
+            found.append(_sensitivity(resource, change, before, simulator(case, other)))
     more = one_more_micro_batch(case)
     if more is not None:
         change = f"{case.workload.micro_batches} to {more.workload.micro_batches}"
-        found.append(_sensitivity("micro-batches a step", change, before, simulate(more, machine)))
+        found.append(_sensitivity("micro-batches a step", change, before, simulator(more)))
     return tuple(sorted(found, key=lambda each: -each.gain))
 
 
@@ -68,31 +68,42 @@ def _sensitivity(resource: str, change: str, before: Simulation, after: Simulati
 
 
 def _changes(machine: Machine) -> Iterator[tuple[str, str, Machine]]:
-    """(Resource, what is done to it, the machine that comes of it) each."""
-    speeds, fabric = machine.speeds, machine.fabric
-    more, faster = "10 % more", "10 % faster"
-    if speeds.matmul:
-        rates = {dtype: _scaled(curve) for dtype, curve in speeds.matmul.items()}
-        yield "matrix rate", more, Machine(replace(speeds, matmul=rates), fabric)
+    """(Resource, what is done to it, the machine that comes of it) each. A datasheet's figures stand in for speeds that
+    were not measured, so they change with them."""
+    device, speeds, fabric = machine.device, machine.speeds, machine.fabric
+    rates = {dtype: _scaled(curve) for dtype, curve in speeds.matmul.items()}
+    peaks: dict[str, Any] = {
+        name: _scaled_rates(getattr(device, name)) for name in ("peak_flops_per_second", "achieved_flops_per_second")
+    }
+    yield "matrix rate", LARGER, Machine(replace(device, **peaks), replace(speeds, matmul=rates), fabric)
     if speeds.attention:
         rates = {dtype: _scaled(curve) for dtype, curve in speeds.attention.items()}
-        yield "attention rate", more, Machine(replace(speeds, attention=rates), fabric)
-    if speeds.memory is not None:
-        yield "memory bandwidth", more, Machine(replace(speeds, memory=_scaled(speeds.memory)), fabric)
+        yield "attention rate", LARGER, Machine(device, replace(speeds, attention=rates), fabric)
+    wider = replace(device, memory_bandwidth_bytes_per_second=_scaled_figure(device.memory_bandwidth_bytes_per_second))
+    curve = None if speeds.memory is None else _scaled(speeds.memory)
+    yield "memory bandwidth", LARGER, Machine(wider, replace(speeds, memory=curve), fabric)
     if speeds.launch_s:
-        yield "kernel launches", faster, Machine(replace(speeds, launch_s=speeds.launch_s / MORE), fabric)
+        yield "kernel launches", FASTER, Machine(device, replace(speeds, launch_s=speeds.launch_s / MORE), fabric)
     if speeds.host_s:
-        yield "host", faster, Machine(replace(speeds, host_s=speeds.host_s / MORE), fabric)
-    for place, level in enumerate(fabric.levels):
-        wider = replace(level, bytes_per_second=level.bytes_per_second * MORE)
-        yield f"{level.name} bandwidth", more, Machine(speeds, _with(fabric, place, wider))
+        yield "host", FASTER, Machine(device, replace(speeds, host_s=speeds.host_s / MORE), fabric)
+    for place, level in enumerate(fabric.levels if fabric is not ALONE else ()):
+        faster_link = replace(level, bytes_per_second=level.bytes_per_second * MORE)
+        yield f"{level.name} bandwidth", LARGER, Machine(device, speeds, _with(fabric, place, faster_link))
         if level.latency_s:
             quicker = replace(level, latency_s=level.latency_s / MORE)
-            yield f"{level.name} latency", faster, Machine(speeds, _with(fabric, place, quicker))
+            yield f"{level.name} latency", FASTER, Machine(device, speeds, _with(fabric, place, quicker))
 
 
 def _scaled(curve: Curve) -> Curve:
     return replace(curve, values=tuple(value * MORE for value in curve.values))
+
+
+def _scaled_figure(figure: Figure) -> Figure:
+    return figure if figure.value is None else replace(figure, value=figure.value * MORE)
+
+
+def _scaled_rates(rates: MatmulRates) -> MatmulRates:
+    return MatmulRates(**{dtype.value: _scaled_figure(rates.of(dtype)) for dtype in MatmulDtype})
 
 
 def _with(fabric: Fabric, place: int, level: Level) -> Fabric:

@@ -17,6 +17,8 @@ from suite.parse import require
 from suite.record import TimeEstimate
 
 TERA = 1e12
+#: those on which a rank communicates with its own groups; what a stage sends counts where it arrives
+OWN_STREAMS = (Stream.COMPUTE, Stream.GATHER, Stream.REDUCE)
 
 #: what each part is, and what waits for it or what it waits for
 MEANING = {
@@ -76,7 +78,7 @@ class Simulation:
     basis: str = ""
     """which rates and links it rests on, in words"""
 
-    @property
+    @cached_property
     def step_seconds(self) -> float:
         """From the first task of any rank to the last."""
         return self.times.total
@@ -166,14 +168,11 @@ def _communication(program: Program, times: Times, place: int) -> dict[Part, flo
     """Seconds on links by kind: what a rank's own streams do, and each message that it waits for."""
     found: dict[Part, float] = {}
     graph = program.graph
-    for task, queue in enumerate(graph.queue):
-        at, stream = divmod(queue, STREAMS)
-        if at != place:
-            continue
-        label = cast(Label, graph.label[task])
-        own = [task] if label.part in COMMUNICATION and stream != Stream.SEND else []
-        arrives = [other for other in graph.after[task] if graph.queue[other] % STREAMS == Stream.SEND]
-        for each in (*own, *arrives):
-            part = cast(Label, graph.label[each]).part
-            found[part] = found.get(part, 0.0) + times.end[each] - times.start[each]
+    own = [task for stream in OWN_STREAMS for task in program.tasks_of.get(place * STREAMS + stream, [])]
+    computed = program.tasks_of[place * STREAMS + Stream.COMPUTE]
+    arrived = [each for task in computed for each in graph.after[task] if graph.queue[each] % STREAMS == Stream.SEND]
+    for task in (*own, *arrived):
+        part = cast(Label, graph.label[task]).part
+        if part in COMMUNICATION:
+            found[part] = found.get(part, 0.0) + times.end[task] - times.start[task]
     return found
