@@ -183,6 +183,8 @@ def _parser() -> argparse.ArgumentParser:
     said.add_argument("--new-tokens", type=flags.above_zero(int), metavar="N", help=text)
     flags.add_case_flags(said)
     timed = verb(simulate)
+    how = "how operators run: eager (kernel by kernel), compiled (fused between products) [eager]"
+    timed.add_argument("--execution", default="eager", metavar="MODE", help=how)
     timed.add_argument("--trace", metavar="FILE", help="write the step as trace JSON, which Perfetto opens")
     timed.add_argument("--trace-limit", type=flags.above_zero(int), metavar="N", help="most tasks of a trace [250000]")
     timed.add_argument("--page", metavar="FILE.html", help="write a page: parts, pipeline, what more would buy")
