@@ -47,7 +47,7 @@ def _one(case: Case, options: argparse.Namespace, simulator: Simulator, sweep: S
     if options.trace is not None:
         write_trace(simulation, options.trace, options.trace_limit or TRACE_LIMIT)
         tell(f"wrote {options.trace}")
-    found, fate = sensitivities(case, simulator), fate_of(case)
+    found, fate = sensitivities(simulation, simulator), fate_of(case)
     if options.page is not None:
         from reports.simulation_page import render_simulation
 

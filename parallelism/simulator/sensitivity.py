@@ -30,12 +30,13 @@ class Sensitivity:
     gain: float
 
 
-def sensitivities(case: Case, simulator: Simulator) -> tuple[Sensitivity, ...]:
-    """Of every resource that the machine has figures for, else of every kind of work; and of one more micro-batch.
-    Those that buy most first."""
+def sensitivities(before: Simulation, simulator: Simulator) -> tuple[Sensitivity, ...]:
+    """What each resource buys a step that `simulator` has simulated, and one more micro-batch; most first.
+
+    Resources are those that the machine has figures for; of a measured one, each kind of work that the plan has.
+    """
+    case, found = before.case, []
     machine = simulator.machine_of(case)
-    before = simulator(case, machine)
-    found = []
     if machine is None:
         for kind in kinds_of(before.plan):
             after = simulator.run(case, faster(before.plan, kind, MORE))

@@ -165,7 +165,7 @@ def test_equal_neighbours_are_one_term() -> None:
 
 
 def test_a_step_of_products_alone_gains_what_their_rate_does() -> None:
-    gains = {each.resource: each.gain for each in sensitivities(case_of(), BY_HAND)}
+    gains = {each.resource: each.gain for each in sensitivities(BY_HAND(case_of()), BY_HAND)}
     assert gains["matrix rate"] == pytest.approx(0.1)
     assert gains["memory bandwidth"] == 0
     assert "node bandwidth" not in gains  # a rank alone talks to nobody
@@ -173,7 +173,7 @@ def test_a_step_of_products_alone_gains_what_their_rate_does() -> None:
 
 
 def test_a_pipeline_gains_from_its_slowest_link_and_from_micro_batches() -> None:
-    found = sensitivities(case_of({"pp": 2}, micro_batches=2), BY_HAND)
+    found = sensitivities(BY_HAND(case_of({"pp": 2}, micro_batches=2)), BY_HAND)
     gains = {each.resource: each.gain for each in found}
     assert gains["node bandwidth"] == pytest.approx(10 / (9 + 1 / 1.1) - 1)  # 1 s of 10 is exposed sends
     assert gains["matrix rate"] == pytest.approx(10 / (1 + 9 / 1.1) - 1)
@@ -185,7 +185,7 @@ def test_a_pipeline_gains_from_its_slowest_link_and_from_micro_batches() -> None
 def test_of_a_measured_machine_each_kind_of_work_is_asked_for() -> None:
     measured = Simulator(lambda case: None, plan_of, lambda case: "measured here")
     case = case_of({"pp": 2}, micro_batches=2)
-    gains = {each.resource: each.gain for each in sensitivities(case, measured)}
+    gains = {each.resource: each.gain for each in sensitivities(measured(case), measured)}
     assert gains == {
         "compute": pytest.approx(10 / (1 + 9 / 1.1) - 1),
         "pipeline communication": pytest.approx(10 / (9 + 1 / 1.1) - 1),
@@ -230,7 +230,7 @@ def test_no_resource_makes_a_real_step_slower() -> None:
             "cluster": {"device": "h100-sxm", "nodes": 2, "per_node": 8},
         }
     )
-    found = {each.resource: each for each in sensitivities(case, ON_CLUSTER)}
+    found = {each.resource: each for each in sensitivities(ON_CLUSTER(case), ON_CLUSTER)}
     assert {"matrix rate", "memory bandwidth", "nvlink bandwidth", "network bandwidth"} <= set(found)
     assert all(each.gain >= -1e-12 for name, each in found.items() if name != "micro-batches a step")
     assert found["nvlink bandwidth"].gain > 0  # rings of 8 adapters a node are quicker than one device's links
