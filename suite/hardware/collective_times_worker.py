@@ -220,13 +220,22 @@ def _direct(collective: Collective, group: Any, tensor: Any, whole: Any, part: A
 
 
 def _functional(collective: Collective, group: Any, whole: Any, part: Any) -> Call:
+    """As in parallelism/tensor/regions.py, where the whole is copied into order: after a gather, before a scatter."""
     import torch
 
     operators, ranks, name = torch.ops._c10d_functional, group.size(), group.group_name
-    if collective is Collective.ALL_GATHER:
-        return lambda: operators.wait_tensor(operators.all_gather_into_tensor(part, ranks, name))
-    if collective is Collective.REDUCE_SCATTER:
-        return lambda: operators.wait_tensor(operators.reduce_scatter_tensor(whole, "sum", ranks, name))
+
+    def gathered() -> None:
+        operators.wait_tensor(operators.all_gather_into_tensor(part, ranks, name)).clone()
+
+    def scattered() -> None:
+        operators.wait_tensor(operators.reduce_scatter_tensor(whole.clone(), "sum", ranks, name))
+
+    match collective:
+        case Collective.ALL_GATHER:
+            return gathered
+        case Collective.REDUCE_SCATTER:
+            return scattered
     raise ValueError(f"{collective}: no strategy calls it by its functional operator")
 
 
