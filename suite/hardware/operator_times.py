@@ -15,7 +15,7 @@ from enum import StrEnum
 from functools import cached_property
 
 from suite.hardware.curve import Curve
-from suite.parse import SpecError, require
+from suite.parse import SpecError
 from suite.stats import NOISY_SPREAD
 
 
@@ -32,15 +32,26 @@ class Timed(StrEnum):
     GELU = "gelu"  # tokens, width
     SWIGLU = "swiglu"  # tokens, width: silu(gate) * up
     ADD = "add"  # tokens, width: the residual stream
+    CAST = "cast"  # tokens, width: autocast's copy of an input, its gradient widened again
     EMBEDDING = "embedding"  # sequences, tokens of each, rows, width
     POSITIONS = "positions"  # sequences, tokens of each, rows, width: places, their rows, the sum
     CROSS_ENTROPY = "cross-entropy"  # tokens, vocabulary; the head's product apart
-    ACCUMULATE = "accumulate"  # elements: a gradient added to the one that is there
-    CLIP = "clip"  # tensors, elements of all: their norm, and scaling them
-    ADAMW = "adamw"  # tensors, elements of all; fused
+    MEET = "meet"  # tokens, width: gradients of one tensor that two operators read, added up
+    ACCUMULATE = "accumulate"  # elements: a weight's gradient added to that of earlier micro-batches
+    CLIP = "clip"  # elements: one tensor's part of the norm, and scaling it
+    ADAMW = "adamw"  # elements: one tensor's part of an update; fused
     ADAMW_FOREACH = "adamw-foreach"
     ADAMW_LOOP = "adamw-loop"
     SGD = "sgd"  # with momentum; fused
+
+
+class Frame(StrEnum):
+    """What a step does around its operators; seconds, each a key of a calibration's overheads."""
+
+    STEP = "step.frame"  # a step of a model without operators: the learning rate, the losses' mean, an empty update
+    MICRO_BATCH = "micro-batch.frame"  # its contexts, the engine's start, the division of its loss
+    MODULE = "module.call"  # a module's call that does nothing
+    BACKWARD = "backward.start"  # starting autograd's engine, which chains of operators pay once
 
 
 class Format(StrEnum):
@@ -125,8 +136,6 @@ def work_of(operator: Timed, shape: tuple[int, ...]) -> float:
         return float((sequences * tokens + rows) * width)  # its gradient is as large as the table
     if operator is Timed.ROTARY:
         return float(math.prod(shape[:3]) * shape[-1])
-    if operator in (Timed.CLIP, Timed.ADAMW, Timed.ADAMW_FOREACH, Timed.ADAMW_LOOP, Timed.SGD):
-        return float(shape[1])
     return float(math.prod(shape))
 
 
