@@ -7,9 +7,9 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from parallelism.overheads.shapes import FEW, LONG, LOTS, MANY, SHORT, SOME, TALL
+from parallelism.overheads.shapes import ENGINE_FEW, ENGINE_MANY, FEW, LONG, LOTS, MANY, SHORT, SOME, TALL
 from suite.child import ChildError, ask
-from suite.hardware.overheads import ContextCore, Kept, Overhead, ShardedUnit, name_of
+from suite.hardware.overheads import ContextCore, Engine, Kept, Overhead, ShardedUnit, ZeroEngine, name_of
 from suite.parse import require
 from suite.stats import Summary, summarize
 
@@ -37,9 +37,15 @@ class Family:
     arguments: dict[str, Any] = field(default_factory=dict)
 
 
-def exact_families(cores: Iterable[ContextCore], stacks: Iterable[ShardedUnit]) -> tuple[Family, ...]:
-    """What cases need measured at their own shapes: attention cores and FSDP2's units."""
-    return (*map(_core_family, sorted(set(cores))), *map(_unit_family, sorted(set(stacks))))
+def exact_families(
+    cores: Iterable[ContextCore], stacks: Iterable[ShardedUnit], engines: Iterable[ZeroEngine] = ()
+) -> tuple[Family, ...]:
+    """What cases need measured at their own shapes: attention cores, FSDP2's units, DeepSpeed's engines."""
+    return (
+        *map(_core_family, sorted(set(cores))),
+        *map(_unit_family, sorted(set(stacks))),
+        *map(_engine_family, sorted(set(engines))),
+    )
 
 
 def families() -> tuple[Family, ...]:
@@ -186,3 +192,43 @@ def _unit_family(unit: ShardedUnit) -> Family:
     sizes = asdict(unit)
     groups = sizes.pop("groups")
     return Family("units", formula, unit.ranks * groups, sizes)
+
+
+def _engine_family(engine: ZeroEngine) -> Family:
+    def formula(row: Mapping[str, float]) -> dict[str, float]:
+        return {engine.name(part): seconds for part, seconds in engine_parts(row, engine.stage).items()}
+
+    return Family("engine", formula, engine.ranks, {"stage": engine.stage})
+
+
+def engine_parts(row: Mapping[str, float], stage: int) -> dict[Engine, float]:
+    """A micro-batch more, and a module more, over a bare step; what is left of one is the step's. The collectives of a
+    bucket are taken off: in stages 0 and 1 a step's, in 2 and 3 each micro-batch's."""
+    few, many = ENGINE_FEW, ENGINE_MANY
+
+    def batch(kind: str, count: int) -> float:
+        return row[f"{kind}.{count}.2"] - row[f"{kind}.{count}.1"]
+
+    def each_batch(count: int) -> float:
+        said = {2: row[f"all-reduce.{count}"], 3: row[f"scatter.{count}"]}.get(stage, 0.0)
+        return batch("engine", count) - batch("bare", count) - said
+
+    def step(count: int) -> float:
+        reduced, scalar, gathered = row[f"all-reduce.{count}"], row["scalar"], row[f"gather.{count}"]
+        said = (reduced, reduced + scalar + gathered, scalar + gathered, scalar)[stage]
+        first = row[f"engine.{count}.1"] - row[f"bare.{count}.1"] - batch("engine", count) + batch("bare", count)
+        return first - said
+
+    module, module_step = ((part(many) - part(few)) / (many - few) for part in (each_batch, step))
+    rerun = 0.0
+    if stage == 3:
+        rerun = (batch("rerun", many) - batch("rerun", few) - batch("engine", many) + batch("engine", few)) / (
+            many - few
+        )
+    return {
+        Engine.MODULE: module,
+        Engine.RERUN: rerun,
+        Engine.MICRO_BATCH: each_batch(few) - few * module,
+        Engine.MODULE_STEP: module_step,
+        Engine.STEP: step(few) - few * module_step,
+    }

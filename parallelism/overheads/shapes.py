@@ -11,3 +11,5 @@ SOME, LOTS = 8, 40
 SHORT, LONG = 4, 16
 #: payload of one fp32 parameter
 UNIT_BYTES = SIDE * SIDE * 4
+#: side and number of the linears under DeepSpeed's engine
+ENGINE_SIDE, ENGINE_FEW, ENGINE_MANY = 64, 4, 16

@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 
-from parallelism.overheads import checkpoints, context, divided, replicas, sharding
+from parallelism.overheads import checkpoints, context, divided, engine, replicas, sharding
 from suite.hardware.collective_times_worker import BETWEEN_S, agreed_count, forked, reading, work_between
 from suite.hardware.matrix_rate_worker import others_cpu_seconds
 
@@ -30,6 +30,7 @@ FAMILIES: dict[str, Callable[..., Calls]] = {
     "checkpoints": checkpoints.calls,
     "context": context.calls,
     "replicas": replicas.calls,
+    "engine": engine.calls,
 }
 
 

@@ -10,23 +10,30 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
-from parallelism.data.fsdp import FSDP
 from parallelism.data.fsdp import messages as fsdp_messages
 from parallelism.data.replicate import REPLICATE
-from parallelism.simulator.cpu_messages import exchange_for, message_seconds
+from parallelism.simulator.cpu_messages import message_seconds
+from parallelism.simulator.cpu_wanted import core_of, engine_of, is_probed, unit_of, units_of
 from parallelism.simulator.plan import NOTHING, Cost, Part
-from parallelism.strategies import strategies_of
 from parallelism.tensor.strategy import TENSOR
 from parallelism.tensor.traffic import WHOLE_GRADIENTS
 from parallelism.traffic import clipping_messages, scaling_messages
+from parallelism.zero.strategy import ZERO
+from parallelism.zero.traffic import modules_of
 from suite.case import Case
 from suite.collectives import Collective, Message
-from suite.formats import formats_of
 from suite.hardware.calibration import Calibration
-from suite.hardware.collective_times import Exchange, distinct
-from suite.hardware.overheads import ContextCore, Kept, Overhead, ShardedUnit
+from suite.hardware.overheads import Engine, Kept, Overhead, ShardedUnit
 from suite.layout import Layout, RecomputeKind
 from suite.operators import Ledger, Operator, Placed, Region, Split
+
+#: what DeepSpeed's stages send each micro-batch
+_REDUCTIONS = (
+    frozenset[Collective](),
+    frozenset[Collective](),
+    frozenset({Collective.ALL_REDUCE}),
+    frozenset({Collective.REDUCE_SCATTER}),
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,42 +69,22 @@ class StrategyCosts:
     finish: Cost
 
 
-@dataclass(frozen=True)
-class Wanted:
-    """What has to be measured for some cases, each once."""
-
-    exchanges: tuple[Exchange, ...]
-    cores: tuple[ContextCore, ...]
-    units: tuple[ShardedUnit, ...]
-
-
-def wanted_of(cases: Iterable[tuple[Case, Ledger]]) -> Wanted:
-    """The measurements behind `strategy_costs` of these cases; a ledger is what the case's rank holds."""
-    exchanges: list[Exchange] = []
-    cores: list[ContextCore] = []
-    units: list[ShardedUnit] = []
-    for case, ledger in cases:
-        exchanges += [exchange_for(row, case) for row in _all_messages(case, ledger) if row.ranks > 1 and row.count]
-        if case.layout.cp > 1:
-            cores.append(_core_of(case))
-        if case.layout.fsdp > 1:
-            parts = _parts(ledger)
-            units += [_unit_of(case, part, ranks) for part in parts for ranks in _gather_ranks(case.layout)]
-    return Wanted(distinct(exchanges), tuple(sorted(set(cores))), tuple(sorted(set(units))))
-
-
 def strategy_costs(case: Case, calibration: Calibration, ledger: Ledger, rank: int = 0) -> StrategyCosts:
-    """What the case's tensor, context and sharded data parallelism and its checkpointing add to `rank`'s step;
+    """What the case's tensor, context and sharded data parallelism, DeepSpeed and checkpointing add to `rank`'s step;
     `ledger` is what it holds (memory.estimate.MemoryModel.ledger_of_rank).
 
-    Not counted: DDP's buckets, the pipeline's sends, DeepSpeed. Taken as not hidden: FSDP2's prefetches, whose
+    Not counted: DDP's buckets and the pipeline's sends. Taken as not hidden: FSDP2's prefetches, whose
     transfers need the cores that compute does. Raises SpecError for what was not measured.
     """
     costs = _Costs(case, calibration, rank)
     segments = [_Segment(costs, ledger, index).added() for index in range(len(ledger.segments))]
     if case.layout.fsdp > 1:
         segments = [one + other for one, other in zip(segments, costs.sharding(ledger), strict=True)]
-    return StrategyCosts(tuple(segments), costs.finish(ledger))
+    finish = costs.finish(ledger)
+    if case.layout.is_deepspeed:
+        parts, last = costs.engine(ledger)
+        segments, finish = [one + other for one, other in zip(segments, parts, strict=True)], finish + last
+    return StrategyCosts(tuple(segments), finish)
 
 
 @dataclass(frozen=True)
@@ -131,13 +118,13 @@ class _Costs:
 
     def sharding(self, ledger: Ledger) -> list[Added]:
         """FSDP2's units: each block, and the rest, which is gathered with the first segment and stays whole."""
-        layout, parts = self.case.layout, _parts(ledger)
+        layout, parts = self.case.layout, units_of(ledger)
         blocks = [index for index, placed in enumerate(ledger.segments) if placed.prefix]
         rest = [index for index, placed in enumerate(ledger.segments) if not placed.prefix]
         found = [Added() for _ in ledger.segments]
         for place, part in zip((*blocks, *rest[:1]), parts, strict=True):
             is_root = not part[0].prefix
-            kept, freed, reduced = self._unit(_unit_of(self.case, part, layout.shard_ranks))
+            kept, freed, reduced = self._unit(unit_of(self.case, part, layout.shard_ranks))
             gather, hooks = max(0.0, freed - kept), max(0.0, 2 * kept - freed)
             again = self._gathered_again(part) if not is_root else 0.0
             found[place] = Added(
@@ -158,13 +145,35 @@ class _Costs:
         ranks = self.case.layout.reshard_after_forward
         if isinstance(ranks, bool):
             return 0.0
-        kept, freed, _ = self._unit(_unit_of(self.case, part, ranks))
+        kept, freed, _ = self._unit(unit_of(self.case, part, ranks))
         return max(0.0, freed - kept)
 
     def _replicas(self, ledger: Ledger, part: tuple[Placed, ...]) -> float:
         """HSDP: the all-reduce of one unit's reduced gradients."""
         rows = fsdp_messages(self.case, replace(ledger, segments=part), self.rank)
         return self.messages(row for row in rows if row.axis == "dp")
+
+    def engine(self, ledger: Ledger) -> tuple[list[Added], Cost]:
+        """DeepSpeed's engine: each segment's modules, the messages of a micro-batch and the step's. Stage 3's gathers
+        are in its modules' figures; a rerun block gathers again all but its last module."""
+        layout, batches = self.case.layout, self.case.workload.micro_batches
+        assert ZERO.messages is not None
+        rows = [row for row in ZERO.messages(self.case, ledger, self.rank) if not is_probed(self.case, ZERO, row)]
+        each = [row for row in rows if row.count % batches == 0 and row.collective in _REDUCTIONS[layout.zero]]
+        part = {kind: self.alone * self.calibration.overhead(engine_of(layout).name(kind)) for kind in Engine}
+        found, modules = [], 0
+        for placed in ledger.segments:
+            count = len(modules_of(placed.segment))
+            modules += count
+            half = Cost(blocking=((Part.GATHER, part[Engine.MODULE] * count / 2),))
+            is_rerun = placed.prefix and layout.recompute.covers_block(int(placed.prefix.rpartition(".")[2]))
+            again = part[Engine.RERUN] * (count - 1) if is_rerun else 0.0
+            found.append(Added(half, half, Cost(blocking=((Part.GATHER, again),))))
+        said = Cost(part[Engine.MICRO_BATCH], 0.0, ((Part.REDUCTION, self.messages(each) / batches),))
+        found[0] = found[0] + Added(backward=said)
+        once = self.messages(row for row in rows if row not in each)
+        host = part[Engine.STEP] + part[Engine.MODULE_STEP] * modules
+        return found, Cost(host, 0.0, ((Part.REDUCTION, once),))
 
     def finish(self, ledger: Ledger) -> Cost:
         """What comes after the last backward pass: gradients that no wrapper reduces, the norm, and the DTensors'
@@ -174,10 +183,9 @@ class _Costs:
         if REPLICATE.is_used(layout) and REPLICATE.messages is not None:
             once += REPLICATE.messages(case, ledger, self.rank)
         agreed = [*clipping_messages(layout), *scaling_messages(case)]
-        each = self.calibration.overheads
         wrapped = _wrapped(layout, ledger)
-        host = wrapped * (each[Overhead.DIVIDED_CLIP] + each[Overhead.DIVIDED_UPDATE]) if wrapped else 0.0
-        return Cost(host, 0.0, ((Part.REDUCTION, self.messages(once)), (Part.NORM, self.messages(agreed))))
+        host = self.host(Overhead.DIVIDED_CLIP, wrapped) + self.host(Overhead.DIVIDED_UPDATE, wrapped)
+        return host + Cost(blocking=((Part.REDUCTION, self.messages(once)), (Part.NORM, self.messages(agreed))))
 
 
 @dataclass(frozen=True)
@@ -222,7 +230,7 @@ class _Segment:
         case, costs = self.costs.case, self.costs
         if case.layout.cp == 1 or not self.placed.prefix:
             return Added()
-        core = _core_of(case)
+        core = core_of(case)
         forward = costs.measured(Part.CONTEXT, core.name(whole=False))
         whole = costs.measured(Part.CONTEXT, core.name(whole=True))
         backward = Cost(blocking=((Part.CONTEXT, max(0.0, whole.seconds - forward.seconds)),))
@@ -249,58 +257,6 @@ def _operators(region: Region) -> list[Operator]:
 def _tensor_messages(case: Case, ledger: Ledger, rank: int) -> tuple[Message, ...]:
     assert TENSOR.messages is not None
     return tuple(TENSOR.messages(case, ledger, rank)) if case.layout.tp > 1 else ()
-
-
-def _all_messages(case: Case, ledger: Ledger) -> list[Message]:
-    """What is looked up by message: all but what units and cores are measured with."""
-    rows: list[Message] = []
-    for strategy in strategies_of(case.layout):
-        if strategy.messages is not None and strategy.axis != "cp":
-            found = strategy.messages(case, ledger, 0)
-            rows += [row for row in found if strategy is not FSDP or row.collective is Collective.ALL_REDUCE]
-    return [*rows, *clipping_messages(case.layout), *scaling_messages(case)]
-
-
-def _parts(ledger: Ledger) -> list[tuple[Placed, ...]]:
-    """FSDP2's units: each block, then everything else together."""
-    rest = tuple(placed for placed in ledger.segments if not placed.prefix)
-    return [*((placed,) for placed in ledger.segments if placed.prefix), *([rest] if rest else [])]
-
-
-def _gather_ranks(layout: Layout) -> set[int]:
-    """From how many ranks a unit is gathered."""
-    again = layout.reshard_after_forward
-    return {layout.shard_ranks} | (set() if isinstance(again, bool) else {again})
-
-
-def _unit_of(case: Case, part: tuple[Placed, ...], ranks: int) -> ShardedUnit:
-    """The probe for a unit: its own parameters and the bytes that are gathered of them."""
-    weights = [weight for placed in part for weight in placed.segment.weights if not weight.tied_to]
-    element = formats_of(case).numerics.weights.nbytes
-    return ShardedUnit(
-        ranks=ranks,
-        groups=max(1, case.cluster.per_node // ranks),
-        parameters=len(weights),
-        payload_bytes=sum(weight.elements for weight in weights) * element,
-        divided=case.layout.tp > 1,
-    )
-
-
-def _core_of(case: Case) -> ContextCore:
-    """The probe for a block's attention core."""
-    layout, workload, model = case.layout, case.workload, case.model
-    return ContextCore(
-        method=layout.context,
-        kernel=workload.attention,
-        balanced=layout.is_balanced,
-        ranks=layout.cp,
-        groups=max(1, case.cluster.per_node // layout.cp),
-        sequences=workload.micro_batch,
-        tokens=workload.seq_len // layout.cp,
-        heads=model.heads // layout.tp,
-        kv_heads=model.kv_heads // layout.tp,
-        width=model.head_dim,
-    )
 
 
 def _wrapped(layout: Layout, ledger: Ledger) -> int:

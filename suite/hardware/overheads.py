@@ -104,3 +104,25 @@ class ShardedUnit:
         """Its key in a calibration."""
         beside = f".{BESIDE_TENSOR}" if self.divided else ""
         return f"fsdp.{self.ranks}r{self.groups}g.{self.parameters}p.{self.payload_bytes}b{beside}.{kept}"
+
+
+class Engine(StrEnum):
+    """What DeepSpeed's engine adds to a bare step. Stage 3: its all-gathers with it, which are one a module."""
+
+    MODULE = "module"  # a module's forward and backward pass, a micro-batch
+    RERUN = "rerun"  # a module's forward pass again
+    MICRO_BATCH = "micro-batch"
+    MODULE_STEP = "module-step"  # a module's part of clipping, update and what follows
+    STEP = "step"
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class ZeroEngine:
+    """DeepSpeed's engine in one stage on so many ranks."""
+
+    stage: int
+    ranks: int
+
+    def name(self, part: Engine) -> str:
+        """Its key in a calibration."""
+        return f"zero{self.stage}.{self.ranks}r.{part}"

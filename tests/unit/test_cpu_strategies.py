@@ -5,7 +5,8 @@ from typing import Any
 import pytest
 
 from memory.estimate import MemoryModel
-from parallelism.simulator.cpu_strategies import StrategyCosts, strategy_costs, wanted_of
+from parallelism.simulator.cpu_strategies import StrategyCosts, strategy_costs
+from parallelism.simulator.cpu_wanted import wanted_of
 from parallelism.simulator.plan import Part
 from parallelism.traffic import messages_of
 from suite.case import Case, case_from
