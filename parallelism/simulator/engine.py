@@ -38,7 +38,8 @@ class Cores:
 
 @dataclass(frozen=True, slots=True)
 class Interference:
-    """A device whose kernels slow down while its own communication runs beside them (it takes SMs and bandwidth)."""
+    """A device whose kernels slow down while its own communication runs beside them (it takes SMs and bandwidth), and
+    whose communication queues share one link."""
 
     compute: int
     others: tuple[int, ...]
@@ -51,9 +52,10 @@ class Interference:
         return (self.compute, *self.others)
 
     def speeds(self, busy: Sequence[int]) -> Sequence[float]:
-        """Compute pays, communication does not."""
-        slow = len(busy) > 1
-        return [1 / self.slowdown if slow and queue == self.compute else 1.0 for queue in busy]
+        """Compute pays for company, and communication shares its link evenly."""
+        talking = len(busy) - (self.compute in busy)
+        compute = 1 / self.slowdown if talking else 1.0
+        return [compute if queue == self.compute else 1 / talking for queue in busy]
 
 
 @dataclass

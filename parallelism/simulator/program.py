@@ -229,7 +229,7 @@ def _sharing(plan: StepPlan) -> tuple[Sharing, ...]:
         cores, demand = plan.cores
         queues = tuple(place * STREAMS + Stream.COMPUTE for place in places)
         return (Cores(queues, cores / plan.ranks_a_place, demand),)
-    if plan.slowdown == 1:
+    if plan.slowdown == 1 and not (plan.gathers is plan.reductions is Issue.STREAMS):
         return ()
     beside = (Stream.GATHER, Stream.REDUCE)
     return tuple(

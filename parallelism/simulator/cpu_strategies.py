@@ -1,0 +1,311 @@
+"""What strategies add to a rank's operators on this machine's CPU: collectives that it waits for, and host work.
+
+gloo's ranks wait for every collective, so what they cost adds up; with more ranks than cores the figures, measured with
+all ranks at work, hold their waiting for a core already. `Added` is in the engine's seconds, which it stretches for
+ranks that share cores: measured ones are divided by that stretch beforehand.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+
+from parallelism.data.fsdp import FSDP
+from parallelism.data.fsdp import messages as fsdp_messages
+from parallelism.data.replicate import REPLICATE
+from parallelism.simulator.cpu_messages import exchange_for, message_seconds
+from parallelism.simulator.plan import NOTHING, Cost, Part
+from parallelism.strategies import strategies_of
+from parallelism.tensor.strategy import TENSOR
+from parallelism.tensor.traffic import WHOLE_GRADIENTS
+from parallelism.traffic import clipping_messages, scaling_messages
+from suite.case import Case
+from suite.collectives import Collective, Message
+from suite.formats import formats_of
+from suite.hardware.calibration import Calibration
+from suite.hardware.collective_times import Exchange, distinct
+from suite.hardware.overheads import ContextCore, Kept, Overhead, ShardedUnit
+from suite.layout import Layout, RecomputeKind
+from suite.operators import Ledger, Operator, Placed, Region, Split
+
+
+@dataclass(frozen=True, slots=True)
+class Added:
+    """To one segment, each micro-batch; `gather` and `reduce` as a Unit has them. Where `has_core`, the attention
+    operators' own time is in it."""
+
+    forward: Cost = NOTHING
+    backward: Cost = NOTHING
+    rerun: Cost = NOTHING
+    gather: float = 0.0
+    reduce: float = 0.0
+    is_kept: bool = False
+    has_core: bool = False
+
+    def __add__(self, other: Added) -> Added:
+        return Added(
+            self.forward + other.forward,
+            self.backward + other.backward,
+            self.rerun + other.rerun,
+            self.gather + other.gather,
+            self.reduce + other.reduce,
+            self.is_kept or other.is_kept,
+            self.has_core or other.has_core,
+        )
+
+
+@dataclass(frozen=True)
+class StrategyCosts:
+    """What strategies add to a step of one rank: to each segment of its ledger, in order, and after all gradients."""
+
+    segments: tuple[Added, ...]
+    finish: Cost
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """What has to be measured for some cases, each once."""
+
+    exchanges: tuple[Exchange, ...]
+    cores: tuple[ContextCore, ...]
+    units: tuple[ShardedUnit, ...]
+
+
+def wanted_of(cases: Iterable[tuple[Case, Ledger]]) -> Wanted:
+    """The measurements behind `strategy_costs` of these cases; a ledger is what the case's rank holds."""
+    exchanges: list[Exchange] = []
+    cores: list[ContextCore] = []
+    units: list[ShardedUnit] = []
+    for case, ledger in cases:
+        exchanges += [exchange_for(row, case) for row in _all_messages(case, ledger) if row.ranks > 1 and row.count]
+        if case.layout.cp > 1:
+            cores.append(_core_of(case))
+        if case.layout.fsdp > 1:
+            parts = _parts(ledger)
+            units += [_unit_of(case, part, ranks) for part in parts for ranks in _gather_ranks(case.layout)]
+    return Wanted(distinct(exchanges), tuple(sorted(set(cores))), tuple(sorted(set(units))))
+
+
+def strategy_costs(case: Case, calibration: Calibration, ledger: Ledger, rank: int = 0) -> StrategyCosts:
+    """What the case's tensor, context and sharded data parallelism and its checkpointing add to `rank`'s step;
+    `ledger` is what it holds (memory.estimate.MemoryModel.ledger_of_rank).
+
+    Not counted: DDP's buckets, the pipeline's sends, DeepSpeed. Taken as not hidden: FSDP2's prefetches, whose
+    transfers need the cores that compute does. Raises SpecError for what was not measured.
+    """
+    costs = _Costs(case, calibration, rank)
+    segments = [_Segment(costs, ledger, index).added() for index in range(len(ledger.segments))]
+    if case.layout.fsdp > 1:
+        segments = [one + other for one, other in zip(segments, costs.sharding(ledger), strict=True)]
+    return StrategyCosts(tuple(segments), costs.finish(ledger))
+
+
+@dataclass(frozen=True)
+class _Costs:
+    """Looks measurements up for one case."""
+
+    case: Case
+    calibration: Calibration
+    rank: int
+
+    @property
+    def alone(self) -> float:
+        """The engine's seconds for one that was measured with all ranks at work."""
+        return min(1.0, self.calibration.machine.cores / self.case.cluster.per_node)
+
+    def messages(self, rows: Iterable[Message]) -> float:
+        """Seconds of all calls."""
+        return self.alone * sum(
+            row.count * message_seconds(self.calibration, row, self.case).seconds
+            for row in rows
+            if row.ranks > 1 and row.count
+        )
+
+    def host(self, overhead: str, count: float = 1.0) -> Cost:
+        """Host work, which on a CPU takes the time of operators."""
+        return Cost(compute=count * self.calibration.overhead(overhead)) if count else NOTHING
+
+    def measured(self, part: Part, name: str) -> Cost:
+        """A figure that was measured with all ranks at work."""
+        return Cost(blocking=((part, self.alone * self.calibration.overhead(name)),))
+
+    def sharding(self, ledger: Ledger) -> list[Added]:
+        """FSDP2's units: each block, and the rest, which is gathered with the first segment and stays whole."""
+        layout, parts = self.case.layout, _parts(ledger)
+        blocks = [index for index, placed in enumerate(ledger.segments) if placed.prefix]
+        rest = [index for index, placed in enumerate(ledger.segments) if not placed.prefix]
+        found = [Added() for _ in ledger.segments]
+        for place, part in zip((*blocks, *rest[:1]), parts, strict=True):
+            is_root = not part[0].prefix
+            kept, freed, reduced = self._unit(_unit_of(self.case, part, layout.shard_ranks))
+            gather, hooks = max(0.0, freed - kept), max(0.0, 2 * kept - freed)
+            again = self._gathered_again(part) if not is_root else 0.0
+            found[place] = Added(
+                forward=Cost(compute=hooks / 2),
+                backward=Cost(compute=hooks / 2, blocking=((Part.GATHER, again),)),
+                gather=gather,
+                reduce=max(0.0, reduced - freed) + self._replicas(ledger, part),
+                is_kept=is_root or layout.reshard_after_forward is not True,
+            )
+        return found
+
+    def _unit(self, unit: ShardedUnit) -> tuple[float, float, float]:
+        kept, freed, reduced = (self.alone * self.calibration.overhead(unit.name(kind)) for kind in Kept)
+        return kept, freed, reduced
+
+    def _gathered_again(self, part: tuple[Placed, ...]) -> float:
+        """Backward's gather of a block that forward left in parts, among fewer ranks than hold it."""
+        ranks = self.case.layout.reshard_after_forward
+        if isinstance(ranks, bool):
+            return 0.0
+        kept, freed, _ = self._unit(_unit_of(self.case, part, ranks))
+        return max(0.0, freed - kept)
+
+    def _replicas(self, ledger: Ledger, part: tuple[Placed, ...]) -> float:
+        """HSDP: the all-reduce of one unit's reduced gradients."""
+        rows = fsdp_messages(self.case, replace(ledger, segments=part), self.rank)
+        return self.messages(row for row in rows if row.axis == "dp")
+
+    def finish(self, ledger: Ledger) -> Cost:
+        """What comes after the last backward pass: gradients that no wrapper reduces, the norm, and the DTensors'
+        part of clipping and update."""
+        case, layout = self.case, self.case.layout
+        once = [row for row in _tensor_messages(case, ledger, self.rank) if row.purpose == WHOLE_GRADIENTS]
+        if REPLICATE.is_used(layout) and REPLICATE.messages is not None:
+            once += REPLICATE.messages(case, ledger, self.rank)
+        agreed = [*clipping_messages(layout), *scaling_messages(case)]
+        each = self.calibration.overheads
+        wrapped = _wrapped(layout, ledger)
+        host = wrapped * (each[Overhead.DIVIDED_CLIP] + each[Overhead.DIVIDED_UPDATE]) if wrapped else 0.0
+        return Cost(host, 0.0, ((Part.REDUCTION, self.messages(once)), (Part.NORM, self.messages(agreed))))
+
+
+@dataclass(frozen=True)
+class _Segment:
+    """One segment's part, but for FSDP2's."""
+
+    costs: _Costs
+    ledger: Ledger
+    index: int
+
+    @property
+    def placed(self) -> Placed:
+        """The segment where it stands."""
+        return self.ledger.segments[self.index]
+
+    def added(self) -> Added:
+        """Tensor and context parallelism, and checkpointing."""
+        return self._tensor() + self._context() + self._checkpointing()
+
+    def _tensor(self) -> Added:
+        case, layout, costs = self.costs.case, self.costs.case.layout, self.costs
+        if layout.tp == 1:
+            return Added()
+        own = replace(self.ledger, segments=(self.placed,))
+        rows = [row for row in _tensor_messages(case, own, costs.rank) if row.purpose != WHOLE_GRADIENTS]
+        reruns = [row for row in rows if "rerun" in row.purpose]
+        gradients = [row for row in rows if "gradient" in row.purpose]
+        forward = [row for row in rows if row not in reruns and row not in gradients]
+        times = (self._each(part) for part in (forward, gradients, reruns))
+        said = [Cost(blocking=((Part.TENSOR, seconds),)) for seconds in times]
+        weights = sum(weight.split is not Split.NONE for weight in self.placed.segment.weights)
+        half = costs.host(Overhead.DIVIDED_USE, weights / 2)
+        again = 1 - 1 / case.workload.micro_batches
+        added = costs.host(Overhead.DIVIDED_ADD, weights * again)
+        return Added(said[0] + half, said[1] + half + added, said[2] + half if reruns else NOTHING)
+
+    def _each(self, rows: list[Message]) -> float:
+        """Seconds of a micro-batch."""
+        return self.costs.messages(rows) / self.costs.case.workload.micro_batches
+
+    def _context(self) -> Added:
+        case, costs = self.costs.case, self.costs
+        if case.layout.cp == 1 or not self.placed.prefix:
+            return Added()
+        core = _core_of(case)
+        forward = costs.measured(Part.CONTEXT, core.name(whole=False))
+        whole = costs.measured(Part.CONTEXT, core.name(whole=True))
+        backward = Cost(blocking=((Part.CONTEXT, max(0.0, whole.seconds - forward.seconds)),))
+        is_rerun = any(isinstance(part, Region) for part in self.placed.segment.body)
+        return Added(forward, backward, forward if is_rerun else NOTHING, has_core=True)
+
+    def _checkpointing(self) -> Added:
+        regions = [part for part in self.placed.segment.body if isinstance(part, Region)]
+        is_selective = self.costs.case.layout.recompute.kind is RecomputeKind.SELECTIVE_OP
+        names = (Overhead.REGION, Overhead.REGION_OPERATOR)
+        if is_selective:
+            names = (Overhead.SELECTIVE_REGION, Overhead.SELECTIVE_OPERATOR)
+        rerun = NOTHING
+        for region in regions:
+            kernels = sum(len(operator.kernels) for operator in _operators(region))
+            rerun = rerun + self.costs.host(names[0]) + self.costs.host(names[1], kernels)
+        return Added(rerun=rerun)
+
+
+def _operators(region: Region) -> list[Operator]:
+    return [operator for part in region.body for operator in (_operators(part) if isinstance(part, Region) else [part])]
+
+
+def _tensor_messages(case: Case, ledger: Ledger, rank: int) -> tuple[Message, ...]:
+    assert TENSOR.messages is not None
+    return tuple(TENSOR.messages(case, ledger, rank)) if case.layout.tp > 1 else ()
+
+
+def _all_messages(case: Case, ledger: Ledger) -> list[Message]:
+    """What is looked up by message: all but what units and cores are measured with."""
+    rows: list[Message] = []
+    for strategy in strategies_of(case.layout):
+        if strategy.messages is not None and strategy.axis != "cp":
+            found = strategy.messages(case, ledger, 0)
+            rows += [row for row in found if strategy is not FSDP or row.collective is Collective.ALL_REDUCE]
+    return [*rows, *clipping_messages(case.layout), *scaling_messages(case)]
+
+
+def _parts(ledger: Ledger) -> list[tuple[Placed, ...]]:
+    """FSDP2's units: each block, then everything else together."""
+    rest = tuple(placed for placed in ledger.segments if not placed.prefix)
+    return [*((placed,) for placed in ledger.segments if placed.prefix), *([rest] if rest else [])]
+
+
+def _gather_ranks(layout: Layout) -> set[int]:
+    """From how many ranks a unit is gathered."""
+    again = layout.reshard_after_forward
+    return {layout.shard_ranks} | (set() if isinstance(again, bool) else {again})
+
+
+def _unit_of(case: Case, part: tuple[Placed, ...], ranks: int) -> ShardedUnit:
+    """The probe for a unit: its own parameters and the bytes that are gathered of them."""
+    weights = [weight for placed in part for weight in placed.segment.weights if not weight.tied_to]
+    element = formats_of(case).numerics.weights.nbytes
+    return ShardedUnit(
+        ranks=ranks,
+        groups=max(1, case.cluster.per_node // ranks),
+        parameters=len(weights),
+        payload_bytes=sum(weight.elements for weight in weights) * element,
+        divided=case.layout.tp > 1,
+    )
+
+
+def _core_of(case: Case) -> ContextCore:
+    """The probe for a block's attention core."""
+    layout, workload, model = case.layout, case.workload, case.model
+    return ContextCore(
+        method=layout.context,
+        kernel=workload.attention,
+        balanced=layout.is_balanced,
+        ranks=layout.cp,
+        groups=max(1, case.cluster.per_node // layout.cp),
+        sequences=workload.micro_batch,
+        tokens=workload.seq_len // layout.cp,
+        heads=model.heads // layout.tp,
+        kv_heads=model.kv_heads // layout.tp,
+        width=model.head_dim,
+    )
+
+
+def _wrapped(layout: Layout, ledger: Ledger) -> int:
+    """Parameters that are DTensors on this rank: FSDP2's all are, else those that tensor parallelism divides."""
+    weights = [weight for placed in ledger.segments for weight in placed.segment.weights if not weight.tied_to]
+    if layout.fsdp > 1:
+        return len(weights)
+    return sum(weight.split is not Split.NONE for weight in weights) if layout.tp > 1 else 0
