@@ -7,13 +7,14 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from functools import cached_property
 
+from parallelism.data.fsdp import shard_elements
 from parallelism.simulator.cpu_operators import Use, format_of, optimizer_of, uses_of
 from parallelism.simulator.plan import Cost, Unit
 from suite.case import Case
 from suite.formats import formats_of
 from suite.hardware.calibration import Calibration
 from suite.hardware.operator_times import Crowd, Format, Frame, Seconds, Timed
-from suite.operators import Ledger, Operator, Segment, Weight
+from suite.operators import Ledger, Operator, OperatorKind, Segment, Weight
 
 #: modules that a segment calls beside its norms and linears, whose chains call theirs (suite/models/decoder_module.py):
 #: a block, its two halves, the attention core, two dropouts; the decoder, its table of rotary positions, its dropout
@@ -38,24 +39,27 @@ class CpuCosts:
         """In what they compute."""
         return format_of(self.case)
 
-    def unit(self, segment: Segment) -> Unit:
-        """A segment's passes for one micro-batch.
+    def unit(self, segment: Segment, without_core: bool = False) -> Unit:
+        """A segment's passes for one micro-batch; `without_core`: attention is counted elsewhere.
 
         Counted: every operator of the ledger, where gradients meet, what modules' calls cost, and adding a weight's
         gradient to that of the micro-batches before, spread evenly over all. Not counted: communication.
         """
-        operators = tuple(segment.operators())
+        operators, recomputed = (
+            tuple(each for each in some if not (without_core and each.kind is OperatorKind.ATTENTION))
+            for some in (segment.operators(), segment.recomputed)
+        )
         passes = self._passes(uses_of(self.case, operators))
         is_block = segment.name == "block"
         calls = BLOCK_CALLS if is_block else MODEL_CALLS if segment.name == "embedding" else 0
         frames = calls * self.calibration.overhead(Frame.MODULE)
-        rerun = self._passes(uses_of(self.case, segment.recomputed)).forward
+        rerun = self._passes(uses_of(self.case, recomputed)).forward
         return Unit(
             name=segment.name,
             forward=Cost(passes.forward + frames),
             inputs=Cost(passes.inputs),
             weights=Cost(passes.weights + self._accumulation(segment.weights)),
-            rerun=Cost(rerun + frames * _share(segment.recomputed, operators)),
+            rerun=Cost(rerun + frames * _share(recomputed, operators)),
         )
 
     def micro_batch(self) -> float:
@@ -64,9 +68,8 @@ class CpuCosts:
 
     def finish(self, ledger: Ledger) -> Cost:
         """Clipping and updating what a rank holds, tensor by tensor, and the step's own frame."""
-        weights = [weight for placed in ledger.segments for weight in placed.segment.weights if not weight.tied_to]
         seconds = self.calibration.overhead(Frame.STEP)
-        for elements, count in Counter(weight.elements for weight in weights).items():
+        for elements, count in updated_sizes(self.case, ledger).items():
             for timed in (Timed.CLIP, optimizer_of(self.case)):
                 seconds += count * self._seconds(Use(timed, (elements,)), stored_format(self.case)).forward
         return Cost(seconds)
@@ -115,6 +118,14 @@ def items_of(case: Case, ledger: Ledger) -> set[tuple[Use, Format]]:
         for operators in (segment.operators(), segment.recomputed)
         for use in uses_of(case, operators)
     }
-    sizes = {weight.elements for segment in ledger.counts for weight in segment.weights}
-    finish = (Timed.CLIP, Timed.ACCUMULATE, optimizer_of(case))
-    return found | {(Use(timed, (size,)), stored_format(case)) for timed in finish for size in sizes}
+    made = {weight.elements for segment in ledger.counts for weight in segment.weights}
+    kept = updated_sizes(case, ledger)
+    finish = [(Timed.ACCUMULATE, made), (Timed.CLIP, kept), (optimizer_of(case), kept)]
+    return found | {(Use(timed, (size,)), stored_format(case)) for timed, sizes in finish for size in sizes}
+
+
+def updated_sizes(case: Case, ledger: Ledger) -> Counter[int]:
+    """How many tensors of each size a rank clips and updates: whole, or its shards (parallelism/data/fsdp.py)."""
+    ranks = case.layout.shard_ranks if case.layout.fsdp > 1 else 1
+    weights = [weight for placed in ledger.segments for weight in placed.segment.weights if not weight.tied_to]
+    return Counter(shard_elements(weight.values, ranks, 0) for weight in weights)
