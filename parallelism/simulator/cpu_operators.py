@@ -100,13 +100,14 @@ def _embedding(kernel: Kernel) -> Iterator[Use]:
 
 
 def _loss(kernels: dict[str, Kernel]) -> Use:
-    if "log_softmax" not in kernels:
-        raise SpecError("layout.tp: a loss that is divided over ranks is not timed yet")
-    logits = kernels["log_softmax"].reads[0]
-    return Use(Timed.CROSS_ENTROPY, _rows(logits))
+    """A loss that is divided over ranks is taken for a whole one over as many columns; its sums are messages."""
+    kernel = kernels.get("log_softmax") or kernels["vocabulary_cross_entropy"]
+    return Use(Timed.CROSS_ENTROPY, _rows(kernel.reads[0]))
 
 
 def _pointwise(case: Case, kernels: dict[str, Kernel]) -> Iterator[Use]:
+    if "cast" in kernels:
+        yield Use(Timed.CAST, _rows(kernels["cast"].reads[0]))
     if "cat" in kernels:
         y = kernels["cat"].writes[0]
         sequences, tokens, channels = y.values
@@ -122,7 +123,7 @@ def _pointwise(case: Case, kernels: dict[str, Kernel]) -> Iterator[Use]:
 
 def _add(case: Case, kernel: Kernel) -> Use:
     x, y = kernel.reads
-    if len(y.shape) < len(x.shape):
+    if 1 < len(y.shape) < len(x.shape):
         return Use(Timed.POSITIONS, (*x.values[:2], case.model.max_positions, x.values[-1]))
     return Use(Timed.ADD, _rows(x))
 
