@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from parallelism.data.fsdp import messages as fsdp_messages
 from parallelism.data.replicate import REPLICATE
 from parallelism.simulator.cpu_messages import message_seconds
-from parallelism.simulator.cpu_wanted import core_of, engine_of, is_probed, unit_of, units_of
+from parallelism.simulator.cpu_wanted import core_of, engine_of, is_module_gather, unit_of, units_of
 from parallelism.simulator.plan import NOTHING, Cost, Part
 from parallelism.tensor.strategy import TENSOR
 from parallelism.tensor.traffic import WHOLE_GRADIENTS
@@ -158,7 +158,7 @@ class _Costs:
         are in its modules' figures; a rerun block gathers again all but its last module."""
         layout, batches = self.case.layout, self.case.workload.micro_batches
         assert ZERO.messages is not None
-        rows = [row for row in ZERO.messages(self.case, ledger, self.rank) if not is_probed(self.case, ZERO, row)]
+        rows = [row for row in ZERO.messages(self.case, ledger, self.rank) if not is_module_gather(layout, row)]
         each = [row for row in rows if row.count % batches == 0 and row.collective in _REDUCTIONS[layout.zero]]
         part = {kind: self.alone * self.calibration.overhead(engine_of(layout).name(kind)) for kind in Engine}
         found, modules = [], 0

@@ -5,12 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from parallelism.base import Strategy
-from parallelism.data.fsdp import FSDP
+from parallelism.schedules.ledgers import ledger_of_stages
+from parallelism.schedules.stages import stages_of
 from parallelism.simulator.cpu_messages import exchange_for
-from parallelism.strategies import strategies_of
-from parallelism.traffic import clipping_messages, scaling_messages
-from parallelism.zero.strategy import ZERO
+from parallelism.traffic import messages_of
 from suite.case import Case
 from suite.collectives import Collective, Message
 from suite.formats import formats_of
@@ -31,21 +29,30 @@ class Wanted:
 
 
 def wanted_of(cases: Iterable[tuple[Case, Ledger]]) -> Wanted:
-    """The measurements behind `strategy_costs` of these cases; a ledger is what the case's rank holds."""
+    """The measurements behind `cpu_strategies.strategy_costs` of every rank of these cases. A ledger is of the first
+    rank's share of the whole model, every pipeline stage of it (memory.estimate.MemoryModel.ledger_of_share)."""
     exchanges: list[Exchange] = []
-    cores: list[ContextCore] = []
-    units: list[ShardedUnit] = []
+    cores: set[ContextCore] = set()
+    units: set[ShardedUnit] = set()
     engines: set[ZeroEngine] = set()
     for case, ledger in cases:
-        exchanges += [exchange_for(row, case) for row in _all_messages(case, ledger) if row.ranks > 1 and row.count]
-        if case.layout.cp > 1:
-            cores.append(core_of(case))
-        if case.layout.is_deepspeed:
-            engines.add(engine_of(case.layout))
-        if case.layout.fsdp > 1:
-            parts = units_of(ledger)
-            units += [unit_of(case, part, ranks) for part in parts for ranks in gather_ranks(case.layout)]
-    return Wanted(distinct(exchanges), tuple(sorted(set(cores))), tuple(sorted(set(units))), tuple(sorted(engines)))
+        layout = case.layout
+        exchanges += [exchange_for(row, case) for row in _messages(case, ledger)]
+        if layout.cp > 1:
+            cores.add(core_of(case))
+        if layout.is_deepspeed:
+            engines.add(engine_of(layout))
+        if layout.fsdp > 1:
+            parts = [part for stage in _stages(case, ledger) for part in units_of(stage)]
+            units |= {unit_of(case, part, ranks) for part in parts for ranks in _gather_ranks(layout)}
+    return Wanted(distinct(exchanges), tuple(sorted(cores)), tuple(sorted(units)), tuple(sorted(engines)))
+
+
+def _stages(case: Case, ledger: Ledger) -> list[Ledger]:
+    """The model, or each of its pipeline stages."""
+    if case.layout.pp == 1:
+        return [ledger]
+    return [ledger_of_stages(case, ledger, (stage,)) for stage in stages_of(case)]
 
 
 def engine_of(layout: Layout) -> ZeroEngine:
@@ -53,21 +60,27 @@ def engine_of(layout: Layout) -> ZeroEngine:
     return ZeroEngine(layout.zero, layout.dp)
 
 
-def _all_messages(case: Case, ledger: Ledger) -> list[Message]:
-    """What is looked up by message: all but what units, cores and engines are measured with."""
-    rows: list[Message] = []
-    for strategy in strategies_of(case.layout):
-        if strategy.messages is not None and strategy.axis != "cp":
-            found = strategy.messages(case, ledger, 0)
-            rows += [row for row in found if not is_probed(case, strategy, row)]
-    return [*rows, *clipping_messages(case.layout), *scaling_messages(case)]
+def _messages(case: Case, ledger: Ledger) -> list[Message]:
+    """What is looked up by message: all but what units, cores and engines are measured with. Of the first rank of each
+    place in the pipeline."""
+    layout = case.layout
+    firsts = range(0, layout.world_size, layout.world_size // layout.pp)
+    rows = [row for rank in firsts for row in messages_of(case, ledger, rank)]
+    return [row for row in rows if not _is_measured_apart(layout, row)]
 
 
-def is_probed(case: Case, strategy: Strategy, row: Message) -> bool:
-    """Is it timed in a probe of the strategy's own?"""
-    if strategy is FSDP:
+def _is_measured_apart(layout: Layout, row: Message) -> bool:
+    """Is it timed in a probe of its strategy's own?"""
+    if row.axis == "fsdp":
         return row.collective is not Collective.ALL_REDUCE
-    return strategy is ZERO and case.layout.zero == 3 and row.collective is Collective.ALL_GATHER
+    if row.axis == "dp" and layout.is_deepspeed:
+        return is_module_gather(layout, row)
+    return row.axis == "cp"
+
+
+def is_module_gather(layout: Layout, row: Message) -> bool:
+    """DeepSpeed's stage 3 gathers modules: the engine's probe holds it."""
+    return layout.zero == 3 and row.collective is Collective.ALL_GATHER
 
 
 def units_of(ledger: Ledger) -> list[tuple[Placed, ...]]:
@@ -76,7 +89,7 @@ def units_of(ledger: Ledger) -> list[tuple[Placed, ...]]:
     return [*((placed,) for placed in ledger.segments if placed.prefix), *([rest] if rest else [])]
 
 
-def gather_ranks(layout: Layout) -> set[int]:
+def _gather_ranks(layout: Layout) -> set[int]:
     """From how many ranks a unit is gathered."""
     again = layout.reshard_after_forward
     return {layout.shard_ranks} | (set() if isinstance(again, bool) else {again})

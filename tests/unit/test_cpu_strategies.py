@@ -29,7 +29,7 @@ def case_of(**layout: Any) -> Case:
 def calibration(case: Case, cores: int, message_s: float, **overheads: float) -> Calibration:
     """Every message takes `message_s`; a FSDP unit kept 2 ms, freed 3, reduced 7; an attention core 1 ms forward and
     4 in all; hosts nothing but what is named."""
-    wanted = wanted_of([(case, MemoryModel(case).ledger_of_rank(0))])
+    wanted = wanted_of([(case, MemoryModel(case).ledger_of_share(0))])
     known = dict.fromkeys(map(str, Overhead), 0.0) | overheads
     for unit in wanted.units:
         known |= {unit.name(Kept.KEPT): 2e-3, unit.name(Kept.FREED): 3e-3, unit.name(Kept.REDUCED): 7e-3}
