@@ -14,7 +14,7 @@ from suite.case import Case
 from suite.formats import formats_of
 from suite.hardware.calibration import Calibration
 from suite.hardware.operator_times import Crowd, Format, Frame, Seconds, Timed
-from suite.operators import Ledger, Operator, OperatorKind, Segment, Weight
+from suite.operators import Ledger, Operator, Segment, Weight
 
 #: modules that a segment calls beside its norms and linears, whose chains call theirs (suite/models/decoder_module.py):
 #: a block, its two halves, the attention core, two dropouts; the decoder, its table of rotary positions, its dropout
@@ -39,16 +39,13 @@ class CpuCosts:
         """In what they compute."""
         return format_of(self.case)
 
-    def unit(self, segment: Segment, without_core: bool = False) -> Unit:
-        """A segment's passes for one micro-batch; `without_core`: attention is counted elsewhere.
+    def unit(self, segment: Segment) -> Unit:
+        """A segment's passes for one micro-batch.
 
         Counted: every operator of the ledger, where gradients meet, what modules' calls cost, and adding a weight's
         gradient to that of the micro-batches before, spread evenly over all. Not counted: communication.
         """
-        operators, recomputed = (
-            tuple(each for each in some if not (without_core and each.kind is OperatorKind.ATTENTION))
-            for some in (segment.operators(), segment.recomputed)
-        )
+        operators, recomputed = tuple(segment.operators()), segment.recomputed
         passes = self._passes(uses_of(self.case, operators))
         is_block = segment.name == "block"
         calls = BLOCK_CALLS if is_block else MODEL_CALLS if segment.name == "embedding" else 0

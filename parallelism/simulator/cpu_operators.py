@@ -33,8 +33,9 @@ def format_of(case: Case) -> Format:
 def uses_of(case: Case, operators: Iterable[Operator]) -> Iterator[Use]:
     """The calls of a run of operators, in order, and where gradients of one tensor meet.
 
-    Counted: every kernel of the ledger. Not counted: views and what Python's frames let go, which cost what a module's
-    call costs (`step overheads`).
+    Counted: every kernel of the ledger. Not counted: views and what Python's frames let go; attention over keys that
+    are spread over ranks, which is timed as a whole (suite/hardware/overheads.py, ContextCore); the masks of an
+    embedding that is divided over ranks.
     """
     operators = tuple(operators)
     for operator in operators:
@@ -62,7 +63,8 @@ def _uses(case: Case, operator: Operator) -> Iterator[Use]:
         case OperatorKind.MATMUL:
             yield from _linear(operator.kernels)
         case OperatorKind.ATTENTION:
-            yield _attention(case, operator)
+            if case.layout.cp == 1:
+                yield _attention(case, operator)
         case OperatorKind.NORM:
             is_layer = "layer_norm" in kernels
             yield Use(Timed.LAYER_NORM if is_layer else Timed.RMS_NORM, _rows(operator.kernels[0].reads[0]))

@@ -29,6 +29,11 @@ from suite.parse import require
 UNPLANNED = frozenset({"zero", "zero-redundancy"})
 
 
+def is_planned(case: Case) -> bool:
+    """Can a step of this case on the CPU be written down?"""
+    return not any(strategy.name in UNPLANNED for strategy in strategies_of(case.layout))
+
+
 def cpu_plan(case: Case, ledger: Ledger, calibration: Calibration) -> StepPlan:
     """The step of a case whose ranks share this machine; `ledger` is of a rank's share of the whole model.
 
@@ -89,7 +94,7 @@ class _Planner:
         return StagePlan(tuple(units), self._send)
 
     def _unit(self, placed: Placed, added: Added) -> Unit:
-        unit = self._alike(placed.segment, added.has_core)
+        unit = self._alike(placed.segment)
         return replace(
             unit,
             name=placed.prefix or unit.name,
@@ -102,7 +107,7 @@ class _Planner:
         )
 
     @cached_property
-    def _alike(self) -> Callable[[Segment, bool], Unit]:
+    def _alike(self) -> Callable[[Segment], Unit]:
         return cache(self.costs.unit)
 
     def _hooks(self, part: Ledger) -> float:
