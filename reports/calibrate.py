@@ -15,7 +15,7 @@ from parallelism.calibration.asking import Item, OperatorTimeError, measure_oper
 from parallelism.overheads.asking import OverheadError, exact_families, families, measure_overheads
 from parallelism.simulator.cpu_costs import items_of
 from parallelism.simulator.cpu_plan import is_planned
-from parallelism.simulator.cpu_strategies import wanted_of
+from parallelism.simulator.cpu_wanted import wanted_of
 from reports.predict import product_shapes
 from reports.streams import output, tell
 from reports.text import plural
@@ -60,7 +60,7 @@ def calibrate(cases: Sequence[Case], budget: Budget, tell: Callable[[object], No
     Raises CalibrationError, in one line, where a measuring process fails.
     """
     start = time.monotonic()
-    wanted = [case for case in cases if case.cluster.device == "cpu" and case.cluster.nodes == 1 and is_planned(case)]
+    wanted = [case for case in cases if can_calibrate(case)]
     require(bool(wanted), "calibrate: none of the cases runs on this machine's CPU with a layout that is simulated")
     try:
         found = _operators(wanted, budget, tell)
@@ -70,6 +70,11 @@ def calibrate(cases: Sequence[Case], budget: Budget, tell: Callable[[object], No
         raise CalibrationError(str(error)) from None
     created = datetime.now(UTC).isoformat(timespec="seconds")
     return replace(found, created=created, seconds=round(time.monotonic() - start, 1))
+
+
+def can_calibrate(case: Case) -> bool:
+    """Does it run on this machine's CPU alone, in a layout that is simulated there?"""
+    return case.cluster.device == "cpu" and case.cluster.nodes == 1 and is_planned(case)
 
 
 def items_by_crowd(cases: Iterable[Case]) -> dict[Crowd, set[Item]]:
