@@ -15,7 +15,7 @@ from parallelism.calibration.asking import Item, OperatorTimeError, measure_oper
 from parallelism.overheads.asking import OverheadError, exact_families, families, measure_overheads
 from parallelism.simulator.cpu_costs import items_of
 from parallelism.simulator.cpu_plan import is_planned
-from parallelism.simulator.cpu_strategies import wanted_of
+from parallelism.simulator.cpu_wanted import wanted_of
 from reports.predict import product_shapes
 from reports.streams import output, tell
 from reports.text import plural
@@ -105,13 +105,14 @@ def _products(found: Calibration, cases: Sequence[Case], budget: Budget, tell: C
 
 
 def _messages(found: Calibration, cases: Sequence[Case], budget: Budget, tell: Callable[[object], None]) -> Calibration:
-    wanted = wanted_of((case, MemoryModel(case).ledger_of_rank(0)) for case in cases)
+    wanted = wanted_of((case, MemoryModel(case).ledger_of_share(0)) for case in cases)
     if not wanted.exchanges:
         return found
     tell(f"measuring {plural(len(wanted.exchanges), 'collective')} ...")
     times, others = measure_collectives(wanted.exchanges, budget.collectives)
     tell("measuring what strategies cost the host ...")
-    overheads, _ = measure_overheads((*families(), *exact_families(wanted.cores, wanted.units)), budget.overheads)
+    exact = exact_families(wanted.cores, wanted.units, wanted.engines)
+    overheads, _ = measure_overheads((*families(), *exact), budget.overheads)
     named = {name: max(0.0, summary.median) for name, summary in overheads.items()}
     machine = replace(found.machine, other_cores=max(found.machine.other_cores, others))
     return replace(found, machine=machine, collectives=times, overheads=found.overheads | named)

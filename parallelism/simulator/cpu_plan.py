@@ -26,7 +26,7 @@ from suite.operators import Ledger, Placed, Segment
 from suite.parse import require
 
 #: strategies whose step this cannot write down
-UNPLANNED = frozenset({"zero", "zero-redundancy"})
+UNPLANNED = frozenset[str]()
 
 
 def is_planned(case: Case) -> bool:
@@ -38,7 +38,7 @@ def cpu_plan(case: Case, ledger: Ledger, calibration: Calibration) -> StepPlan:
     """The step of a case whose ranks share this machine; `ledger` is of a rank's share of the whole model.
 
     Counted: what CpuCosts and StrategyCosts count, DDP's buckets and hooks, the pipeline's sends, clipping's norm. Not
-    counted: what torch's schedules do on the host; DeepSpeed's engine and sharded optimizers are refused.
+    counted: what torch's schedules do on the host.
     Raises SpecError for a layout that is not planned, and for what the calibration lacks.
     """
     unplanned = [strategy.name for strategy in strategies_of(case.layout) if strategy.name in UNPLANNED]
