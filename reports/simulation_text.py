@@ -14,6 +14,7 @@ from parallelism.simulator.plan import Cost, Part, StagePlan, Unit
 from parallelism.simulator.sensitivity import Sensitivity
 from parallelism.simulator.simulation import MEANING, Simulation, Utilization
 from reports.answer import STYLE
+from reports.contract import split_parts
 from reports.text import plain, plural
 from suite.units import NOT_KNOWN, count_text, number_text, percent_text, seconds_text
 
@@ -30,7 +31,7 @@ def simulation_mapping(simulation: Simulation) -> dict[str, Any]:
         "tflops_per_gpu_full_attention": full.tflops_per_gpu,
         "mfu_full_attention": full.mfu,
         "hfu_full_attention": full.hfu,
-        "parts": {part.value: seconds for part, seconds in simulation.parts.items()},
+        **split_parts({part.value: seconds for part, seconds in simulation.parts.items()}),
         "communication": {
             part.value: {
                 "total_seconds": found.total,
