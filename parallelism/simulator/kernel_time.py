@@ -18,7 +18,7 @@ from suite.parse import SpecError
 #: shares of a datasheet's figures that stand in where nothing was measured or fitted
 MATMUL_SHARE = 0.75  # of the peak: large products of a training step, at the clock that the power limit leaves
 BEST_SHAPE_SHARE = 0.9  # of the best shape of a measured sweep
-MEMORY_SHARE = 0.85  # of the bandwidth: large pointwise kernels
+MEMORY_SHARE = 0.8  # of the bandwidth: hw_micro.csv hw-0224 to hw-0236 and hw-0382 to hw-0404 (layer norms), median
 ATTENTION_SHARE = 0.5  # of the rate of large products: FlashAttention-2, forward and backward (arXiv:2307.08691, 4.1)
 
 MATMUL_DTYPE = {

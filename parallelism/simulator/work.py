@@ -74,6 +74,12 @@ COLLECTIVES = frozenset({"gather_sequence", "scatter_sequence"})
 FUSED_ATTENTION = frozenset({"flash_attention", "ring attention"})
 #: a fused attention's backward makes five products where its forward makes two (arXiv:2205.14135, algorithm 4)
 ATTENTION_BACKWARD = 2.5
+#: torch's own norms read a row for its moments and again to scale it; backward likewise, and a second kernel reads
+#: gradient and input for the weights (aten/src/ATen/native/cuda/layer_norm_kernel.cu, GammaBetaBackward...)
+NORMS = frozenset({"layer_norm", "rms_norm"})
+#: torch's log-softmax reads a long row for its largest element, for its sum, and to write; backward the gradient for its
+#: sum, and again (aten/src/ATen/native/cuda/SoftMax.cu, cunn_SoftMaxForward and Backward)
+SOFTMAXES = frozenset({"log_softmax", "softmax"})
 #: width of a head where a product's arrays do not tell it
 USUAL_HEAD = 64
 
@@ -238,11 +244,13 @@ def _forward_bytes(kernel: Kernel) -> int:
         return writes + kernel.forward_scratch
     if not kernel.reads or not kernel.writes:
         return 2 * (reads + writes)
-    return reads + writes
+    if kernel.name in NORMS:
+        return 2 * reads + writes
+    return (3 * reads if kernel.name in SOFTMAXES else reads) + writes
 
 
 def _backward_bytes(kernel: Kernel) -> int:
-    """The output's gradient and what was kept are read, gradients are written."""
+    """The output's gradient and what was kept are read, gradients written; what is made in passing both."""
     if kernel.name in COLLECTIVES:
         return 2 * kernel.backward_scratch
     if not kernel.gradients or kernel.name in SILENT or kernel.name == "sum_backward":
@@ -252,7 +260,11 @@ def _backward_bytes(kernel: Kernel) -> int:
         return made
     if kernel.name == "embedding":
         return made + 3 * _bytes(kernel.writes)
-    return _bytes(kernel.writes[:1]) + _bytes(kernel.saves) + made
+    arriving, kept = _bytes(kernel.writes[:1]), _bytes(kernel.saves)
+    if kernel.name in NORMS:
+        return 3 * (arriving + kept) + made
+    passing = 2 * kernel.backward_scratch  # written and read
+    return (2 * arriving if kernel.name in SOFTMAXES else arriving) + kept + made + passing
 
 
 def sums_of_gradients(parts: Sequence[tuple[Operator, Kernel]]) -> list[Work]:
