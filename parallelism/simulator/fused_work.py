@@ -26,7 +26,7 @@ from suite.operators import Array, Kernel, Operator, Segment, Weight
 Part = tuple[Operator, Kernel]
 
 
-def compiled_work(segment: Segment) -> SegmentWork:
+def compiled_work(segment: Segment, stops_early: bool = True) -> SegmentWork:
     """A segment whose kernels are fused wherever no product, attention or collective comes between.
 
     Counted: each run's outside inputs once, what of it is read elsewhere once; backward, the gradients that reach it,
@@ -47,7 +47,7 @@ def compiled_work(segment: Segment) -> SegmentWork:
             weights += matrices
     again: list[Work] = []
     for region in regions_of(segment.body):
-        again += [work for item in _runs(rerun_parts(region)) for work in _forward(item, scene)]
+        again += [work for item in _runs(rerun_parts(region, stops_early)) for work in _forward(item, scene)]
     return SegmentWork(tuple(forward), tuple(inputs), tuple(weights), tuple(again))
 
 

@@ -8,7 +8,7 @@ from enum import StrEnum
 
 from parallelism.simulator.fused_work import compiled_work
 from parallelism.simulator.plan import NOTHING, Cost
-from parallelism.simulator.work import Attention, Moved, Product, SegmentWork, Work, eager_work
+from parallelism.simulator.work import Attention, Moved, Product, SegmentWork, Work, eager_work, with_composite_norms
 from suite.hardware.curve import Curve
 from suite.hardware.device import Device, MatmulDtype
 from suite.hardware.speeds import Speeds
@@ -34,6 +34,20 @@ class Execution(StrEnum):
 
     EAGER = "eager"  # a kernel an operation, issued one by one
     COMPILED = "compiled"  # torch.compile: fused between products, issued without Python
+
+
+class Norms(StrEnum):
+    """How eager torch runs RMSNorm on a GPU; compiled it is one kernel in either case."""
+
+    FUSED = "fused"  # one kernel: torch from 2.9 on, or a model's own
+    COMPOSITE = "composite"  # its parts one by one: torch before
+
+
+class Reruns(StrEnum):
+    """How far checkpointing runs a region again."""
+
+    EARLY_STOP = "early-stop"  # up to what backward needs first: torch from 2.1 on, without reentrance
+    WHOLE = "whole"  # all of it
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,6 +135,8 @@ class GpuPricing:
 
     rates: Rates
     execution: Execution = Execution.EAGER
+    norms: Norms = Norms.FUSED
+    reruns: Reruns = Reruns.EARLY_STOP
     _priced: dict[Segment, Passes] = field(default_factory=dict, compare=False, repr=False)
 
     def passes(self, segment: Segment) -> Passes:
@@ -141,7 +157,11 @@ class GpuPricing:
         return Cost(sum(map(self.rates.seconds, listed)), host)
 
     def _work(self, segment: Segment) -> SegmentWork:
-        return compiled_work(segment) if self.execution is Execution.COMPILED else eager_work(segment.body)
+        stops = self.reruns is Reruns.EARLY_STOP
+        if self.execution is Execution.COMPILED:
+            return compiled_work(segment, stops)
+        body = segment.body if self.norms is Norms.FUSED else with_composite_norms(segment.body)
+        return eager_work(body, stops)
 
     def _of(self, work: SegmentWork) -> Passes:
         forward, backward, rerun = (

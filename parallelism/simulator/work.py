@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from suite.float8 import FP8_LINEAR
 from suite.hardware.matrix_rate import equivalent_side
-from suite.operators import TO_LOCAL, Array, DType, Kernel, Operator, OperatorKind, Region, Weight
+from suite.operators import TO_LOCAL, Array, DType, Kernel, Operator, Region, Weight
+from suite.tape import composite_rms_norm
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,8 +78,8 @@ ATTENTION_BACKWARD = 2.5
 #: torch's own norms read a row for its moments and again to scale it; backward likewise, and a second kernel reads
 #: gradient and input for the weights (aten/src/ATen/native/cuda/layer_norm_kernel.cu, GammaBetaBackward...)
 NORMS = frozenset({"layer_norm", "rms_norm"})
-#: torch's log-softmax reads a long row for its largest element, for its sum, and to write; backward the gradient for its
-#: sum, and again (aten/src/ATen/native/cuda/SoftMax.cu, cunn_SoftMaxForward and Backward)
+#: torch's log-softmax reads a long row for its largest element, for its sum, and to write; backward the gradient for
+#: its sum, and again (aten/src/ATen/native/cuda/SoftMax.cu, cunn_SoftMaxForward and Backward)
 SOFTMAXES = frozenset({"log_softmax", "softmax"})
 #: width of a head where a product's arrays do not tell it
 USUAL_HEAD = 64
@@ -94,13 +95,15 @@ def parts_of(body: Iterable[Operator | Region]) -> Iterator[tuple[Operator, Kern
                 yield item, kernel
 
 
-def rerun_parts(region: Region) -> list[tuple[Operator, Kernel]]:
-    """What is run again for a region's backward: its kernels up to the last that keeps something, without those whose
-    outputs are held.
+def rerun_parts(region: Region, stops_early: bool = True) -> list[tuple[Operator, Kernel]]:
+    """What is run again for a region's backward: its kernels up to the last that keeps something, or all of them;
+    without those whose outputs are held.
 
     The last is not run where all that it keeps is there before it (torch/utils/checkpoint.py, early_stop).
     """
     parts = list(parts_of(region.body))
+    if not stops_early:
+        return [part for part in parts if not any(array in region.kept for array in part[1].writes)]
     ends = max((place for place, (_, kernel) in enumerate(parts) if kernel.saves), default=-1)
     if ends < 0:
         return []
@@ -279,7 +282,7 @@ def sums_of_gradients(parts: Sequence[tuple[Operator, Kernel]]) -> list[Work]:
     return [Moved(3 * array.nbytes) for array, count in counts.items() for _ in range(count - 1)]
 
 
-def eager_work(body: Sequence[Operator | Region]) -> SegmentWork:
+def eager_work(body: Sequence[Operator | Region], stops_early: bool = True) -> SegmentWork:
     """Every kernel by itself, as torch runs a model that is not compiled."""
     parts = list(parts_of(body))
     forward = [work for part in parts for work in forward_work(*part)]
@@ -290,10 +293,26 @@ def eager_work(body: Sequence[Operator | Region]) -> SegmentWork:
         inputs += own
         weights += matrices
     inputs += sums_of_gradients(parts)
-    again = [work for region in regions_of(body) for part in rerun_parts(region) for work in forward_work(*part)]
+    again = [
+        work for region in regions_of(body) for part in rerun_parts(region, stops_early) for work in forward_work(*part)
+    ]
     return SegmentWork(tuple(forward), tuple(inputs), tuple(weights), tuple(again))
 
 
-def is_loss(operator: Operator) -> bool:
-    """Is it the loss?"""
-    return operator.kind is OperatorKind.LOSS
+def with_composite_norms(body: Iterable[Operator | Region]) -> tuple[Operator | Region, ...]:
+    """The same operators, RMSNorm as the parts that torch runs where it has no kernel for it."""
+    return tuple(
+        replace(item, body=with_composite_norms(item.body)) if isinstance(item, Region) else _with_parts(item)
+        for item in body
+    )
+
+
+def _with_parts(operator: Operator) -> Operator:
+    kernels: list[Kernel] = []
+    for kernel in operator.kernels:
+        if kernel.name == "rms_norm":
+            (x, weight), (y, scale) = kernel.reads, kernel.writes
+            kernels += composite_rms_norm(operator.name, x, weight, scale, y)
+        else:
+            kernels.append(kernel)
+    return replace(operator, kernels=tuple(kernels))
