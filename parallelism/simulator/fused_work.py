@@ -8,6 +8,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
+from parallelism.simulator.stack import COMPLEX_PRODUCT
 from parallelism.simulator.work import (
     COLLECTIVES,
     SILENT,
@@ -61,7 +62,8 @@ def _moved(nbytes: int) -> list[Work]:
 
 def _breaks(kernel: Kernel) -> bool:
     """Does a run end here? The compiler fuses no products, no attention and no communication."""
-    return is_arithmetic(kernel) or kernel.name in COLLECTIVES or kernel.derivative is not None or _is_on_link(kernel)
+    is_own = kernel.derivative is not None or kernel.name == COMPLEX_PRODUCT
+    return is_own or is_arithmetic(kernel) or kernel.name in COLLECTIVES or _is_on_link(kernel)
 
 
 def _is_on_link(kernel: Kernel) -> bool:

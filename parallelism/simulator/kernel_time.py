@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass, field
-from enum import StrEnum
+from dataclasses import dataclass, field, replace
+from functools import cached_property
 
 from parallelism.simulator.fused_work import compiled_work
 from parallelism.simulator.plan import NOTHING, Cost
-from parallelism.simulator.work import Attention, Moved, Product, SegmentWork, Work, eager_work, with_composite_norms
+from parallelism.simulator.stack import Execution, Flash, Reruns, Stack
+from parallelism.simulator.work import Attention, Moved, Product, SegmentWork, Work, eager_work
 from suite.hardware.curve import Curve
 from suite.hardware.device import Device, MatmulDtype
 from suite.hardware.speeds import Speeds
@@ -20,6 +21,10 @@ MATMUL_SHARE = 0.75  # of the peak: large products of a training step, at the cl
 BEST_SHAPE_SHARE = 0.9  # of the best shape of a measured sweep
 MEMORY_SHARE = 0.8  # of the bandwidth: hw_micro.csv hw-0224 to hw-0236 and hw-0382 to hw-0404 (layer norms), median
 ATTENTION_SHARE = 0.5  # of the rate of large products: FlashAttention-2, forward and backward (arXiv:2307.08691, 4.1)
+#: heads of 64 against heads of 128, causal, 16k tokens: 171 of 189 TFLOP/s (arXiv:2307.08691, figure 4)
+NARROW_HEAD, NARROW_HEAD_SHARE = 64, 171 / 189
+#: "around 2x speedup compared to FlashAttention" (arXiv:2307.08691, abstract)
+FLASH_SHARE = {Flash.ONE: 0.5, Flash.TWO: 1.0}
 
 MATMUL_DTYPE = {
     DType.FP32: MatmulDtype.FP32,
@@ -27,27 +32,6 @@ MATMUL_DTYPE = {
     DType.FP16: MatmulDtype.FP16,
     DType.FP8: MatmulDtype.FP8,
 }
-
-
-class Execution(StrEnum):
-    """How a framework runs a model's operators."""
-
-    EAGER = "eager"  # a kernel an operation, issued one by one
-    COMPILED = "compiled"  # torch.compile: fused between products, issued without Python
-
-
-class Norms(StrEnum):
-    """How eager torch runs RMSNorm on a GPU; compiled it is one kernel in either case."""
-
-    FUSED = "fused"  # one kernel: torch from 2.9 on, or a model's own
-    COMPOSITE = "composite"  # its parts one by one: torch before
-
-
-class Reruns(StrEnum):
-    """How far checkpointing runs a region again."""
-
-    EARLY_STOP = "early-stop"  # up to what backward needs first: torch from 2.1 on, without reentrance
-    WHOLE = "whole"  # all of it
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,14 +60,16 @@ class Rates:
 
     device: Device
     speeds: Speeds = field(default_factory=lambda: Speeds(""))
+    attention_share: float = 1.0
+    """of the attention kernel's rate, where an older generation of it runs"""
 
     def seconds(self, work: Work) -> float:
         """Of one kernel, its launch included."""
         match work:
             case Product(dtype=dtype, side=side, flops=flops):
                 alone = flops / self.matmul(dtype, side)
-            case Attention(flops=flops, tokens=tokens, dtype=dtype):
-                alone = flops / self.attention(dtype, tokens)
+            case Attention(flops=flops, tokens=tokens, dtype=dtype, width=width):
+                alone = flops / self.attention(dtype, tokens, width)
             case Moved(nbytes=nbytes):
                 alone = nbytes / self.memory(nbytes)
         return alone + self.speeds.launch_s
@@ -97,14 +83,15 @@ class Rates:
         top, bandwidth = self.top(kind), self.memory(float("inf"))
         return top / (1 + 1.5 * dtype.nbytes * top / (bandwidth * side))
 
-    def attention(self, dtype: DType, tokens: int) -> float:
+    def attention(self, dtype: DType, tokens: int, width: int = 128) -> float:
         """FLOP/s of a fused attention kernel, the masked half not counted."""
         kind = MATMUL_DTYPE[dtype]
+        share = self.attention_share * (NARROW_HEAD_SHARE if width <= NARROW_HEAD else 1.0)
         curve = self.speeds.attention.get(kind)
         if curve is not None:
-            return curve.at(tokens)
+            return share * curve.at(tokens)
         largest = self.speeds.matmul.get(kind)
-        return ATTENTION_SHARE * (largest.values[-1] if largest is not None else self.top(kind))
+        return share * ATTENTION_SHARE * (largest.values[-1] if largest is not None else self.top(kind))
 
     def memory(self, nbytes: float) -> float:
         """Bytes/s of a kernel that moves so many."""
@@ -134,9 +121,7 @@ class GpuPricing:
     """Cost of segments and of updates on a GPU. Equal segments are priced once."""
 
     rates: Rates
-    execution: Execution = Execution.EAGER
-    norms: Norms = Norms.FUSED
-    reruns: Reruns = Reruns.EARLY_STOP
+    stack: Stack = Stack()
     _priced: dict[Segment, Passes] = field(default_factory=dict, compare=False, repr=False)
 
     def passes(self, segment: Segment) -> Passes:
@@ -153,15 +138,17 @@ class GpuPricing:
     def cost(self, works: Iterable[Work]) -> Cost:
         """Kernels one after the other; compiled, the host issues them without keeping the device waiting."""
         listed = list(works)
-        host = 0.0 if self.execution is Execution.COMPILED else len(listed) * self.rates.speeds.host_s
-        return Cost(sum(map(self.rates.seconds, listed)), host)
+        host = 0.0 if self.stack.execution is Execution.COMPILED else len(listed) * self.rates.speeds.host_s
+        return Cost(sum(map(self._rates.seconds, listed)), host)
+
+    @cached_property
+    def _rates(self) -> Rates:
+        return replace(self.rates, attention_share=FLASH_SHARE[self.stack.flash])
 
     def _work(self, segment: Segment) -> SegmentWork:
-        stops = self.reruns is Reruns.EARLY_STOP
-        if self.execution is Execution.COMPILED:
-            return compiled_work(segment, stops)
-        body = segment.body if self.norms is Norms.FUSED else with_composite_norms(segment.body)
-        return eager_work(body, stops)
+        stops = self.stack.reruns is Reruns.EARLY_STOP
+        own = self.stack.applied(segment)
+        return compiled_work(own, stops) if self.stack.fuses(segment) else eager_work(own.body, stops)
 
     def _of(self, work: SegmentWork) -> Passes:
         forward, backward, rerun = (

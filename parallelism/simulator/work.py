@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from suite.float8 import FP8_LINEAR
 from suite.hardware.matrix_rate import equivalent_side
 from suite.operators import TO_LOCAL, Array, DType, Kernel, Operator, Region, Weight
-from suite.tape import composite_rms_norm
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,11 +34,13 @@ class Product:
 
 @dataclass(frozen=True, slots=True)
 class Attention:
-    """A fused attention kernel: FLOPs that it really does, tokens of the sequence that its queries belong to."""
+    """A fused attention kernel: FLOPs that it really does, tokens of the sequence of its queries, width of a
+    head."""
 
     flops: float
     tokens: int
     dtype: DType
+    width: int = 128
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,7 +83,7 @@ NORMS = frozenset({"layer_norm", "rms_norm"})
 #: its sum, and again (aten/src/ATen/native/cuda/SoftMax.cu, cunn_SoftMaxForward and Backward)
 SOFTMAXES = frozenset({"log_softmax", "softmax"})
 #: width of a head where a product's arrays do not tell it
-USUAL_HEAD = 64
+USUAL_HEAD = 128
 
 
 def parts_of(body: Iterable[Operator | Region]) -> Iterator[tuple[Operator, Kernel]]:
@@ -183,8 +184,10 @@ def _attention(operator: Operator, kernel: Kernel, factor: float) -> Attention:
             if item.derivative
             for other in item.derivative.kernels
         )
-    first = (kernel.reads or kernel.writes)[0]
-    return Attention(factor * operator.flops.forward_only(causal=True) / same, first.shape[1].value, first.dtype)
+    first, sums = (kernel.reads or kernel.writes)[0], kernel.writes[1]
+    width = first.values[2] // sums.values[1] if sums.dtype is DType.FP32 else USUAL_HEAD
+    flops = factor * operator.flops.forward_only(causal=True) / same
+    return Attention(flops, first.shape[1].value, first.dtype, width)
 
 
 def _batched(operator: Operator, kernel: Kernel) -> Product:
@@ -297,22 +300,3 @@ def eager_work(body: Sequence[Operator | Region], stops_early: bool = True) -> S
         work for region in regions_of(body) for part in rerun_parts(region, stops_early) for work in forward_work(*part)
     ]
     return SegmentWork(tuple(forward), tuple(inputs), tuple(weights), tuple(again))
-
-
-def with_composite_norms(body: Iterable[Operator | Region]) -> tuple[Operator | Region, ...]:
-    """The same operators, RMSNorm as the parts that torch runs where it has no kernel for it."""
-    return tuple(
-        replace(item, body=with_composite_norms(item.body)) if isinstance(item, Region) else _with_parts(item)
-        for item in body
-    )
-
-
-def _with_parts(operator: Operator) -> Operator:
-    kernels: list[Kernel] = []
-    for kernel in operator.kernels:
-        if kernel.name == "rms_norm":
-            (x, weight), (y, scale) = kernel.reads, kernel.writes
-            kernels += composite_rms_norm(operator.name, x, weight, scale, y)
-        else:
-            kernels.append(kernel)
-    return replace(operator, kernels=tuple(kernels))
