@@ -10,7 +10,7 @@ from parallelism.simulator.fused_work import compiled_work
 from parallelism.simulator.plan import NOTHING, Cost
 from parallelism.simulator.stack import Execution, Flash, Reruns, Stack
 from parallelism.simulator.work import Attention, Moved, Product, SegmentWork, Work, eager_work
-from suite.hardware.curve import Curve
+from suite.hardware.achieved import MEMORY_SHARE, product_rate
 from suite.hardware.device import Device, MatmulDtype
 from suite.hardware.speeds import Speeds
 from suite.operators import DType, Segment
@@ -19,7 +19,6 @@ from suite.parse import SpecError
 #: shares of a datasheet's figures that stand in where nothing was measured or fitted
 MATMUL_SHARE = 0.75  # of the peak: large products of a training step, at the clock that the power limit leaves
 BEST_SHAPE_SHARE = 0.9  # of the best shape of a measured sweep
-MEMORY_SHARE = 0.8  # of the bandwidth: hw_micro.csv hw-0224 to hw-0236 and hw-0382 to hw-0404 (layer norms), median
 ATTENTION_SHARE = 0.5  # of the rate of large products: FlashAttention-2, forward and backward (arXiv:2307.08691, 4.1)
 #: heads of 64 against heads of 128, causal, 16k tokens: 171 of 189 TFLOP/s (arXiv:2307.08691, figure 4)
 NARROW_HEAD, NARROW_HEAD_SHARE = 64, 171 / 189
@@ -52,9 +51,7 @@ class Passes:
 class Rates:
     """A device's achieved rates: measured or fitted Speeds first, else documented shares of its datasheet.
 
-    Without a curve, a product takes FLOPs / top + bytes / bandwidth: its tiles' first loads and last stores hide behind
-    no arithmetic. Over the equivalent side s that is the rate top / (1 + 1.5 w top / (bandwidth s)), w bytes an
-    element.
+    Without a curve, a product's rate is product_rate's (suite/hardware/achieved.py).
     Raises SpecError where the device has no figure to take a share of.
     """
 
@@ -81,7 +78,7 @@ class Rates:
         if curve is not None:
             return curve.at(side)
         top, bandwidth = self.top(kind), self.memory(float("inf"))
-        return top / (1 + 1.5 * dtype.nbytes * top / (bandwidth * side))
+        return product_rate(top, bandwidth, dtype.nbytes, side)
 
     def attention(self, dtype: DType, tokens: int, width: int = 128) -> float:
         """FLOP/s of a fused attention kernel, the masked half not counted."""
@@ -157,12 +154,3 @@ class GpuPricing:
         )
         parts = [self.cost(part) for part in (work.forward, work.inputs, work.weights, work.rerun)]
         return Passes(parts[0], parts[1], parts[2], parts[3], (forward, backward, rerun))
-
-
-def product_curve(top: float, bandwidth: float, nbytes: int, source: str) -> Curve:
-    """The rate of products over their equivalent side: FLOPs / top + bytes / bandwidth, see Rates.
-
-    `top` FLOP/s of large ones, `bandwidth` bytes/s of the device's memory, operands of `nbytes` an element.
-    """
-    sides = [2.0**power for power in range(4, 18)]
-    return Curve.of(((side, top / (1 + 1.5 * nbytes * top / (bandwidth * side))) for side in sides), source)
