@@ -106,6 +106,9 @@ class Rates:
         best, peak = self.device.achieved(kind).value, self.device.peak(kind).value
         if best is not None:
             return BEST_SHAPE_SHARE * best
+        swept, beside = self.device.achieved(MatmulDtype.BF16).value, self.device.peak(MatmulDtype.BF16).value
+        if peak is not None and swept is not None and beside is not None:
+            return BEST_SHAPE_SHARE * swept / beside * peak  # no sweep of this format: bf16's share of its peak
         if peak is None:
             raise SpecError(
                 f"cluster.device: {self.device.name} has no {kind} rate; calibrate it, or name another one or precision"

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from enum import StrEnum
 
+from suite.float8 import FP8_LINEAR, Scaling
 from suite.operators import Array, DType, Kernel, Operator, OperatorKind, Region, Segment
 from suite.tape import composite_rms_norm
 
@@ -62,6 +63,8 @@ class Stack:
     losses: Losses = Losses.SEPARATE
     reruns: Reruns = Reruns.EARLY_STOP
     flash: Flash = Flash.TWO
+    casts_blocks: Scaling | None = None
+    """fp8 products in the blocks of a case that is said in bf16: where a case's own rules know no fp8"""
 
     def fuses(self, segment: Segment) -> bool:
         """Is all of the segment's work between products fused?"""
@@ -76,6 +79,8 @@ class Stack:
             rules["rms_norm"] = _composite_norms
         if self.rotary is Rotary.COMPLEX:
             rules["addcmul"] = _complex_rotation
+        if self.casts_blocks is not None and segment.name == "block":
+            rules["linear"] = _in_float8
         return replace(segment, body=_with(segment.body, rules)) if rules else segment
 
 
@@ -100,6 +105,11 @@ def _composite_norms(operator: Operator) -> Iterator[Kernel]:
             yield from composite_rms_norm(operator.name, x, weight, scale, y)
         else:
             yield kernel
+
+
+def _in_float8(operator: Operator) -> Iterator[Kernel]:
+    for kernel in operator.kernels:
+        yield replace(kernel, name=FP8_LINEAR) if kernel.name == "linear" else kernel
 
 
 #: a kernel that torch's compiler does not fuse: it generates no code for complex numbers

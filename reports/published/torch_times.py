@@ -16,6 +16,7 @@ from reports.published.models import refuse_what_no_run_models
 from reports.published.step_time import Flops, StepTime
 from reports.published.torch_runs import DescribedCase, torch_case
 from suite.case import Case
+from suite.float8 import Scaling
 from suite.hardware import device
 from suite.hardware.achieved import FITTED, achieved_speeds
 from suite.hardware.links import fabric_of
@@ -79,11 +80,28 @@ def timed_case(row: PublishedRow) -> TimedCase:
     refuse_what_no_run_models(row)
     if row.says("extra", "async"):
         raise CannotModel("asynchronous tensor parallelism: not modelled yet")
-    found = torch_case(row)
-    assumed = [text for text in found.assumed if not text.startswith("compiled")]
+    if row.says("gpu_type", "power") or row.says("locator", "power-limited"):
+        raise CannotModel(f"{row.text('gpu_type')}: what its power limit leaves is not known")
+    cells = dict(row.cells)
+    assumed: list[str] = []
+    scaling = _divided_float8(row, cells, assumed)
+    if row.count("cp") and (row.count("fsdp") or 1) == 1:
+        cells["zero"] = ""
+        assumed.append("parameters sharded over context ranks; timed as whole on each, their gradients averaged")
+    found = torch_case(replace(row, cells=cells))
+    assumed += [text for text in found.assumed if not text.startswith("compiled")]
     case = _on_nodes(row, replace(found.case, layout=_layout(row, found)))
-    stack = _stack(row, case, assumed)
+    stack = replace(_stack(row, case, assumed), casts_blocks=scaling)
     return TimedCase(case, stack, tuple(assumed))
+
+
+def _divided_float8(row: PublishedRow, cells: dict[str, str], assumed: list[str]) -> Scaling | None:
+    """fp8 under tensor parallelism, which no case can say: a bf16 one whose blocks' products run in fp8."""
+    if not row.text("precision_kind").startswith("fp8") or (row.count("tp") or 1) == 1:
+        return None
+    cells["precision_kind"] = "bf16-mixed"
+    assumed.append("fp8 in the products alone: what tensor parallelism sends is timed in bf16")
+    return Scaling.ROWWISE if row.says("precision", "rowwise") else Scaling.TENSORWISE
 
 
 def _on_nodes(row: PublishedRow, case: Case) -> Case:
