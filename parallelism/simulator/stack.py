@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from enum import StrEnum
+from functools import partial
 
-from suite.float8 import FP8_LINEAR, Scaling
+from parallelism.simulator.float8_work import in_float8
+from suite.float8 import Scaling
 from suite.operators import Array, DType, Kernel, Operator, OperatorKind, Region, Segment
 from suite.tape import composite_rms_norm
 
@@ -80,7 +82,7 @@ class Stack:
         if self.rotary is Rotary.COMPLEX:
             rules["addcmul"] = _complex_rotation
         if self.casts_blocks is not None and segment.name == "block":
-            rules["linear"] = _in_float8
+            rules["linear"] = partial(_in_float8, scaling=self.casts_blocks)
         return replace(segment, body=_with(segment.body, rules)) if rules else segment
 
 
@@ -98,6 +100,10 @@ def _with(
     return tuple(found)
 
 
+def _in_float8(operator: Operator, scaling: Scaling) -> Iterable[Kernel]:
+    return in_float8(operator.kernels, scaling)
+
+
 def _composite_norms(operator: Operator) -> Iterator[Kernel]:
     for kernel in operator.kernels:
         if kernel.name == "rms_norm":
@@ -105,11 +111,6 @@ def _composite_norms(operator: Operator) -> Iterator[Kernel]:
             yield from composite_rms_norm(operator.name, x, weight, scale, y)
         else:
             yield kernel
-
-
-def _in_float8(operator: Operator) -> Iterator[Kernel]:
-    for kernel in operator.kernels:
-        yield replace(kernel, name=FP8_LINEAR) if kernel.name == "linear" else kernel
 
 
 #: a kernel that torch's compiler does not fuse: it generates no code for complex numbers

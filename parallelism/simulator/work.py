@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
+from parallelism.simulator.float8_work import backward_casts, forward_casts, linear_sizes
 from suite.float8 import FP8_LINEAR
 from suite.hardware.matrix_rate import equivalent_side
 from suite.operators import TO_LOCAL, Array, DType, Kernel, Operator, Region, Weight
@@ -131,10 +132,10 @@ def forward_work(operator: Operator, kernel: Kernel) -> Iterator[Work]:
     if kernel.name in SILENT or kernel.is_view:
         return
     if kernel.name == "linear":
-        m, n, k = _linear_sizes(kernel)
+        m, n, k = linear_sizes(kernel)
         yield Product(m, n, k, kernel.writes[0].dtype)
     elif kernel.name == FP8_LINEAR:
-        yield from _float8_forward(kernel)
+        yield from float8_forward(kernel)
     elif kernel.name == "bmm":
         yield _batched(operator, kernel)
     elif kernel.name in FUSED_ATTENTION:
@@ -148,12 +149,12 @@ def backward_work(operator: Operator, kernel: Kernel) -> tuple[list[Work], list[
     if kernel.derivative is not None:
         return [work for part in kernel.derivative.kernels for work in _derivative_work(operator, part)], []
     if kernel.name == "linear":
-        m, n, k = _linear_sizes(kernel)
+        m, n, k = linear_sizes(kernel)
         dtype = kernel.writes[0].dtype
         bias: list[Work] = [Moved(kernel.writes[0].nbytes)] if len(kernel.gradients) > 2 else []
         return [Product(m, k, n, dtype)], [Product(n, k, m, dtype), *bias]
     if kernel.name == FP8_LINEAR:
-        return _float8_backward(kernel)
+        return float8_backward(kernel)
     if kernel.name == "bmm":
         return [_batched(operator, kernel)] * 2, []
     if kernel.name in FUSED_ATTENTION:
@@ -165,13 +166,6 @@ def backward_work(operator: Operator, kernel: Kernel) -> tuple[list[Work], list[
 def _derivative_work(operator: Operator, kernel: Kernel) -> Iterator[Work]:
     for work in forward_work(operator, kernel):
         yield _attention(operator, kernel, ATTENTION_BACKWARD) if isinstance(work, Attention) else work
-
-
-def _linear_sizes(kernel: Kernel) -> tuple[int, int, int]:
-    """Tokens, outputs, inputs."""
-    x, weight = kernel.reads[:2]
-    n, k = weight.values
-    return x.elements // k, n, k
 
 
 def _attention(operator: Operator, kernel: Kernel, factor: float) -> Attention:
@@ -209,24 +203,20 @@ def _batched(operator: Operator, kernel: Kernel) -> Product:
 # --- fp8 ------------------------------------------------------------------------------------------------------------
 
 
-def _float8_forward(kernel: Kernel) -> Iterator[Work]:
-    """The largest element of input and weight, their casts, and the product."""
-    m, n, k = _linear_sizes(kernel)
-    yield from _float8_casts(m * k, n * k)
+def float8_forward(kernel: Kernel, is_compiled: bool = False, is_input_cast: bool = False) -> Iterator[Work]:
+    """Casts, and the product."""
+    m, n, k = linear_sizes(kernel)
+    yield from map(Moved, forward_casts(kernel, is_compiled, is_input_cast))
     yield Product(m, n, k, DType.FP8)
 
 
-def _float8_backward(kernel: Kernel) -> tuple[list[Work], list[Work]]:
-    """The gradient cast for each of the two products, weight and input cast once more."""
-    m, n, k = _linear_sizes(kernel)
-    inputs: list[Work] = [*_float8_casts(m * n, n * k), Product(m, k, n, DType.FP8)]
-    return inputs, [*_float8_casts(m * n, m * k), Product(n, k, m, DType.FP8)]
-
-
-def _float8_casts(*elements: int) -> list[Work]:
-    """Each: read for its scale, read again and written in fp8 (torchao's dynamic scaling)."""
-    wide, narrow = DType.BF16.nbytes, DType.FP8.nbytes
-    return [Moved(count * nbytes) for count in elements for nbytes in (wide, wide + narrow)]
+def float8_backward(
+    kernel: Kernel, is_compiled: bool = False, is_input_cast: bool = False
+) -> tuple[list[Work], list[Work]]:
+    """Casts and product of the input's gradient, and of the weight's."""
+    m, n, k = linear_sizes(kernel)
+    first, second = backward_casts(kernel, is_compiled, is_input_cast)
+    return [*map(Moved, first), Product(m, k, n, DType.FP8)], [*map(Moved, second), Product(n, k, m, DType.FP8)]
 
 
 # --- bytes ----------------------------------------------------------------------------------------------------------

@@ -24,7 +24,7 @@ from suite.hardware.speeds import Speeds
 from suite.layout import Layout, ReduceType, Reduction
 from suite.models.ledgers import ledger_of
 from suite.published import PublishedRow
-from suite.spec import Cluster, Precision
+from suite.spec import Cluster, OptimizerKernel, Precision, Workload
 from suite.tape import FP32, Backend
 
 FAMILIES = ("torchtitan", "llm_foundry", "fms_fsdp", "dlrover", "torchao", "torchtune", "tinyllama", "internevo")
@@ -85,12 +85,12 @@ def timed_case(row: PublishedRow) -> TimedCase:
     cells = dict(row.cells)
     assumed: list[str] = []
     scaling = _divided_float8(row, cells, assumed)
-    if row.count("cp") and (row.count("fsdp") or 1) == 1:
+    if (row.count("cp") or 1) > 1 and (row.count("fsdp") or 1) == 1:
         cells["zero"] = ""
         assumed.append("parameters sharded over context ranks; timed as whole on each, their gradients averaged")
     found = torch_case(replace(row, cells=cells))
     assumed += [text for text in found.assumed if not text.startswith("compiled")]
-    case = _on_nodes(row, replace(found.case, layout=_layout(row, found)))
+    case = _on_nodes(row, replace(found.case, layout=_layout(row, found), workload=_workload(row, found.case)))
     stack = replace(_stack(row, case, assumed), casts_blocks=scaling)
     return TimedCase(case, stack, tuple(assumed))
 
@@ -102,6 +102,16 @@ def _divided_float8(row: PublishedRow, cells: dict[str, str], assumed: list[str]
     cells["precision_kind"] = "bf16-mixed"
     assumed.append("fp8 in the products alone: what tensor parallelism sends is timed in bf16")
     return Scaling.ROWWISE if row.says("precision", "rowwise") else Scaling.TENSORWISE
+
+
+def _workload(row: PublishedRow, case: Case) -> Workload:
+    """torchtitan updates an operation at a time; a row's text says whether fp8 has a scale a row."""
+    workload = case.workload
+    if row.family == "torchtitan":
+        workload = replace(workload, optimizer_kernel=OptimizerKernel.FOREACH)
+    if workload.precision is Precision.FP8 and row.says("precision", "rowwise"):
+        workload = replace(workload, precision=Precision.FP8_ROWWISE)
+    return workload
 
 
 def _on_nodes(row: PublishedRow, case: Case) -> Case:

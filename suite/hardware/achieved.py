@@ -26,7 +26,7 @@ FITTED: dict[str, FittedRate] = {
     "a100-80gb-sxm": _A100,
     "a100-40gb-sxm": _A100,
     "h100-sxm": FittedRate(615.2 * TERA, ("llm_foundry-0031", "llm_foundry-0049", "llm_foundry-0061")),
-    "h100-96gb-500w": FittedRate(597.0 * TERA, ("torchtitan-0001",)),
+    "h100-96gb-500w": FittedRate(605.0 * TERA, ("torchtitan-0001",)),
 }
 
 #: share of the memory's bandwidth that norms reach, forward and backward, counted as torch's kernels read them: the
