@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 from reports.published.answers import CannotModel, Prediction
 from reports.published.step_time import Flops, StepTime
 from reports.published.time_constants import FittedSet
+from reports.published.torch_times import FAMILIES, torch_step
 from reports.published.vtrain import vtrain_step
 from suite.hardware import device
 from suite.hardware.device import TERA
@@ -20,6 +21,7 @@ Predictor = Callable[[PublishedRow, Mapping[str, FittedSet]], StepTime]
 PREDICTORS: dict[str, Predictor] = {
     "vtrain_single": vtrain_step,
     "vtrain_multi": vtrain_step,
+    **dict.fromkeys(FAMILIES, torch_step),
 }
 
 #: frameworks that count half of attention's FLOPs (published/README.md, note 1); the others count all

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 from parallelism.simulator.case_plan import case_plan
@@ -11,9 +12,9 @@ from parallelism.simulator.kernel_time import GpuPricing, Rates
 from parallelism.simulator.program import program_of
 from parallelism.simulator.stack import Execution, Flash, Losses, Norms, Reruns, Rotary, Stack
 from reports.published.answers import CannotModel
-from reports.published.fitted import Constants
 from reports.published.models import refuse_what_no_run_models
 from reports.published.step_time import Flops, StepTime
+from reports.published.time_constants import FittedSet
 from reports.published.torch_runs import DescribedCase, torch_case
 from suite.case import Case
 from suite.float8 import Scaling
@@ -41,8 +42,9 @@ class TimedCase:
     assumed: tuple[str, ...]
 
 
-def torch_step(row: PublishedRow, constants: Constants) -> StepTime:
-    """A row's step. CannotModel, UnreadableCell or SpecError with the reason where there is none."""
+def torch_step(row: PublishedRow, sets: Mapping[str, FittedSet]) -> StepTime:
+    """A row's step. CannotModel, UnreadableCell or SpecError with the reason where there is none. No set is read: what
+    is fitted stands in suite/hardware/achieved.py, for `estimate` needs it too."""
     timed = timed_case(row)
     case = timed.case
     found = device(case.cluster.device)
