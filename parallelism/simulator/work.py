@@ -148,6 +148,8 @@ def backward_work(operator: Operator, kernel: Kernel) -> tuple[list[Work], list[
     """A kernel's backward pass: what makes gradients of its inputs, and what makes those of matrices."""
     if kernel.derivative is not None:
         return [work for part in kernel.derivative.kernels for work in _derivative_work(operator, part)], []
+    if not kernel.gradients and kernel.name not in COLLECTIVES:
+        return [], []
     if kernel.name == "linear":
         m, n, k = linear_sizes(kernel)
         dtype = kernel.writes[0].dtype
@@ -249,7 +251,7 @@ def _backward_bytes(kernel: Kernel) -> int:
     """The output's gradient and what was kept are read, gradients written; what is made in passing both."""
     if kernel.name in COLLECTIVES:
         return 2 * kernel.backward_scratch
-    if not kernel.gradients or kernel.name in SILENT or kernel.name == "sum_backward":
+    if kernel.name in SILENT or kernel.name == "sum_backward":
         return 0
     made = _bytes(kernel.gradients)
     if kernel.name == "nll_loss":

@@ -22,10 +22,11 @@ from suite.hardware import device
 from suite.hardware.curve import Curve
 from suite.hardware.device import MatmulDtype
 from suite.hardware.speeds import Speeds
-from suite.layout import Layout, Recompute
+from suite.layout import ContextMethod, Layout, Recompute
 from suite.models.decoder import DecoderSpec
 from suite.models.ledgers import ledger_of
 from suite.operators import Array, DType, Segment, Size, Split
+from suite.share import Share
 from suite.spec import Cluster, Precision, Workload
 from suite.tape import BF16_POLICY, Backend, Tape
 
@@ -175,6 +176,21 @@ def test_a_rerun_stops_before_the_last_product_and_skips_what_is_held() -> None:
     assert flops(eager_work(body, stops_early=False).rerun) == tokens * (qkv + out + 3 * up) + square
     # held: queries, values, gate, down (every other product from the first), attention
     assert flops(eager_work(block("selective-op").body).rerun) == tokens * (2 * 256 * 128 + out + up)
+
+
+@pytest.mark.parametrize("execution", Execution)
+@pytest.mark.parametrize("context", ContextMethod)
+def test_context_ranks_share_the_attention(context: ContextMethod, execution: Execution) -> None:
+    """Balanced, each of two ranks makes half of a sequence's products, backward five for two."""
+    share = Share(cp=2, context=context, is_balanced=context is ContextMethod.RING)
+    ledger = ledger_of(SPEC, case().workload, Recompute(), BF16_POLICY, Backend.CUDA, share=share)
+    segment = next(placed.segment for placed in ledger.segments if placed.prefix)
+    work = GpuPricing(rates(), Stack(execution))._work(segment)
+    forward, backward = (
+        sum(item.flops for item in part if isinstance(item, Attention)) for part in (work.forward, work.inputs)
+    )
+    square = 2 * (2 * 2 * 512 * 512 * 256) / 2
+    assert (forward, backward) == (square / 2, 2.5 * square / 2)
 
 
 def test_older_stacks_move_more() -> None:
