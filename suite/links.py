@@ -9,7 +9,10 @@ from itertools import pairwise
 
 from suite.parse import SpecError, require, shown
 
-TEXT_FORM = "name:ranks:bytes_per_second:latency_s[:efficiency], ranks * for all that there are"
+TEXT_FORM = (
+    "name:ranks:bytes_per_second:latency_s[:efficiency], ranks * for all that there are,"
+    " bytes_per_second 100e9/8 where 8 share it"
+)
 
 
 class Topology(StrEnum):
@@ -63,25 +66,33 @@ class Level:
         for name in ("bytes_per_second", "efficiency"):
             value = getattr(self, name)
             require(0 < value < math.inf, f"links.{self.name}: {name} must be positive, got {value}")
+        require(self.efficiency <= 1, f"links.{self.name}: efficiency must be at most 1, got {self.efficiency}")
         require(0 <= self.latency_s < math.inf, f"links.{self.name}: latency_s must not be negative: {self.latency_s}")
         require(self.shared_by >= 1, f"links.{self.name}: shared_by must be at least 1, got {self.shared_by}")
-        require(self.topology is Topology.SWITCH or self.ranks >= 2, f"links.{self.name}: a mesh of {self.ranks} ranks")
         _check_shares(f"{self.name}.shares", self.shares)
+
+    @property
+    def is_switched(self) -> bool:
+        """Has every device its full bandwidth to any other?"""
+        return self.topology is Topology.SWITCH
 
     @classmethod
     def from_text(cls, text: str, where: str = "links") -> Level:
-        """Read name:ranks:bytes_per_second:latency_s[:efficiency]. SpecError for anything else."""
+        """Read name:ranks:bytes_per_second[/shared_by]:latency_s[:efficiency]. SpecError for anything else."""
         parts = text.split(":")
         require(
             len(parts) in (4, 5) and bool(parts[0]), f"{where}: {shown(text)} is not a level; accepted: {TEXT_FORM}"
         )
+        rate, slash, sharers = parts[2].partition("/")
         try:
             ranks = 0 if parts[1] == "*" else int(parts[1])
-            figures = [float(part) for part in parts[2:]]
+            figures = [float(part) for part in (rate, *parts[3:])]
+            shared_by = int(sharers) if slash else 1
         except ValueError:
             raise SpecError(f"{where}: {shown(text)} is not a level; accepted: {TEXT_FORM}") from None
         require(parts[1] == "*" or ranks >= 1, f"{where}.{parts[0]}: ranks must be at least 1, or *, got {parts[1]}")
-        return cls(parts[0], ranks, figures[0], figures[1], figures[2] if len(figures) == 3 else 1.0)
+        efficiency = figures[2] if len(figures) == 3 else 1.0
+        return cls(parts[0], ranks, figures[0], figures[1], efficiency, shared_by=shared_by)
 
 
 def check_levels(levels: tuple[Level, ...]) -> None:

@@ -12,7 +12,7 @@ import math
 from parallelism.simulator.placement import Crossing, Placement, crossings, group_of, groups_of
 from suite.case import Case
 from suite.collectives import Collective, Message
-from suite.hardware.fabric import Fabric, Level, Topology
+from suite.hardware.fabric import Fabric
 from suite.layout import Layout
 
 #: a tree's rate over a ring's: NCCL 2.8, src/graph/tuning.cc, "busBw * .9"
@@ -99,13 +99,12 @@ def _latency(levels: tuple[Crossing, ...], fabric: Fabric) -> float:
 def _tree(payload: float, n: int, levels: tuple[Crossing, ...], fabric: Fabric) -> float:
     """A double binary tree over units, a chain inside them (NCCL 2.4): each half of the payload goes up and down.
 
-    A device of the chain sends 2 S; a unit, in the mean of both trees, 2 (units-1)/units S. Latency: the chain, and
-    log2 of the units, up and down.
+    Each sends 2 S, and S where there are two. Latency: the chain, and log2 of the units, up and down.
     """
     flow = latency = 0.0
     for crossing in levels:
         is_chain = crossing.level == 0
-        sent = 2.0 if is_chain and crossing.units > 2 else 2 * (crossing.units - 1) / crossing.units
+        sent = 2 if crossing.units > 2 else 1
         depth = crossing.units - 1 if is_chain else math.ceil(math.log2(crossing.units))
         rate = _rate(crossing, payload / n / crossing.below, fabric) * crossing.below * TREE_SHARE
         flow = max(flow, sent * payload / rate)
@@ -134,6 +133,6 @@ def _hop(payload: float, crossing: Crossing, fabric: Fabric) -> float:
 
 def _rate(crossing: Crossing, nbytes: float, fabric: Fabric) -> float:
     """Bytes/s of one device of the group at a level."""
-    link: Level = fabric.levels[crossing.level]
-    links = crossing.within - 1 if link.topology is Topology.MESH else 1
+    link = fabric.levels[crossing.level]
+    links = 1 if link.is_switched else crossing.within - 1
     return fabric.rate(crossing.level, nbytes) * links

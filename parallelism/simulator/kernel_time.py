@@ -10,9 +10,9 @@ from parallelism.simulator.fused_work import compiled_work
 from parallelism.simulator.plan import NOTHING, Cost
 from parallelism.simulator.stack import Execution, Flash, Reruns, Stack
 from parallelism.simulator.work import Attention, Moved, Product, SegmentWork, Work, eager_work
-from suite.hardware.achieved import MEMORY_SHARE, product_rate
 from suite.hardware.device import Device, MatmulDtype
 from suite.hardware.speeds import Speeds
+from suite.hardware.training_rates import MEMORY_SHARE, product_rate
 from suite.operators import DType, Segment
 from suite.parse import SpecError
 
@@ -51,7 +51,7 @@ class Passes:
 class Rates:
     """A device's achieved rates: measured or fitted Speeds first, else documented shares of its datasheet.
 
-    Without a curve, a product's rate is product_rate's (suite/hardware/achieved.py).
+    Without a curve, a product's rate is product_rate's (suite/hardware/training_rates.py).
     Raises SpecError where the device has no figure to take a share of.
     """
 

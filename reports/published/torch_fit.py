@@ -1,4 +1,4 @@
-"""Fits the rate of large products on each device's `fit` rows again: suite/hardware/achieved.py records what it finds.
+"""Fits the rate of large products on each device's `fit` rows again; suite/hardware/training_rates.py records it.
 
 python -m reports.published.torch_fit TABLE.csv
 """
@@ -13,8 +13,8 @@ from statistics import mean
 
 from reports.published.torch_times import TimedCase, step_seconds, timed_case
 from suite.hardware import device
-from suite.hardware.achieved import FITTED, FittedRate, achieved_speeds
 from suite.hardware.device import TERA
+from suite.hardware.training_rates import FITTED, FittedRate, training_speeds
 from suite.published import PublishedRow, read_table
 
 #: the search ends when rates differ by less
@@ -47,7 +47,9 @@ def _error(cases: Sequence[tuple[TimedCase, PublishedRow]], log_rate: float) -> 
 
 def _seconds(timed: TimedCase, rate: float) -> float:
     found = device(timed.case.cluster.device)
-    return step_seconds(timed, achieved_speeds(found, replace(FITTED[found.name], flops_per_second=rate)))
+    speeds = training_speeds(found, replace(FITTED[found.name], flops_per_second=rate))
+    assert speeds is not None  # FITTED names devices with a bandwidth
+    return step_seconds(timed, speeds)
 
 
 def _published(timed: TimedCase, row: PublishedRow) -> float:

@@ -19,9 +19,10 @@ from reports.published.torch_runs import DescribedCase, torch_case
 from suite.case import Case
 from suite.float8 import Scaling
 from suite.hardware import device
-from suite.hardware.achieved import FITTED, achieved_speeds
+from suite.hardware.achieved import speeds_of
 from suite.hardware.links import fabric_of
 from suite.hardware.speeds import Speeds
+from suite.hardware.training_rates import FITTED, training_speeds
 from suite.layout import Layout, ReduceType, Reduction
 from suite.models.ledgers import ledger_of
 from suite.published import PublishedRow
@@ -44,11 +45,11 @@ class TimedCase:
 
 def torch_step(row: PublishedRow, sets: Mapping[str, FittedSet]) -> StepTime:
     """A row's step. CannotModel, UnreadableCell or SpecError with the reason where there is none. No set is read: what
-    is fitted stands in suite/hardware/achieved.py, for `estimate` needs it too."""
+    is fitted stands in suite/hardware/training_rates.py, for `estimate` needs it too."""
     timed = timed_case(row)
     case = timed.case
     found = device(case.cluster.device)
-    speeds = achieved_speeds(found)
+    speeds = training_speeds(found) or speeds_of(found)
     fitted = FITTED[found.name].rows if found.name in FITTED else ()
     return StepTime(
         seconds=step_seconds(timed, speeds),
@@ -62,10 +63,10 @@ def torch_step(row: PublishedRow, sets: Mapping[str, FittedSet]) -> StepTime:
     )
 
 
-def step_seconds(timed: TimedCase, speeds: Speeds | None) -> float:
-    """Seconds of one step; without speeds at documented shares of the datasheet."""
+def step_seconds(timed: TimedCase, speeds: Speeds) -> float:
+    """Seconds of one step."""
     case = timed.case
-    rates = Rates(device(case.cluster.device), speeds or Speeds(""))
+    rates = Rates(device(case.cluster.device), speeds)
     fabric = fabric_of(case)
     plan = case_plan(
         case,

@@ -1,89 +1,177 @@
-"""What devices achieve in training steps of torch: one fitted constant a device, its rows beside it; the rest is cited.
+"""What shipped devices achieve, by microbenchmarks that others published: matrix products, attention, memory, launches.
 
-`reports/published/torch_fit.py` fits the constants again from the published tables.
+Nothing here was fitted on a training run. Where a device has no figure of its own the source says what stands in.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
+from suite.hardware.attention_rates import cudnn_on_h100, flash_2_on_a100, flash_2_on_h100
 from suite.hardware.curve import Curve
-from suite.hardware.device import TERA, Device, MatmulDtype
+from suite.hardware.device import Device, DeviceKind, MatmulDtype
 from suite.hardware.speeds import Speeds
+from suite.hardware.tiles import WAVE_GUIDE, tile_curve
+from suite.parse import require
+
+#: Best shape of a sweep over the dense peak in bf16: hw-0004 (whose notes say the H200 is the same) and hw-0001.
+HOPPER_SHARE, AMPERE_SHARE = 794.5 / 989.4, 271.2 / 312.0
+
+#: Seconds between two kernels when the host is ahead: 3.8 us a kernel of 2.9 us.
+LAUNCH_S = 0.9e-6
+LAUNCH_SOURCE = "launch: 20 kernels in a stream, V100 (developer.nvidia.com/blog/cuda-graphs), stands in for every GPU"
+#: hw-0298 (10 kernels forward, 79.68 us) and hw-0305 (18 backward, 253.63 us): rotary embedding in eager torch on an
+#: A100's host, both at sizes where larger tensors take no longer.
+HOST_S = (79.68e-6 + 253.63e-6) / 28
+HOST_SOURCE = (
+    "host: hw_micro.csv hw-0298, hw-0305, rotary embedding in eager torch, an A100's host; an H100's issues no faster"
+    " (hw-0227 and hw-0395: 0.27 ms of host time on both)"
+)
+
+#: (rows, columns, ms): a fused layer norm forward, fp32, one kernel that reads and writes 4 bytes an element.
+_A100_NORM = (
+    (4096, 1024, 0.03027),
+    (4096, 2048, 0.04992),
+    (4096, 4096, 0.08816),
+    (4096, 8192, 0.16522),
+    (4096, 16384, 0.3223),
+)
+_H100_NORM = (
+    (4096, 1024, 0.01885),
+    (4096, 2048, 0.02915),
+    (4096, 4096, 0.05104),
+    (4096, 8192, 0.09475),
+    (4096, 16384, 0.18477),
+)
+_A100_BANDWIDTH, _H100_BANDWIDTH = 2.039e12, 3.35e12
+_TIMED_ALONE = "a fused layer norm timed alone, ramp included"
 
 
 @dataclass(frozen=True)
-class FittedRate:
-    """FLOP/s that large bf16 products reach in a training step, and the published rows that it was fitted on: with it
-    the mean of the logs of predicted over published is 0 over them."""
+class Achieved:
+    """What a device's speeds are made of. `share`: best matrix rate over the peak where no format has a row."""
 
-    flops_per_second: float
-    rows: tuple[str, ...]
+    units: int
+    share: float
+    share_note: str
+    attention: Curve | None = None
+    memory_like: tuple[tuple[float, float], ...] = ()
+    memory_note: str = ""
 
 
-_A100 = FittedRate(248.7 * TERA, ("llm_foundry-0173", "llm_foundry-0299", "llm_foundry-0411", "llm_foundry-0413"))
-FITTED: dict[str, FittedRate] = {
-    "a100-80gb-sxm": _A100,
+def _memory_shares(rows: tuple[tuple[int, int, float], ...], bandwidth: float) -> tuple[tuple[float, float], ...]:
+    """(bytes, share of the datasheet's bandwidth), LAUNCH_S taken off."""
+    points = []
+    for height, width, milliseconds in rows:
+        nbytes = 2 * 4 * height * width
+        points.append((float(nbytes), nbytes / (milliseconds / 1e3 - LAUNCH_S) / bandwidth))
+    return tuple(points)
+
+
+_A100_MEMORY = (
+    _memory_shares(_A100_NORM, _A100_BANDWIDTH),
+    f"A100 80 GB, hw_micro.csv hw-0217 to hw-0221, {_TIMED_ALONE}",
+)
+_H100_MEMORY = (
+    _memory_shares(_H100_NORM, _H100_BANDWIDTH),
+    f"H100 SXM, hw_micro.csv hw-0375 to hw-0379, {_TIMED_ALONE}",
+)
+_A100_SHARE = "the A100 SXM's share of its peak in bf16 (hw-0001) stands in"
+_H100_SHARE = "the H100 SXM's share of its peak in bf16 (hw-0004) stands in"
+_OWN_SHARE = "its own share of the peak in bf16 stands in"
+
+
+def _blackwell(peak: float, units: int) -> Achieved:
+    attention = cudnn_on_h100(peak, "; its share of the peak stands in for Blackwell's")
+    return Achieved(units, HOPPER_SHARE, _H100_SHARE, attention, *_H100_MEMORY)
+
+
+def _ampere(attention: Curve) -> Achieved:
+    return Achieved(108, AMPERE_SHARE, _A100_SHARE, attention, *_A100_MEMORY)
+
+
+def _ada(peak: float, units: int) -> Achieved:
+    attention = flash_2_on_a100(peak, "; the A100's share of the peak stands in for Ada's")
+    return Achieved(units, AMPERE_SHARE, _A100_SHARE, attention, *_A100_MEMORY)
+
+
+_V100 = Achieved(80, AMPERE_SHARE, _A100_SHARE, None, *_A100_MEMORY)
+_A100 = _ampere(flash_2_on_a100())
+_OTHER_H100 = "; the H100 SXM's share of the peak stands in"
+
+
+def _sxm(peak: float, note: str) -> Achieved:
+    return Achieved(132, HOPPER_SHARE, note, flash_2_on_h100(peak, _OTHER_H100), *_H100_MEMORY)
+
+
+#: Multiprocessors: NVIDIA's V100, A100, H100 and Ada whitepapers, CUDA's device query on Blackwell, AMD's data sheet.
+ACHIEVED: dict[str, Achieved] = {
+    "v100-16gb-sxm": _V100,
+    "v100-32gb-sxm": _V100,
+    "a100-40gb-pcie": _A100,
+    "a100-80gb-pcie": _A100,
     "a100-40gb-sxm": _A100,
-    "h100-sxm": FittedRate(615.2 * TERA, ("llm_foundry-0031", "llm_foundry-0049", "llm_foundry-0061")),
-    "h100-96gb-500w": FittedRate(605.0 * TERA, ("torchtitan-0001",)),
-}
-
-#: share of the memory's bandwidth that norms reach, forward and backward, counted as torch's kernels read them: the
-#: median of hw_micro.csv hw-0224 to hw-0226, hw-0234 to hw-0236 (A100), hw-0382 to hw-0384, hw-0402 to hw-0404 (H100)
-MEMORY_SHARE = 0.8
-#: hw_micro.csv hw-0019 over hw-0004, H100: best shapes in fp8 and in bf16
-FP8_OVER_BF16 = 1402.6 / 794.5
-#: FlashAttention-2, forward and backward together, causal, heads of 128, on an A100 by tokens a sequence, TFLOP/s
-_FLASH_2 = ((512, 99.0), (1024, 133.0), (2048, 155.0), (4096, 173.0), (8192, 182.0), (16384, 189.0))
-_FLASH_2_SOURCE = "arXiv:2307.08691, figure 4 (A100), forward and backward, causal, heads of 128"
-#: the same on an H100, "up to 335 TFLOPs/s" (section 4.1, without new instructions) against the A100's 203
-_H100_FLASH = 335 / 203
-#: taken, not fitted: the gap between two kernels on the device with the tail of the first; the host's time to issue one
-LAUNCH_S, HOST_S = 2.5e-6, 7e-6
-#: compute beside communication over compute alone, "an average computational slowdown of 18.9 %" (arXiv:2507.03114)
-SLOWDOWN = 1.189
+    "a100-80gb-sxm": _A100,
+    "h100-pcie": Achieved(114, HOPPER_SHARE, _H100_SHARE, flash_2_on_h100(756e12, _OTHER_H100), *_H100_MEMORY),
+    "h100-sxm": Achieved(132, HOPPER_SHARE, _H100_SHARE, flash_2_on_h100(), *_H100_MEMORY),
+    "h100-96gb-500w": _sxm(989e12, f"{_H100_SHARE}, measured at 700 W"),
+    "h200-sxm": _sxm(989.5e12, f"{_H100_SHARE}: the row's notes say the H200 is the same"),
+    "b200": _blackwell(2250e12, 148),
+    "b300": _blackwell(2250e12, 148),
+    "gb200": _blackwell(2500e12, 152),
+    "gb300": _blackwell(2500e12, 152),
+    "mi300x": Achieved(304, HOPPER_SHARE, _H100_SHARE, None, *_H100_MEMORY),
+    "rtx-4090": _ada(165.2e12, 128),
+    "l40s": _ada(362.05e12, 142),
+}  # fmt: skip
 
 
-def achieved_speeds(device: Device, fitted: FittedRate | None = None) -> Speeds | None:
-    """The speeds of a device that published training runs speak of, or with another rate; None where none do."""
-    fitted, bandwidth = fitted or FITTED.get(device.name), device.memory_bandwidth_bytes_per_second.value
-    if fitted is None or bandwidth is None:
-        return None
-    top, moved = fitted.flops_per_second, MEMORY_SHARE * bandwidth
-    source = f"fitted on {', '.join(fitted.rows)}"
-    wide = product_curve(top, moved, 2, source)
-    products = {MatmulDtype.BF16: wide, MatmulDtype.FP16: wide}
-    if device.name.startswith("h100"):
-        words = f"{source}; fp8 over bf16: hw-0019 over hw-0004"
-        products[MatmulDtype.FP8] = product_curve(top * FP8_OVER_BF16, moved, 1, words)
-    flash = _flash(device.name, top)
-    return Speeds(
-        device.name, products, {MatmulDtype.BF16: flash, MatmulDtype.FP16: flash},
-        Curve.flat(moved, "MEMORY_SHARE of the datasheet's bandwidth"), LAUNCH_S, HOST_S, SLOWDOWN, source,
-    )  # fmt: skip
+def speeds_of(device: Device) -> Speeds:
+    """Achieved rates of a shipped GPU; a format without a peak has none, and so has memory without a bandwidth.
 
-
-def _flash(name: str, top: float) -> Curve:
-    """A part that its power holds down attends as much slower as it multiplies."""
-    factor = 1.0 if name.startswith("a100") else _H100_FLASH
-    if name == "h100-96gb-500w":
-        factor *= top / FITTED["h100-sxm"].flops_per_second
-    return Curve.of(((tokens, rate * TERA * factor) for tokens, rate in _FLASH_2), _FLASH_2_SOURCE)
-
-
-def product_curve(top: float, bandwidth: float, nbytes: int, source: str) -> Curve:
-    """The rate of products over their equivalent side s, where each takes FLOPs / top + bytes / bandwidth: its tiles'
-    first loads and last stores hide behind no arithmetic. That is top / (1 + 1.5 w top / (bandwidth s)).
-
-    `top` FLOP/s of large ones, `bandwidth` bytes/s of the device's memory, operands of `nbytes` (w) an element.
+    SpecError for the CPU, which a calibration measures, and for a device that no figures are known of.
     """
-    return Curve.of(((side, product_rate(top, bandwidth, nbytes, side)) for side in _SIDES), source)
+    require(
+        device.kind is not DeviceKind.CPU, "cluster.device: 'cpu' has no published speeds; `calibrate` measures them"
+    )
+    require(device.name in ACHIEVED, f"cluster.device: no achieved rates are known for {device.name!r}; calibrate it")
+    parts = ACHIEVED[device.name]
+    attention = {} if parts.attention is None else dict.fromkeys((MatmulDtype.BF16, MatmulDtype.FP16), parts.attention)
+    if not device.peak(MatmulDtype.BF16).value:
+        attention.pop(MatmulDtype.BF16, None)
+    return Speeds(
+        device.name,
+        matmul={dtype: curve for dtype in MatmulDtype if (curve := _matmul(device, parts, dtype)) is not None},
+        attention=attention,
+        memory=_memory(device, parts),
+        launch_s=LAUNCH_S,
+        host_s=HOST_S,
+        source=f"{LAUNCH_SOURCE}; {HOST_SOURCE}; compute is not slowed down beside communication, for want of a figure",
+    )
 
 
-def product_rate(top: float, bandwidth: float, nbytes: int, side: float) -> float:
-    """The same at one side."""
-    return top / (1 + 1.5 * nbytes * top / (bandwidth * side))
+def _matmul(device: Device, parts: Achieved, dtype: MatmulDtype) -> Curve | None:
+    """By side: the best shape of a sweep, an upper bound, times what tiles and waves leave of it.
+
+    A format without a row has the bf16 row's share of the peak, a device without rows that of `parts`.
+    """
+    best, peak = device.achieved(dtype), device.peak(dtype)
+    if best.value is not None:
+        return tile_curve(best.value, parts.units, f"{best.source}; by size: {WAVE_GUIDE}")
+    if not peak.value:
+        return None
+    row, row_peak = device.achieved(MatmulDtype.BF16), device.peak(MatmulDtype.BF16)
+    share, note = parts.share, parts.share_note
+    if row.value and row_peak.value:
+        share, note = row.value / row_peak.value, f"{_OWN_SHARE} ({row.source})"
+    return tile_curve(peak.value * share, parts.units, f"{note}; by size: {WAVE_GUIDE}")
 
 
-_SIDES = tuple(2.0**power for power in range(4, 18))
+def _memory(device: Device, parts: Achieved) -> Curve | None:
+    bandwidth = device.memory_bandwidth_bytes_per_second.value
+    if not bandwidth:
+        return None
+    return Curve.of(
+        ((nbytes, share * bandwidth) for nbytes, share in parts.memory_like),
+        f"share of the datasheet: {parts.memory_note}",
+    )

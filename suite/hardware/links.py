@@ -36,12 +36,14 @@ class NodeLinks:
     inside: tuple[Level, ...]
     beyond: tuple[Level, ...] = ()
 
-    def fabric(self, per_node: int, nodes: int) -> Fabric:
-        """With nodes of so many devices. One node that is wider than its links can be is taken for several."""
+    def fabric(self, per_node: int) -> Fabric:
+        """With nodes of so many devices; a node wider than its links can be is taken for several."""
         inside: list[Level] = []
-        for level in self.inside if nodes == 1 or per_node > 1 else ():
-            width = min(level.ranks, per_node) if nodes > 1 else level.ranks
-            if not inside or (width > inside[-1].ranks and width % inside[-1].ranks == 0):
+        for level in self.inside if per_node > 1 else ():
+            width = min(level.ranks, per_node)
+            while inside and width % inside[-1].ranks:  # pairs in a node of 3: the wider level alone
+                inside.pop()
+            if not inside or width > inside[-1].ranks:
                 inside.append(replace(level, ranks=width))
         width = inside[-1].ranks if inside else 1
         beyond = [replace(level, shared_by=min(level.shared_by, width)) for level in self.beyond]
@@ -188,7 +190,7 @@ def fabric_of(case: Case) -> Fabric:
         f"cluster.links: missing; no links are known for device {name!r}: give them, as in"
         " nvlink:8:300e9:3e-6,ib:*:25e9:8e-6",
     )
-    return LINKS[name].fabric(case.cluster.per_node, case.cluster.nodes)
+    return LINKS[name].fabric(case.cluster.per_node)
 
 
 __all__ = ["ALONE", "LINKS", "InSwitch", "NodeLinks", "fabric_of"]

@@ -12,7 +12,7 @@ from reports.published.answers import CannotModel, Prediction
 from reports.published.times import predict_time
 from reports.published.torch_fit import fit_rates
 from reports.published.torch_times import FAMILIES
-from suite.hardware.achieved import FITTED
+from suite.hardware.training_rates import FITTED
 from suite.parse import SpecError
 from suite.published import PublishedRow, UnreadableCell, read_table
 
@@ -66,7 +66,7 @@ def test_rates_are_fitted_on_fit_rows_alone() -> None:
         ("torchtune", "a100", 3, 0.04),
         ("tinyllama", "a100", 1, 0.06),
         ("torchtitan", "a100", 2, 0.12),
-        ("internevo", "a100", 13, 0.14),
+        ("internevo", "a100", 13, 0.15),
     ],
 )
 def test_other_rows_lie_within_their_bar(family: str, device: str, count: int, bar: float) -> None:
