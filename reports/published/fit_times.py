@@ -6,7 +6,6 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from reports.published.least_squares import fit
 from reports.published.step_time import StepTime
 from reports.published.time_constants import FittedSet, recorded_sets
 from reports.published.vtrain import FAMILIES, FITTED, START, WHAT, vtrain_step
@@ -54,6 +53,8 @@ def rows_of(fitter: Fitter, rows: Sequence[PublishedRow]) -> list[PublishedRow]:
 
 def fit_set(name: str, rows: Sequence[PublishedRow], start: Mapping[str, float] | None = None) -> FittedSet:
     """One set on these rows."""
+    from reports.published.least_squares import fit  # numpy: loaded where something is fitted, not to read a table
+
     fitter = FITTERS[name]
     base = FittedSet(fitter.start, fitter.what, ())
 
