@@ -28,6 +28,13 @@ def bench(options: argparse.Namespace) -> int:
     return run_bench(options)
 
 
+def calibrate(options: argparse.Namespace) -> int:
+    """Measure this machine: operators, matrix products, memory, collectives, overheads; written as one file."""
+    from reports.calibrate import run_calibrate
+
+    return run_calibrate(options)
+
+
 def estimate(options: argparse.Namespace) -> int:
     """Say what the formulas give for a case; nothing is run."""
     from reports.contract import estimate_mapping
@@ -176,6 +183,10 @@ def _parser() -> argparse.ArgumentParser:
     run.add_argument("--node-rank", type=int, metavar="N", help="0 records, others follow [0 on HOST]")
     run.add_argument("--emit", metavar="slurm", help="print an sbatch file for the cases; run nothing")
     flags.add_case_flags(run)
+    measured = verb(calibrate)
+    measured.add_argument("--quick", action="store_true", help="half a minute: fewer shapes, fewer readings")
+    measured.add_argument("--out", default="calibration.json", metavar="FILE", help="where it goes [calibration.json]")
+    measured.add_argument("--ranks", default="1,2,4,8", metavar="N,N", help="ranks at once [1,2,4,8]")
     said = verb(estimate)
     said.add_argument("--explain", action="store_true", help="every term of the largest moment, with its source")
     said.add_argument("--alloc-conf", metavar="TEXT", help=ALLOC_CONF)
@@ -183,6 +194,8 @@ def _parser() -> argparse.ArgumentParser:
     said.add_argument("--new-tokens", type=flags.above_zero(int), metavar="N", help=text)
     flags.add_case_flags(said)
     timed = verb(simulate)
+    how = "how operators run: eager (kernel by kernel), compiled (fused between products) [eager]"
+    timed.add_argument("--execution", default="eager", metavar="MODE", help=how)
     timed.add_argument("--trace", metavar="FILE", help="write the step as trace JSON, which Perfetto opens")
     timed.add_argument("--trace-limit", type=flags.above_zero(int), metavar="N", help="most tasks of a trace [250000]")
     timed.add_argument("--page", metavar="FILE.html", help="write a page: parts, pipeline, what more would buy")

@@ -23,7 +23,7 @@ RANKS, RANKS_AN_END = 16, 8
 PASSES, PASSES_AN_END = 64, 24
 
 _DEVICE, _STREAM, _GAP, _AXIS = 20, 5, 9, 24  # heights: a rank's device, each of its streams, air, the axis
-_NARROWEST, _WIDEST, _A_PASS = 1200, 2600, 18  # width: at least, at most, for each pass
+_NARROWEST, _WIDEST, _A_PASS = 1200, 2600, 26  # width: at least, at most, for each pass
 _CUT = 34  # width of a cut
 _LETTER = 6.2  # width of a digit
 _STREAMS = {Stream.GATHER: "gathers", Stream.REDUCE: "reduces", Stream.SEND: "sends"}

@@ -10,8 +10,9 @@ from typing import Any
 from rich.text import Text
 
 from parallelism.simulator.machine import Simulator
-from parallelism.simulator.on_cluster import ON_CLUSTER
+from parallelism.simulator.on_cluster import cluster_simulator
 from parallelism.simulator.sensitivity import sensitivities
+from parallelism.simulator.stack import Execution
 from reports.contract import fate_mapping
 from reports.scaling import Sweep, fate_of, sweep_case, why_too_large
 from reports.scaling_text import print_sweep, sweep_mapping
@@ -20,15 +21,16 @@ from reports.streams import output, tell
 from reports.text import plain
 from reports.trace_events import TRACE_LIMIT, write_trace
 from suite.case import Case
-from suite.flags import case_of
+from suite.flags import case_of, member
 from suite.parse import require
 
 
-def run_simulate(options: argparse.Namespace, simulator: Simulator = ON_CLUSTER) -> int:
+def run_simulate(options: argparse.Namespace) -> int:
     """Answer, and write what files were asked for."""
     require(options.trace_limit is None or options.trace is not None, "--trace-limit: says nothing without --trace")
     require(options.grow is None or options.sweep is not None, "--grow: says nothing without --sweep gpus=A..B")
-    case = case_of(options)
+    execution = member(Execution, options.execution, "--execution")
+    case, simulator = case_of(options), cluster_simulator(execution)
     sweep = None if options.sweep is None else sweep_case(case, options.sweep, options.grow, simulator)
     if sweep is None or options.trace is not None or options.page is not None:
         _one(case, options, simulator, sweep)
@@ -45,7 +47,7 @@ def _one(case: Case, options: argparse.Namespace, simulator: Simulator, sweep: S
     if options.trace is not None:
         write_trace(simulation, options.trace, options.trace_limit or TRACE_LIMIT)
         tell(f"wrote {options.trace}")
-    found, fate = sensitivities(case, simulator), fate_of(case)
+    found, fate = sensitivities(simulation, simulator), fate_of(case)
     if options.page is not None:
         from reports.simulation_page import render_simulation
 

@@ -9,7 +9,7 @@ from parallelism.simulator.engine import Deadlock
 from parallelism.simulator.plan import StepPlan
 from parallelism.simulator.simulation import Simulation, simulate
 from suite.case import Case
-from suite.hardware.device import Device
+from suite.hardware.device import Device, matmul_dtype
 from suite.hardware.fabric import Fabric
 from suite.hardware.speeds import Speeds
 from suite.parse import SpecError
@@ -23,15 +23,24 @@ class Machine:
     speeds: Speeds
     fabric: Fabric
 
-    @property
-    def basis(self) -> str:
-        """Where they come from, in words."""
-        links = (f"{level.name}: {level.source}" for level in self.fabric.levels if level.source)
-        return "; ".join([self._speeds_source, *links])
+    def levels_of(self, case: Case) -> tuple[int, ...]:
+        """Places of the links' levels that a case's ranks are spread over; none for a rank alone."""
+        ranks, inner = case.layout.world_size, (1, *self.fabric.widths)
+        return tuple(place for place in range(len(self.fabric.levels)) if ranks > inner[place] > 0)
 
-    @property
-    def _speeds_source(self) -> str:
-        return f"{self.device.product}: {self.speeds.source or 'shares of its datasheet'}"
+    def basis(self, case: Case) -> str:
+        """Where the figures that a case rests on come from, in words."""
+        products = self.speeds.matmul.get(matmul_dtype(case.workload.precision))
+        attention = self.speeds.attention.get(matmul_dtype(case.workload.precision))
+        memory = self.speeds.memory
+        sources = {"products": products and products.source, "attention": attention and attention.source}
+        sources |= {"memory": memory and memory.source, "beside them": self.speeds.source}
+        if not any(sources.values()):
+            sources["rates"] = "shares of its datasheet"
+        levels = [self.fabric.levels[place] for place in self.levels_of(case)]
+        sources |= {level.name: level.source for level in levels}
+        said = (f"{name}: {source}" for name, source in sources.items() if source)
+        return "; ".join([self.device.product, *said])
 
 
 @dataclass(frozen=True)
@@ -51,7 +60,7 @@ class Simulator:
 
     def run(self, case: Case, plan: StepPlan, machine: Machine | None = None) -> Simulation:
         """The case by a plan that is at hand. SpecError for what cannot run."""
-        basis = self.basis_of(case) if self.basis_of else machine.basis if machine else ""
+        basis = self.basis_of(case) if self.basis_of else machine.basis(case) if machine else ""
         try:
             return simulate(case, plan, basis)
         except Deadlock as error:

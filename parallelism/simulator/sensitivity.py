@@ -13,7 +13,6 @@ from suite.case import Case
 from suite.hardware.curve import Curve
 from suite.hardware.device import Figure, MatmulDtype, MatmulRates
 from suite.hardware.fabric import Fabric, Level
-from suite.hardware.links import ALONE
 from suite.parse import SpecError
 
 #: of a resource, for each sensitivity
@@ -31,18 +30,19 @@ class Sensitivity:
     gain: float
 
 
-def sensitivities(case: Case, simulator: Simulator) -> tuple[Sensitivity, ...]:
-    """Of every resource that the machine has figures for, else of every kind of work; and of one more micro-batch.
-    Those that buy most first."""
+def sensitivities(before: Simulation, simulator: Simulator) -> tuple[Sensitivity, ...]:
+    """What each resource buys a step that `simulator` has simulated, and one more micro-batch; most first.
+
+    Resources are those that the machine has figures for; of a measured one, each kind of work that the plan has.
+    """
+    case, found = before.case, []
     machine = simulator.machine_of(case)
-    before = simulator(case, machine)
-    found = []
     if machine is None:
         for kind in kinds_of(before.plan):
             after = simulator.run(case, faster(before.plan, kind, MORE))
             found.append(_sensitivity(kind.value.replace("_", " "), FASTER, before, after))
     else:
-        for resource, change, other in _changes(machine):
+        for resource, change, other in _changes(case, machine):
             found.append(_sensitivity(resource, change, before, simulator(case, other)))
     more = one_more_micro_batch(case)
     if more is not None:
@@ -67,7 +67,7 @@ def _sensitivity(resource: str, change: str, before: Simulation, after: Simulati
     return Sensitivity(resource, change, after.step_seconds, gain)
 
 
-def _changes(machine: Machine) -> Iterator[tuple[str, str, Machine]]:
+def _changes(case: Case, machine: Machine) -> Iterator[tuple[str, str, Machine]]:
     """(Resource, what is done to it, the machine that comes of it) each. A datasheet's figures stand in for speeds that
     were not measured, so they change with them."""
     device, speeds, fabric = machine.device, machine.speeds, machine.fabric
@@ -86,7 +86,11 @@ def _changes(machine: Machine) -> Iterator[tuple[str, str, Machine]]:
         yield "kernel launches", FASTER, Machine(device, replace(speeds, launch_s=speeds.launch_s / MORE), fabric)
     if speeds.host_s:
         yield "host", FASTER, Machine(device, replace(speeds, host_s=speeds.host_s / MORE), fabric)
-    for place, level in enumerate(fabric.levels if fabric is not ALONE else ()):
+    if speeds.slowdown > 1:
+        milder = replace(speeds, slowdown=1 + (speeds.slowdown - 1) / MORE)
+        yield "slow-down beside communication", "10 % milder", Machine(device, milder, fabric)
+    for place in machine.levels_of(case):
+        level = fabric.levels[place]
         faster_link = replace(level, bytes_per_second=level.bytes_per_second * MORE)
         yield f"{level.name} bandwidth", LARGER, Machine(device, speeds, _with(fabric, place, faster_link))
         if level.latency_s:

@@ -30,7 +30,7 @@ def case_of(layout: dict[str, Any] | None = None, **workload: Any) -> Case:
 def machine_of(case: Case) -> Machine:
     """10 FLOP/s and 100 bytes/s."""
     speeds = Speeds("h100-sxm", {MatmulDtype.BF16: Curve.flat(RATE, "by hand")}, source="by hand")
-    fabric = Fabric((Level("node", 8, 10 * LINK, 0.0, source="by hand"), Level("rail", 2**20, LINK, 0.0)))
+    fabric = Fabric((Level("node", 8, LINK, 0.0, source="by hand"), Level("rail", 2**20, LINK, 0.0)))
     return Machine(device("h100-sxm"), speeds, fabric)
 
 
@@ -39,7 +39,7 @@ def plan_of(case: Case, machine: Machine | None) -> StepPlan:
     fsdp, GATHERED and REDUCED bytes a block."""
     layout, each, machine = case.layout, case.workload.micro_batch, machine or machine_of(case)
     pass_ = Cost(BLOCK * each / machine.speeds.matmul[MatmulDtype.BF16].at(1.0))
-    link = machine.fabric.levels[-1].bytes_per_second
+    link = machine.fabric.levels[0].bytes_per_second
     sharded = layout.fsdp > 1
     gather, reduce = (GATHERED / link, REDUCED / link) if sharded else (0.0, 0.0)
     unit = Unit("block", pass_, pass_, pass_, gather=gather, reduce=reduce)

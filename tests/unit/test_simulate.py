@@ -42,6 +42,12 @@ def test_the_document(capsys: pytest.CaptureFixture[str]) -> None:
     assert (said["world_size"], said["global_batch"]) == (4, 8)
 
 
+def test_compiled_kernels_are_quicker(capsys: pytest.CaptureFixture[str]) -> None:
+    eager, compiled = (document(capsys, *CASE, "--execution", mode) for mode in ("eager", "compiled"))
+    assert compiled["time"]["step_seconds"] < eager["time"]["step_seconds"]
+    assert eager["time"]["parts"]["host"] > 0  # a small model waits for its host
+
+
 def test_a_person_is_told_what_bounds_the_step(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["simulate", *PIPELINE]) == 0
     said = capsys.readouterr().out
@@ -80,6 +86,7 @@ def test_a_sweep_alone(capsys: pytest.CaptureFixture[str]) -> None:
     [
         (["--sweep", "depth=1..2"], "--sweep: 'depth' is not known"),
         (["--sweep", "gpus=7..7", "--tp", "2"], "--sweep: nothing runs at any gpus; at 7: gpus: 7 is not a multiple"),
+        (["--execution", "jit"], "--execution: 'jit' is not known; known: eager, compiled"),
         (["--grow", "dp"], "--grow: says nothing without --sweep"),
         (["--trace-limit", "5"], "--trace-limit: says nothing without --trace"),
         (["--trace", "FILE", "--trace-limit", "1"], "tasks are beyond --trace-limit(1)"),

@@ -8,7 +8,7 @@ import pytest
 
 from parallelism.schedules.orders import order_of
 from parallelism.simulator.machine import Simulator
-from parallelism.simulator.on_cluster import ON_CLUSTER
+from parallelism.simulator.on_cluster import cluster_simulator
 from parallelism.simulator.plan import NOTHING, Cost, Part, StagePlan, StepPlan, Unit
 from parallelism.simulator.plan_changes import faster, kinds_of
 from parallelism.simulator.sensitivity import one_more_micro_batch, sensitivities
@@ -19,6 +19,8 @@ from suite.parse import SpecError
 from tests.unit.simulated import BY_HAND, case_of, machine_of, plan_of, two_stages
 
 pytestmark = pytest.mark.unit
+
+ON_CLUSTER = cluster_simulator()
 
 
 def lasting(parts: dict[Part, float]) -> dict[Part, float]:
@@ -140,6 +142,14 @@ def test_the_estimate_is_the_simulation() -> None:
     assert found.mfu_full_attention == two_stages().full_attention.mfu
 
 
+def test_the_basis_names_the_links_that_are_used() -> None:
+    machine = machine_of(case_of())
+    assert machine.basis(case_of()).endswith("products: by hand; beside them: by hand")
+    assert machine.basis(case_of({"dp": 2})).endswith("beside them: by hand; node: by hand")
+    wide = case_from({"model": "llama-1m", "layout": {"dp": 16}, "cluster": {"device": "h100-sxm", "nodes": 2}})
+    assert [len(machine.levels_of(case)) for case in (case_of(), case_of({"dp": 8}), wide)] == [0, 1, 2]
+
+
 def test_equal_neighbours_are_one_term() -> None:
     case = case_of()
     unit = Unit("layers.0", Cost(1.0, 0.25), Cost(2.0), Cost(3.0), gather=0.5)
@@ -155,25 +165,27 @@ def test_equal_neighbours_are_one_term() -> None:
 
 
 def test_a_step_of_products_alone_gains_what_their_rate_does() -> None:
-    gains = {each.resource: each.gain for each in sensitivities(case_of(), BY_HAND)}
+    gains = {each.resource: each.gain for each in sensitivities(BY_HAND(case_of()), BY_HAND)}
     assert gains["matrix rate"] == pytest.approx(0.1)
-    assert gains["memory bandwidth"] == gains["node bandwidth"] == gains["rail bandwidth"] == 0
+    assert gains["memory bandwidth"] == 0
+    assert "node bandwidth" not in gains  # a rank alone talks to nobody
     assert gains["micro-batches a step"] == pytest.approx(0)
 
 
 def test_a_pipeline_gains_from_its_slowest_link_and_from_micro_batches() -> None:
-    found = sensitivities(case_of({"pp": 2}, micro_batches=2), BY_HAND)
+    found = sensitivities(BY_HAND(case_of({"pp": 2}, micro_batches=2)), BY_HAND)
     gains = {each.resource: each.gain for each in found}
-    assert gains["rail bandwidth"] == pytest.approx(10 / (9 + 1 / 1.1) - 1)  # 1 s of 10 is exposed sends
+    assert gains["node bandwidth"] == pytest.approx(10 / (9 + 1 / 1.1) - 1)  # 1 s of 10 is exposed sends
     assert gains["matrix rate"] == pytest.approx(10 / (1 + 9 / 1.1) - 1)
-    assert gains["node bandwidth"] == 0
+    assert gains["memory bandwidth"] == 0
+    assert "rail bandwidth" not in gains  # two ranks share a node
     assert [each.gain for each in found] == sorted(gains.values(), reverse=True)
 
 
 def test_of_a_measured_machine_each_kind_of_work_is_asked_for() -> None:
     measured = Simulator(lambda case: None, plan_of, lambda case: "measured here")
     case = case_of({"pp": 2}, micro_batches=2)
-    gains = {each.resource: each.gain for each in sensitivities(case, measured)}
+    gains = {each.resource: each.gain for each in sensitivities(measured(case), measured)}
     assert gains == {
         "compute": pytest.approx(10 / (1 + 9 / 1.1) - 1),
         "pipeline communication": pytest.approx(10 / (9 + 1 / 1.1) - 1),
@@ -218,7 +230,7 @@ def test_no_resource_makes_a_real_step_slower() -> None:
             "cluster": {"device": "h100-sxm", "nodes": 2, "per_node": 8},
         }
     )
-    found = {each.resource: each for each in sensitivities(case, ON_CLUSTER)}
+    found = {each.resource: each for each in sensitivities(ON_CLUSTER(case), ON_CLUSTER)}
     assert {"matrix rate", "memory bandwidth", "nvlink bandwidth", "network bandwidth"} <= set(found)
     assert all(each.gain >= -1e-12 for name, each in found.items() if name != "micro-batches a step")
     assert found["nvlink bandwidth"].gain > 0  # rings of 8 adapters a node are quicker than one device's links
