@@ -165,6 +165,13 @@ def test_an_update_touches_each_number_as_often_as_its_rule() -> None:
     assert touched(Layout(), optimizer_kernel=OptimizerKernel.FOREACH) > touched(Layout())
 
 
+@pytest.mark.parametrize(("recompute", "is_joined"), [("none", False), ("full", True)])
+def test_a_stage_that_reruns_makes_all_gradients_at_once(recompute: str, is_joined: bool) -> None:
+    layout = Layout(pp=2, schedule=Schedule.ZBV, virtual_stages=2, recompute=Recompute.parse(recompute))
+    plan = case_plan(case(layout), GpuPricing(Rates(device("h100-sxm"))), sent)
+    assert all((unit.weights.seconds == 0) is is_joined for unit in plan.stages[1].units)
+
+
 def test_what_waits_in_the_host_has_no_time_yet() -> None:
     with pytest.raises(SpecError, match=r"layout\.offload: parameters has no time yet"):
         case_plan(case(Layout(fsdp=2, offload=Offload.PARAMETERS)), Idle(), sent)
