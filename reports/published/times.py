@@ -64,8 +64,9 @@ def _flops(row: PublishedRow, step: StepTime) -> Flops:
 
 
 def _peak_tflops(row: PublishedRow) -> float:
-    """Of 16-bit matrix products, dense; a row in fp8 is held to that format's."""
-    name = "fp8" if row.says("precision", "fp8") else "bf16"
+    """Of 16-bit matrix products, dense; a row in fp8 is held to that format's, unless it says not."""
+    is_narrow = row.says("precision", "fp8") and not row.says("notes", "bf16 peak")
+    name = "fp8" if is_narrow else "bf16"
     peak = device(row.text("device")).peak(name).value
     if peak is None:
         raise CannotModel(f"{row.text('device')}: its {name} peak is not known")

@@ -51,6 +51,8 @@ def torch_step(row: PublishedRow, sets: Mapping[str, FittedSet]) -> StepTime:
     found = device(case.cluster.device)
     speeds = training_speeds(found) or speeds_of(found)
     fitted = FITTED[found.name].rows if found.name in FITTED else ()
+    if row.text("split") == "fit":
+        fitted += (row.row_id,)  # another figure of such a run
     return StepTime(
         seconds=step_seconds(timed, speeds),
         sequences=case.global_batch,

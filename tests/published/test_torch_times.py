@@ -75,6 +75,16 @@ def test_other_rows_lie_within_their_bar(family: str, device: str, count: int, b
     assert sum(map(abs, found)) / len(found) < bar
 
 
+def test_a_run_is_as_far_off_in_tokens_as_in_utilisation() -> None:
+    """torchtitan divides by the peak in bf16, in its fp8 runs too, and counts attention in full."""
+    every = {row.row_id: row for row in read_table(TABLE).rows}
+    tokens, mfu = (
+        predict_time(every[name], {}).value / (every[name].published or 1.0)
+        for name in ("torchtitan-0120", "torchtitan-0121")
+    )
+    assert mfu == pytest.approx(tokens, rel=2e-3)
+
+
 def test_short_sequences_of_torchtitan_lie_within_their_bar() -> None:
     """On the H100s that one row was fitted on: eager and compiled, bf16 and fp8, 8 to 128 GPUs, with and without tensor
     parallelism. Two long sequences and a scale a row are further off, and left out here."""
