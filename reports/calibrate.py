@@ -14,9 +14,8 @@ from memory.estimate import MemoryModel
 from parallelism.calibration.asking import Item, OperatorTimeError, measure_operators
 from parallelism.overheads.asking import OverheadError, exact_families, families, measure_overheads
 from parallelism.simulator.cpu_costs import items_of
-from parallelism.simulator.cpu_plan import is_planned
-from parallelism.simulator.cpu_strategies import wanted_of
-from reports.predict import product_shapes
+from parallelism.simulator.cpu_operators import is_timed
+from parallelism.simulator.cpu_wanted import wanted_of
 from reports.streams import output, tell
 from reports.text import plural
 from suite.case import Case
@@ -25,7 +24,7 @@ from suite.environment import available_cores
 from suite.hardware import matmul_dtype
 from suite.hardware.calibration import Calibration, readable, write_calibration
 from suite.hardware.collective_calibration import CollectiveTimeError, measure_collectives
-from suite.hardware.matrix_rate import BUSY_CORES, MatrixRateError, measure_matrix_rates
+from suite.hardware.matrix_rate import BUSY_CORES, SHAPES, MatrixRateError, measure_matrix_rates
 from suite.hardware.operator_times import Crowd
 from suite.parse import require, shown
 from suite.units import percent_text, rate_text, seconds_text
@@ -55,13 +54,13 @@ class CalibrationError(RuntimeError):
 
 def calibrate(cases: Sequence[Case], budget: Budget, tell: Callable[[object], None] = tell) -> Calibration:
     """This machine, measured at the shapes that these cases need: operators, collectives and overheads alone, never a
-    step. Cases on other devices, and layouts whose step is not simulated here, are left out.
+    step. Cases on other devices, and those whose optimizer is not timed, are left out.
 
     Raises CalibrationError, in one line, where a measuring process fails.
     """
     start = time.monotonic()
-    wanted = [case for case in cases if case.cluster.device == "cpu" and case.cluster.nodes == 1 and is_planned(case)]
-    require(bool(wanted), "calibrate: none of the cases runs on this machine's CPU with a layout that is simulated")
+    wanted = [case for case in cases if can_calibrate(case)]
+    require(bool(wanted), "calibrate: none of the cases runs on this machine's CPU with an optimizer that is timed")
     try:
         found = _operators(wanted, budget, tell)
         found = _products(found, wanted, budget, tell)
@@ -70,6 +69,11 @@ def calibrate(cases: Sequence[Case], budget: Budget, tell: Callable[[object], No
         raise CalibrationError(str(error)) from None
     created = datetime.now(UTC).isoformat(timespec="seconds")
     return replace(found, created=created, seconds=round(time.monotonic() - start, 1))
+
+
+def can_calibrate(case: Case) -> bool:
+    """Does it run on this machine's CPU alone, with an optimizer that is timed?"""
+    return case.cluster.device == "cpu" and case.cluster.nodes == 1 and is_timed(case)
 
 
 def items_by_crowd(cases: Iterable[Case]) -> dict[Crowd, set[Item]]:
@@ -100,18 +104,19 @@ def _products(found: Calibration, cases: Sequence[Case], budget: Budget, tell: C
     ranks = sorted({case.cluster.per_node for case in cases})
     dtypes = sorted({matmul_dtype(case.workload.precision) for case in cases})
     tell(f"measuring matrix products (ranks at once: {', '.join(map(str, ranks))}) ...")
-    rates = measure_matrix_rates(ranks, budget.products, product_shapes(list(cases)), dtypes)
+    rates = measure_matrix_rates(ranks, budget.products, SHAPES, dtypes)
     return replace(found, matrix=rates.rates)
 
 
 def _messages(found: Calibration, cases: Sequence[Case], budget: Budget, tell: Callable[[object], None]) -> Calibration:
-    wanted = wanted_of((case, MemoryModel(case).ledger_of_rank(0)) for case in cases)
+    wanted = wanted_of((case, MemoryModel(case).ledger_of_share(0)) for case in cases)
     if not wanted.exchanges:
         return found
     tell(f"measuring {plural(len(wanted.exchanges), 'collective')} ...")
     times, others = measure_collectives(wanted.exchanges, budget.collectives)
     tell("measuring what strategies cost the host ...")
-    overheads, _ = measure_overheads((*families(), *exact_families(wanted.cores, wanted.units)), budget.overheads)
+    exact = exact_families(wanted.cores, wanted.units, wanted.engines)
+    overheads, _ = measure_overheads((*families(), *exact), budget.overheads)
     named = {name: max(0.0, summary.median) for name, summary in overheads.items()}
     machine = replace(found.machine, other_cores=max(found.machine.other_cores, others))
     return replace(found, machine=machine, collectives=times, overheads=found.overheads | named)

@@ -18,6 +18,7 @@ from parallelism.simulator.plan import NOTHING, Cost, Part
 from parallelism.tensor.strategy import TENSOR
 from parallelism.tensor.traffic import ONCE_A_STEP
 from parallelism.traffic import clipping_messages, scaling_messages
+from parallelism.zero.redundancy import ZERO_REDUNDANCY
 from parallelism.zero.strategy import ZERO
 from parallelism.zero.traffic import modules_of
 from suite.case import Case
@@ -182,6 +183,8 @@ class _Costs:
         once = [row for row in _tensor_messages(case, ledger, self.rank) if row.purpose == ONCE_A_STEP]
         if REPLICATE.is_used(layout) and REPLICATE.messages is not None:
             once += REPLICATE.messages(case, ledger, self.rank)
+        if ZERO_REDUNDANCY.is_used(layout) and ZERO_REDUNDANCY.messages is not None:
+            once += ZERO_REDUNDANCY.messages(case, ledger, self.rank)
         agreed = [*clipping_messages(layout), *scaling_messages(case)]
         wrapped = _wrapped(layout, ledger)
         host = self.host(Overhead.DIVIDED_CLIP, wrapped) + self.host(Overhead.DIVIDED_UPDATE, wrapped)
