@@ -188,7 +188,7 @@ class Tape:
         if self.backend is Backend.CUDA:
             kernels = [Kernel("rms_norm", (x, weight), (y, rstd), (x, rstd), (x, weight))]
         else:
-            kernels = _composite_rms_norm(name, x, weight, rstd, y)
+            kernels = composite_rms_norm(name, x, weight, rstd, y)
         self.operator(name, OperatorKind.NORM, kernels, (weight,), Flops(5 * x.elements, 12 * x.elements))
         return y
 
@@ -254,7 +254,7 @@ def parts_of(weights: tuple[Weight, ...]) -> list[Kernel]:
     return [Kernel(TO_LOCAL, weights)] if weights[0].is_part else []
 
 
-def _composite_rms_norm(name: str, x: Array, weight: Weight, rstd: Array, y: Array) -> list[Kernel]:
+def composite_rms_norm(name: str, x: Array, weight: Array, rstd: Array, y: Array) -> list[Kernel]:
     """x^2, its mean, x / rms, times the weight: what torch runs where it has no fused kernel."""
     square = Array(f"{name} x^2", x.shape, DType.FP32)
     wide = Array(f"{name} input in fp32", x.shape, DType.FP32)

@@ -10,12 +10,12 @@ from typing import Protocol
 from parallelism.data.ddp import DDP
 from parallelism.data.fsdp import FSDP
 from parallelism.data.replicate import REPLICATE
-from parallelism.pipeline.strategy import PIPELINE
+from parallelism.pipeline.strategy import PIPELINE, joins_weights
 from parallelism.schedules.ledgers import ledger_of_stages, stages_of_place
 from parallelism.schedules.orders import schedule_order
 from parallelism.schedules.stages import Stage, rank_of_stage, stages_of
 from parallelism.simulator.kernel_time import Passes
-from parallelism.simulator.plan import Cost, Issue, Part, StagePlan, StepPlan, Unit
+from parallelism.simulator.plan import NOTHING, Cost, Issue, Part, StagePlan, StepPlan, Unit
 from parallelism.simulator.unit_messages import (
     Seconds,
     hides_ring,
@@ -133,6 +133,8 @@ class _Builder:
             if placed.segment not in known:
                 known[placed.segment] = self._unit(part, placed, rank)
             units.append(self._with(known[placed.segment], placed, exchange))
+        if joins_weights(self.case, stage.index):
+            units = [replace(unit, inputs=unit.backward, weights=NOTHING) for unit in units]
         return StagePlan(tuple(units), self._send(rank))
 
     def _unit(self, part: Ledger, placed: Placed, rank: int) -> Unit:

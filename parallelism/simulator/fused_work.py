@@ -8,6 +8,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
+from parallelism.simulator.stack import COMPLEX_PRODUCT
 from parallelism.simulator.work import (
     COLLECTIVES,
     SILENT,
@@ -15,18 +16,21 @@ from parallelism.simulator.work import (
     SegmentWork,
     Work,
     backward_work,
+    float8_backward,
+    float8_forward,
     forward_work,
     is_arithmetic,
     parts_of,
     regions_of,
     rerun_parts,
 )
+from suite.float8 import FP8_LINEAR
 from suite.operators import Array, Kernel, Operator, Segment, Weight
 
 Part = tuple[Operator, Kernel]
 
 
-def compiled_work(segment: Segment) -> SegmentWork:
+def compiled_work(segment: Segment, stops_early: bool = True) -> SegmentWork:
     """A segment whose kernels are fused wherever no product, attention or collective comes between.
 
     Counted: each run's outside inputs once, what of it is read elsewhere once; backward, the gradients that reach it,
@@ -35,24 +39,51 @@ def compiled_work(segment: Segment) -> SegmentWork:
     """
     parts = list(parts_of(segment.body))
     scene = _Scene(parts, segment.output)
-    forward = [work for item in _runs(parts) for work in _forward(item, scene)]
+    forward = _forward(parts, scene)
     inputs: list[Work] = []
     weights: list[Work] = []
+    cast = _gathered(parts)
     for item in reversed(_runs(parts)):
         if isinstance(item, _Run):
             inputs += _moved(item.backward_bytes(scene))
         else:
-            own, matrices = backward_work(*item)
+            own, matrices = _backward(item, cast)
             inputs += own
             weights += matrices
     again: list[Work] = []
     for region in regions_of(segment.body):
-        again += [work for item in _runs(rerun_parts(region)) for work in _forward(item, scene)]
+        again += _forward(rerun_parts(region, stops_early), scene)
     return SegmentWork(tuple(forward), tuple(inputs), tuple(weights), tuple(again))
 
 
-def _forward(item: _Run | Part, scene: _Scene) -> list[Work]:
-    return _moved(item.forward_bytes(scene)) if isinstance(item, _Run) else list(forward_work(*item))
+def _forward(parts: Sequence[Part], scene: _Scene) -> list[Work]:
+    """Runs and what comes between; the input of several fp8 products is cast once."""
+    works: list[Work] = []
+    cast = _gathered(parts)
+    for item in _runs(parts):
+        if isinstance(item, _Run):
+            works += _moved(item.forward_bytes(scene))
+        elif item[1].name == FP8_LINEAR:
+            x = item[1].reads[0]
+            works += float8_forward(item[1], True, x in cast)
+            cast.add(x)
+        else:
+            works += forward_work(*item)
+    return works
+
+
+def _backward(part: Part, cast: set[Array]) -> tuple[list[Work], list[Work]]:
+    kernel = part[1]
+    if kernel.name != FP8_LINEAR:
+        return backward_work(*part)
+    is_cast = kernel.reads[0] in cast
+    cast.add(kernel.reads[0])
+    return float8_backward(kernel, True, is_cast)
+
+
+def _gathered(parts: Sequence[Part]) -> set[Array]:
+    """What sequence parallelism gathers: cast before, on the ranks that hold a part of it."""
+    return {array for _, kernel in parts if kernel.name in COLLECTIVES for array in kernel.writes}
 
 
 def _moved(nbytes: int) -> list[Work]:
@@ -61,7 +92,8 @@ def _moved(nbytes: int) -> list[Work]:
 
 def _breaks(kernel: Kernel) -> bool:
     """Does a run end here? The compiler fuses no products, no attention and no communication."""
-    return is_arithmetic(kernel) or kernel.name in COLLECTIVES or kernel.derivative is not None or _is_on_link(kernel)
+    is_own = kernel.derivative is not None or kernel.name == COMPLEX_PRODUCT
+    return is_own or is_arithmetic(kernel) or kernel.name in COLLECTIVES or _is_on_link(kernel)
 
 
 def _is_on_link(kernel: Kernel) -> bool:

@@ -3,23 +3,27 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass, field
-from enum import StrEnum
+from dataclasses import dataclass, field, replace
+from functools import cached_property
 
 from parallelism.simulator.fused_work import compiled_work
 from parallelism.simulator.plan import NOTHING, Cost
+from parallelism.simulator.stack import Execution, Flash, Reruns, Stack
 from parallelism.simulator.work import Attention, Moved, Product, SegmentWork, Work, eager_work
-from suite.hardware.curve import Curve
 from suite.hardware.device import Device, MatmulDtype
 from suite.hardware.speeds import Speeds
+from suite.hardware.training_rates import MEMORY_SHARE, product_rate
 from suite.operators import DType, Segment
 from suite.parse import SpecError
 
 #: shares of a datasheet's figures that stand in where nothing was measured or fitted
 MATMUL_SHARE = 0.75  # of the peak: large products of a training step, at the clock that the power limit leaves
 BEST_SHAPE_SHARE = 0.9  # of the best shape of a measured sweep
-MEMORY_SHARE = 0.85  # of the bandwidth: large pointwise kernels
 ATTENTION_SHARE = 0.5  # of the rate of large products: FlashAttention-2, forward and backward (arXiv:2307.08691, 4.1)
+#: heads of 64 against heads of 128, causal, 16k tokens: 171 of 189 TFLOP/s (arXiv:2307.08691, figure 4)
+NARROW_HEAD, NARROW_HEAD_SHARE = 64, 171 / 189
+#: "around 2x speedup compared to FlashAttention" (arXiv:2307.08691, abstract)
+FLASH_SHARE = {Flash.ONE: 0.5, Flash.TWO: 1.0}
 
 MATMUL_DTYPE = {
     DType.FP32: MatmulDtype.FP32,
@@ -27,13 +31,6 @@ MATMUL_DTYPE = {
     DType.FP16: MatmulDtype.FP16,
     DType.FP8: MatmulDtype.FP8,
 }
-
-
-class Execution(StrEnum):
-    """How a framework runs a model's operators."""
-
-    EAGER = "eager"  # a kernel an operation, issued one by one
-    COMPILED = "compiled"  # torch.compile: fused between products, issued without Python
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,22 +51,22 @@ class Passes:
 class Rates:
     """A device's achieved rates: measured or fitted Speeds first, else documented shares of its datasheet.
 
-    Without a curve, a product takes FLOPs / top + bytes / bandwidth: its tiles' first loads and last stores hide behind
-    no arithmetic. Over the equivalent side s that is the rate top / (1 + 1.5 w top / (bandwidth s)), w bytes an
-    element.
+    Without a curve, a product's rate is product_rate's (suite/hardware/training_rates.py).
     Raises SpecError where the device has no figure to take a share of.
     """
 
     device: Device
     speeds: Speeds = field(default_factory=lambda: Speeds(""))
+    attention_share: float = 1.0
+    """of the attention kernel's rate, where an older generation of it runs"""
 
     def seconds(self, work: Work) -> float:
         """Of one kernel, its launch included."""
         match work:
             case Product(dtype=dtype, side=side, flops=flops):
                 alone = flops / self.matmul(dtype, side)
-            case Attention(flops=flops, tokens=tokens, dtype=dtype):
-                alone = flops / self.attention(dtype, tokens)
+            case Attention(flops=flops, tokens=tokens, dtype=dtype, width=width):
+                alone = flops / self.attention(dtype, tokens, width)
             case Moved(nbytes=nbytes):
                 alone = nbytes / self.memory(nbytes)
         return alone + self.speeds.launch_s
@@ -81,16 +78,17 @@ class Rates:
         if curve is not None:
             return curve.at(side)
         top, bandwidth = self.top(kind), self.memory(float("inf"))
-        return top / (1 + 1.5 * dtype.nbytes * top / (bandwidth * side))
+        return product_rate(top, bandwidth, dtype.nbytes, side)
 
-    def attention(self, dtype: DType, tokens: int) -> float:
+    def attention(self, dtype: DType, tokens: int, width: int = 128) -> float:
         """FLOP/s of a fused attention kernel, the masked half not counted."""
         kind = MATMUL_DTYPE[dtype]
+        share = self.attention_share * (NARROW_HEAD_SHARE if width <= NARROW_HEAD else 1.0)
         curve = self.speeds.attention.get(kind)
         if curve is not None:
-            return curve.at(tokens)
+            return share * curve.at(tokens)
         largest = self.speeds.matmul.get(kind)
-        return ATTENTION_SHARE * (largest.values[-1] if largest is not None else self.top(kind))
+        return share * ATTENTION_SHARE * (largest.values[-1] if largest is not None else self.top(kind))
 
     def memory(self, nbytes: float) -> float:
         """Bytes/s of a kernel that moves so many."""
@@ -108,6 +106,9 @@ class Rates:
         best, peak = self.device.achieved(kind).value, self.device.peak(kind).value
         if best is not None:
             return BEST_SHAPE_SHARE * best
+        swept, beside = self.device.achieved(MatmulDtype.BF16).value, self.device.peak(MatmulDtype.BF16).value
+        if peak is not None and swept is not None and beside is not None:
+            return BEST_SHAPE_SHARE * swept / beside * peak  # no sweep of this format: bf16's share of its peak
         if peak is None:
             raise SpecError(
                 f"cluster.device: {self.device.name} has no {kind} rate; calibrate it, or name another one or precision"
@@ -120,7 +121,7 @@ class GpuPricing:
     """Cost of segments and of updates on a GPU. Equal segments are priced once."""
 
     rates: Rates
-    execution: Execution = Execution.EAGER
+    stack: Stack = Stack()
     _priced: dict[Segment, Passes] = field(default_factory=dict, compare=False, repr=False)
 
     def passes(self, segment: Segment) -> Passes:
@@ -137,11 +138,17 @@ class GpuPricing:
     def cost(self, works: Iterable[Work]) -> Cost:
         """Kernels one after the other; compiled, the host issues them without keeping the device waiting."""
         listed = list(works)
-        host = 0.0 if self.execution is Execution.COMPILED else len(listed) * self.rates.speeds.host_s
-        return Cost(sum(map(self.rates.seconds, listed)), host)
+        host = 0.0 if self.stack.execution is Execution.COMPILED else len(listed) * self.rates.speeds.host_s
+        return Cost(sum(map(self._rates.seconds, listed)), host)
+
+    @cached_property
+    def _rates(self) -> Rates:
+        return replace(self.rates, attention_share=FLASH_SHARE[self.stack.flash])
 
     def _work(self, segment: Segment) -> SegmentWork:
-        return compiled_work(segment) if self.execution is Execution.COMPILED else eager_work(segment.body)
+        stops = self.stack.reruns is Reruns.EARLY_STOP
+        own = self.stack.applied(segment)
+        return compiled_work(own, stops) if self.stack.fuses(segment) else eager_work(own.body, stops)
 
     def _of(self, work: SegmentWork) -> Passes:
         forward, backward, rerun = (
@@ -150,12 +157,3 @@ class GpuPricing:
         )
         parts = [self.cost(part) for part in (work.forward, work.inputs, work.weights, work.rerun)]
         return Passes(parts[0], parts[1], parts[2], parts[3], (forward, backward, rerun))
-
-
-def product_curve(top: float, bandwidth: float, nbytes: int, source: str) -> Curve:
-    """The rate of products over their equivalent side: FLOPs / top + bytes / bandwidth, see Rates.
-
-    `top` FLOP/s of large ones, `bandwidth` bytes/s of the device's memory, operands of `nbytes` an element.
-    """
-    sides = [2.0**power for power in range(4, 18)]
-    return Curve.of(((side, top / (1 + 1.5 * nbytes * top / (bandwidth * side))) for side in sides), source)

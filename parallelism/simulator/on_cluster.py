@@ -6,14 +6,16 @@ from functools import partial
 
 from parallelism.simulator.case_plan import case_plan
 from parallelism.simulator.collective_time import message_seconds
-from parallelism.simulator.kernel_time import Execution, GpuPricing, Rates
+from parallelism.simulator.kernel_time import GpuPricing, Rates
 from parallelism.simulator.machine import Machine, Simulator
 from parallelism.simulator.plan import StepPlan
+from parallelism.simulator.stack import Execution, Stack
 from suite.case import Case
 from suite.collectives import Message
 from suite.hardware import device
 from suite.hardware.achieved import speeds_of
 from suite.hardware.links import fabric_of
+from suite.hardware.training_rates import training_speeds
 
 
 def cluster_simulator(execution: Execution = Execution.EAGER) -> Simulator:
@@ -22,15 +24,16 @@ def cluster_simulator(execution: Execution = Execution.EAGER) -> Simulator:
 
 
 def machine_of(case: Case) -> Machine:
-    """What a case runs on. SpecError for a device or links that are not known."""
+    """What a case runs on, at the rates of published training runs where there are some, else of microbenchmarks.
+    SpecError for a device or links that are not known."""
     found = device(case.cluster.device)
-    return Machine(found, speeds_of(found), fabric_of(case))
+    return Machine(found, training_speeds(found) or speeds_of(found), fabric_of(case))
 
 
 def plan_of(case: Case, machine: Machine | None, execution: Execution) -> StepPlan:
     """A step of the case on the machine, or on its own."""
     machine = machine or machine_of(case)
-    pricing = GpuPricing(Rates(machine.device, machine.speeds), execution)
+    pricing = GpuPricing(Rates(machine.device, machine.speeds), Stack(execution))
     return case_plan(case, pricing, partial(_seconds, case=case, machine=machine), machine.speeds.slowdown)
 
 

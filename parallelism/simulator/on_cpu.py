@@ -5,10 +5,10 @@ from __future__ import annotations
 from functools import partial
 
 from parallelism.simulator.cpu_plan import cpu_plan
-from parallelism.simulator.kernel_time import Execution
 from parallelism.simulator.machine import Machine, Simulator
 from parallelism.simulator.on_cluster import cluster_simulator
 from parallelism.simulator.plan import StepPlan
+from parallelism.simulator.stack import Execution
 from suite.case import Case
 from suite.formats import formats_of
 from suite.hardware.calibration import Calibration

@@ -83,7 +83,7 @@ class Unit:
     gather: float = 0.0
     reduce: float = 0.0
     is_kept: bool = False
-    """stays gathered from its first use to the end of the step"""
+    """stays gathered from its forward to its backward pass; in a pipeline to the end of the step"""
 
     @property
     def backward(self) -> Cost:

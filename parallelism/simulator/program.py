@@ -126,7 +126,8 @@ class _Rank:
 
     def _settle(self, action: Action, index: int, unit: Unit) -> None:
         """Which parameters stay whole after this pass."""
-        whole = unit.is_kept or (self.plan.keeps_after_forward if action.kind is Pass.FORWARD else self._is_pipelined)
+        is_forward = action.kind is Pass.FORWARD
+        whole = unit.is_kept or self.plan.keeps_after_forward if is_forward else self._is_pipelined
         (self.gathered.add if whole else self.gathered.discard)((action.stage, index))
 
     @property

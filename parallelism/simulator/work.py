@@ -6,9 +6,10 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
+from parallelism.simulator.float8_work import backward_casts, forward_casts, linear_sizes
 from suite.float8 import FP8_LINEAR
 from suite.hardware.matrix_rate import equivalent_side
-from suite.operators import TO_LOCAL, Array, DType, Kernel, Operator, OperatorKind, Region, Weight
+from suite.operators import TO_LOCAL, Array, DType, Kernel, Operator, Region, Weight
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,11 +35,13 @@ class Product:
 
 @dataclass(frozen=True, slots=True)
 class Attention:
-    """A fused attention kernel: FLOPs that it really does, tokens of the sequence that its queries belong to."""
+    """A fused attention kernel: FLOPs that it really does, tokens of the sequence of its queries, width of a
+    head."""
 
     flops: float
     tokens: int
     dtype: DType
+    width: int = 128
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,8 +77,14 @@ COLLECTIVES = frozenset({"gather_sequence", "scatter_sequence"})
 FUSED_ATTENTION = frozenset({"flash_attention", "ring attention"})
 #: a fused attention's backward makes five products where its forward makes two (arXiv:2205.14135, algorithm 4)
 ATTENTION_BACKWARD = 2.5
+#: torch's own norms read a row for its moments and again to scale it; backward likewise, and a second kernel reads
+#: gradient and input for the weights (aten/src/ATen/native/cuda/layer_norm_kernel.cu, GammaBetaBackward...)
+NORMS = frozenset({"layer_norm", "rms_norm"})
+#: torch's log-softmax reads a long row for its largest element, for its sum, and to write; backward the gradient for
+#: its sum, and again (aten/src/ATen/native/cuda/SoftMax.cu, cunn_SoftMaxForward and Backward)
+SOFTMAXES = frozenset({"log_softmax", "softmax"})
 #: width of a head where a product's arrays do not tell it
-USUAL_HEAD = 64
+USUAL_HEAD = 128
 
 
 def parts_of(body: Iterable[Operator | Region]) -> Iterator[tuple[Operator, Kernel]]:
@@ -88,13 +97,15 @@ def parts_of(body: Iterable[Operator | Region]) -> Iterator[tuple[Operator, Kern
                 yield item, kernel
 
 
-def rerun_parts(region: Region) -> list[tuple[Operator, Kernel]]:
-    """What is run again for a region's backward: its kernels up to the last that keeps something, without those whose
-    outputs are held.
+def rerun_parts(region: Region, stops_early: bool = True) -> list[tuple[Operator, Kernel]]:
+    """What is run again for a region's backward: its kernels up to the last that keeps something, or all of them;
+    without those whose outputs are held.
 
     The last is not run where all that it keeps is there before it (torch/utils/checkpoint.py, early_stop).
     """
     parts = list(parts_of(region.body))
+    if not stops_early:
+        return [part for part in parts if not any(array in region.kept for array in part[1].writes)]
     ends = max((place for place, (_, kernel) in enumerate(parts) if kernel.saves), default=-1)
     if ends < 0:
         return []
@@ -121,10 +132,10 @@ def forward_work(operator: Operator, kernel: Kernel) -> Iterator[Work]:
     if kernel.name in SILENT or kernel.is_view:
         return
     if kernel.name == "linear":
-        m, n, k = _linear_sizes(kernel)
+        m, n, k = linear_sizes(kernel)
         yield Product(m, n, k, kernel.writes[0].dtype)
     elif kernel.name == FP8_LINEAR:
-        yield from _float8_forward(kernel)
+        yield from float8_forward(kernel)
     elif kernel.name == "bmm":
         yield _batched(operator, kernel)
     elif kernel.name in FUSED_ATTENTION:
@@ -137,13 +148,15 @@ def backward_work(operator: Operator, kernel: Kernel) -> tuple[list[Work], list[
     """A kernel's backward pass: what makes gradients of its inputs, and what makes those of matrices."""
     if kernel.derivative is not None:
         return [work for part in kernel.derivative.kernels for work in _derivative_work(operator, part)], []
+    if not kernel.gradients and kernel.name not in COLLECTIVES:
+        return [], []
     if kernel.name == "linear":
-        m, n, k = _linear_sizes(kernel)
+        m, n, k = linear_sizes(kernel)
         dtype = kernel.writes[0].dtype
         bias: list[Work] = [Moved(kernel.writes[0].nbytes)] if len(kernel.gradients) > 2 else []
         return [Product(m, k, n, dtype)], [Product(n, k, m, dtype), *bias]
     if kernel.name == FP8_LINEAR:
-        return _float8_backward(kernel)
+        return float8_backward(kernel)
     if kernel.name == "bmm":
         return [_batched(operator, kernel)] * 2, []
     if kernel.name in FUSED_ATTENTION:
@@ -157,13 +170,6 @@ def _derivative_work(operator: Operator, kernel: Kernel) -> Iterator[Work]:
         yield _attention(operator, kernel, ATTENTION_BACKWARD) if isinstance(work, Attention) else work
 
 
-def _linear_sizes(kernel: Kernel) -> tuple[int, int, int]:
-    """Tokens, outputs, inputs."""
-    x, weight = kernel.reads[:2]
-    n, k = weight.values
-    return x.elements // k, n, k
-
-
 def _attention(operator: Operator, kernel: Kernel, factor: float) -> Attention:
     """A ring's products share its FLOPs evenly: each rank's are alike in sum, not one by one."""
     same = sum(item.name == kernel.name for item in operator.kernels)
@@ -174,8 +180,10 @@ def _attention(operator: Operator, kernel: Kernel, factor: float) -> Attention:
             if item.derivative
             for other in item.derivative.kernels
         )
-    first = (kernel.reads or kernel.writes)[0]
-    return Attention(factor * operator.flops.forward_only(causal=True) / same, first.shape[1].value, first.dtype)
+    first, sums = (kernel.reads or kernel.writes)[0], kernel.writes[1]
+    width = first.values[2] // sums.values[1] if sums.dtype is DType.FP32 else USUAL_HEAD
+    flops = factor * operator.flops.forward_only(causal=True) / same
+    return Attention(flops, first.shape[1].value, first.dtype, width)
 
 
 def _batched(operator: Operator, kernel: Kernel) -> Product:
@@ -197,24 +205,20 @@ def _batched(operator: Operator, kernel: Kernel) -> Product:
 # --- fp8 ------------------------------------------------------------------------------------------------------------
 
 
-def _float8_forward(kernel: Kernel) -> Iterator[Work]:
-    """The largest element of input and weight, their casts, and the product."""
-    m, n, k = _linear_sizes(kernel)
-    yield from _float8_casts(m * k, n * k)
+def float8_forward(kernel: Kernel, is_compiled: bool = False, is_input_cast: bool = False) -> Iterator[Work]:
+    """Casts, and the product."""
+    m, n, k = linear_sizes(kernel)
+    yield from map(Moved, forward_casts(kernel, is_compiled, is_input_cast))
     yield Product(m, n, k, DType.FP8)
 
 
-def _float8_backward(kernel: Kernel) -> tuple[list[Work], list[Work]]:
-    """The gradient cast for each of the two products, weight and input cast once more."""
-    m, n, k = _linear_sizes(kernel)
-    inputs: list[Work] = [*_float8_casts(m * n, n * k), Product(m, k, n, DType.FP8)]
-    return inputs, [*_float8_casts(m * n, m * k), Product(n, k, m, DType.FP8)]
-
-
-def _float8_casts(*elements: int) -> list[Work]:
-    """Each: read for its scale, read again and written in fp8 (torchao's dynamic scaling)."""
-    wide, narrow = DType.BF16.nbytes, DType.FP8.nbytes
-    return [Moved(count * nbytes) for count in elements for nbytes in (wide, wide + narrow)]
+def float8_backward(
+    kernel: Kernel, is_compiled: bool = False, is_input_cast: bool = False
+) -> tuple[list[Work], list[Work]]:
+    """Casts and product of the input's gradient, and of the weight's."""
+    m, n, k = linear_sizes(kernel)
+    first, second = backward_casts(kernel, is_compiled, is_input_cast)
+    return [*map(Moved, first), Product(m, k, n, DType.FP8)], [*map(Moved, second), Product(n, k, m, DType.FP8)]
 
 
 # --- bytes ----------------------------------------------------------------------------------------------------------
@@ -238,21 +242,27 @@ def _forward_bytes(kernel: Kernel) -> int:
         return writes + kernel.forward_scratch
     if not kernel.reads or not kernel.writes:
         return 2 * (reads + writes)
-    return reads + writes
+    if kernel.name in NORMS:
+        return 2 * reads + writes
+    return (3 * reads if kernel.name in SOFTMAXES else reads) + writes
 
 
 def _backward_bytes(kernel: Kernel) -> int:
-    """The output's gradient and what was kept are read, gradients are written."""
+    """The output's gradient and what was kept are read, gradients written; what is made in passing both."""
     if kernel.name in COLLECTIVES:
         return 2 * kernel.backward_scratch
-    if not kernel.gradients or kernel.name in SILENT or kernel.name == "sum_backward":
+    if kernel.name in SILENT or kernel.name == "sum_backward":
         return 0
     made = _bytes(kernel.gradients)
     if kernel.name == "nll_loss":
         return made
     if kernel.name == "embedding":
         return made + 3 * _bytes(kernel.writes)
-    return _bytes(kernel.writes[:1]) + _bytes(kernel.saves) + made
+    arriving, kept = _bytes(kernel.writes[:1]), _bytes(kernel.saves)
+    if kernel.name in NORMS:
+        return 3 * (arriving + kept) + made
+    passing = 2 * kernel.backward_scratch  # written and read
+    return (2 * arriving if kernel.name in SOFTMAXES else arriving) + kept + made + passing
 
 
 def sums_of_gradients(parts: Sequence[tuple[Operator, Kernel]]) -> list[Work]:
@@ -267,7 +277,7 @@ def sums_of_gradients(parts: Sequence[tuple[Operator, Kernel]]) -> list[Work]:
     return [Moved(3 * array.nbytes) for array, count in counts.items() for _ in range(count - 1)]
 
 
-def eager_work(body: Sequence[Operator | Region]) -> SegmentWork:
+def eager_work(body: Sequence[Operator | Region], stops_early: bool = True) -> SegmentWork:
     """Every kernel by itself, as torch runs a model that is not compiled."""
     parts = list(parts_of(body))
     forward = [work for part in parts for work in forward_work(*part)]
@@ -278,10 +288,7 @@ def eager_work(body: Sequence[Operator | Region]) -> SegmentWork:
         inputs += own
         weights += matrices
     inputs += sums_of_gradients(parts)
-    again = [work for region in regions_of(body) for part in rerun_parts(region) for work in forward_work(*part)]
+    again = [
+        work for region in regions_of(body) for part in rerun_parts(region, stops_early) for work in forward_work(*part)
+    ]
     return SegmentWork(tuple(forward), tuple(inputs), tuple(weights), tuple(again))
-
-
-def is_loss(operator: Operator) -> bool:
-    """Is it the loss?"""
-    return operator.kind is OperatorKind.LOSS

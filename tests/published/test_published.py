@@ -10,15 +10,19 @@ from pathlib import Path
 import pytest
 
 import run_all
+from reports.published.fit_times import FITTERS, fit_set, rows_of
 from reports.published.fitted import Constants, fit_constants
 from reports.published.runs import allocated_bytes
+from reports.published.time_constants import recorded_sets
+from reports.published.vtrain import FITTED
+from reports.ranking import Ranking
 from reports.validate import QuantityResult, Result, Score, validate_table, validate_tables
 from suite.published import PublishedTable, TableKind, read_table
 
 pytestmark = pytest.mark.published
 
 HERE = Path(__file__).parent
-TABLES = ("memory.csv", "params.csv", "kv_cache.csv", "analytic.csv")
+TABLES = ("memory.csv", "params.csv", "kv_cache.csv", "analytic.csv", "throughput.csv")
 
 
 @cache
@@ -140,12 +144,13 @@ def test_runs_that_ended_without_memory_are_predicted_larger_than_the_device() -
 def test_the_recorded_constants_are_what_their_rows_give() -> None:
     rows = read_table(str(HERE / "memory.csv")).rows
     again, recorded = fit_constants(rows, allocated_bytes), Constants()
-    for name, constant in recorded.to_mapping().items():
-        found = again.to_mapping()[name]
+    for name in ("reserved_over_allocated", "deepspeed_device_bytes"):
+        constant, found = recorded.to_mapping()[name], again.to_mapping()[name]
         assert found["value"] == pytest.approx(constant["value"], rel=1e-9), name
         assert found["rows"] == constant["rows"], name
+    assert again.times == recorded.times  # this table says nothing of them
     splits = {row.row_id: row.text("split") for row in rows}
-    used = {row_id for constant in recorded.to_mapping().values() for row_id in constant["rows"]}
+    used = {*recorded.reserved_over_allocated.rows, *recorded.deepspeed_device_bytes.rows}
     assert {splits[row_id] for row_id in used} == {"fit"}
 
 
@@ -198,3 +203,46 @@ def test_torchtitans_reserved_memory_is_replayed_and_near() -> None:
     assert all("replayed through torch's caching allocator" in r.prediction.basis for r in found)
     assert not any(r.is_fitted for r in found)
     assert of("memory.csv", "torchtitan", "peak_reserved_bytes").mean_absolute < 0.10
+
+
+# --- step times ----------------------------------------------------------------------------------------------
+
+
+def of_choices(family: str) -> Ranking:
+    (table,) = validate_tables([str(HERE / "throughput.csv")]).tables
+    return next(ranking for ranking in table.rankings if ranking.family == family)
+
+
+def test_vtrains_single_node_runs_are_within_what_its_own_simulator_claims() -> None:
+    """8.37 %, from profiles of the same machine; here from seven constants of other rows."""
+    score = of("throughput.csv", "vtrain_single")
+    assert (len(score.errors), score.fitted) == (269, 171)
+    assert (score.mean_absolute or 1) < 0.0837
+    assert abs(score.worst or 1) < 0.25
+    assert abs(score.bias or 1) < 0.02
+
+
+def test_vtrains_multi_node_runs_are_within_what_its_own_simulator_claims() -> None:
+    score = of("throughput.csv", "vtrain_multi")
+    assert (len(score.errors), score.fitted) == (25, 16)
+    assert (score.mean_absolute or 1) < 0.1473
+    assert abs(score.worst or 1) < 0.25
+
+
+def test_the_layout_that_is_picked_loses_little() -> None:
+    single = of_choices("vtrain_single")
+    assert len(single.choices) == 100
+    assert single.median_regret == 0
+    assert single.mean_regret < 0.03
+    assert (single.median_correlation or 0) > 0.9
+
+
+def test_constants_of_step_times_are_where_their_rows_leave_them() -> None:
+    """Fitted again from where they are, on the rows that their file names: all with split = fit."""
+    rows = read_table(str(HERE / "throughput.csv")).rows
+    recorded = recorded_sets()[FITTED]
+    own = rows_of(FITTERS[FITTED], rows)
+    assert tuple(sorted(row.row_id for row in own)) == recorded.rows
+    assert {row.text("split") for row in own} == {"fit"}
+    again = fit_set(FITTED, own, recorded.values)
+    assert again.values == pytest.approx(dict(recorded.values), rel=0.01)

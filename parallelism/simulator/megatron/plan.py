@@ -2,23 +2,20 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum, auto
-from functools import cache
+from functools import lru_cache
 
 from parallelism.megatron.parameters import stage_parameters
 from parallelism.megatron.run import MegatronRun, PipelineMemory
 from parallelism.schedules.orders import order_of
-from parallelism.simulator.megatron.block import E, block_layer
-from parallelism.simulator.megatron.ends import embedding_layer, head_layer
-from parallelism.simulator.megatron.links import Axis, Links
-from parallelism.simulator.megatron.rates import KernelRates
-from parallelism.simulator.megatron.shape import Shape
+from parallelism.simulator.megatron.block import E
+from parallelism.simulator.megatron.links import Axis
 from parallelism.simulator.megatron.state import gather_calls, reduce_calls, tied_call, update_work
-from parallelism.simulator.megatron.work import NO_WORK, Layer, Work
+from parallelism.simulator.megatron.timed import LayerKind, Machine, unit_of
 from parallelism.simulator.plan import Cost, Issue, Part, StagePlan, StepPlan, Unit
 from suite.collectives import Call, Collective
-from suite.layout import Layout, RecomputeKind, Schedule
+from suite.layout import Layout, Schedule
 from suite.parse import SpecError
 
 
@@ -30,14 +27,6 @@ class Reduction(StrEnum):
 
 
 @dataclass(frozen=True)
-class Machine:
-    """What a run is timed on."""
-
-    rates: KernelRates
-    links: Links
-
-
-@dataclass(frozen=True)
 class Options:
     """What a run leaves to its launch command, and that memory does not depend on."""
 
@@ -46,6 +35,8 @@ class Options:
     """a tensor-parallel rank sends its part alone to the next stage, which gathers (arXiv:2104.04473, section 4.1)"""
 
 
+DEFAULT = Options()
+#: schedules that are planned here; zero-bubble's others are not
 SCHEDULES = {
     PipelineMemory.ONE_F_ONE_B: Schedule.ONE_F_ONE_B,
     PipelineMemory.INTERLEAVED: Schedule.INTERLEAVED,
@@ -53,94 +44,112 @@ SCHEDULES = {
 }
 
 
-def step_plan(run: MegatronRun, machine: Machine, options: Options = Options()) -> StepPlan:
+def step_plan(run: MegatronRun, machine: Machine, options: Options = DEFAULT) -> StepPlan:
     """Stages, orders and the update of one step. SpecError for a schedule that is not planned here."""
-    layout = _layout(run)
+    layout = pipeline_layout(run)
     orders = tuple(order_of(layout, run.micro_batches, place) for place in range(run.pp))
-    stages = tuple(stage_plan(run, machine, options, stage, layout) for stage in range(layout.stages))
-    finish = tuple(finish_cost(run, machine, place) for place in range(run.pp))
-    at_end = options.reduction is Reduction.AT_END
+    is_at_end = options.reduction is Reduction.AT_END
     return StepPlan(
-        orders, stages, finish, agree=agree_seconds(run, machine),
-        reductions=Issue.AT_END if at_end else Issue.STREAMS,
-    )  # fmt: skip
+        orders,
+        stage_plans(run, machine, options),
+        tuple(finish_cost(run, machine, place) for place in range(run.pp)),
+        agree=agree_seconds(run, machine),
+        reductions=Issue.AT_END if is_at_end else Issue.STREAMS,
+    )
 
 
-def _layout(run: MegatronRun) -> Layout:
+def pipeline_layout(run: MegatronRun) -> Layout:
+    """The pipeline's part of a layout; interleaving with one chunk a rank is 1F1B."""
     if run.schedule not in SCHEDULES:
         raise SpecError(f"megatron.schedule: {run.schedule} is not planned; planned: {', '.join(SCHEDULES)}")
-    schedule = SCHEDULES[run.schedule] if run.pp > 1 else Schedule.ONE_F_ONE_B
+    schedule = SCHEDULES[run.schedule]
     virtual = {Schedule.INTERLEAVED: run.chunks, Schedule.ZBV: 2}.get(schedule, 1)
-    if schedule is Schedule.INTERLEAVED and virtual == 1:
-        schedule = Schedule.ONE_F_ONE_B
-    return Layout(pp=run.pp, schedule=schedule, virtual_stages=virtual)
+    if run.pp == 1 or virtual == 1:
+        return _layout(run.pp, Schedule.ONE_F_ONE_B, 1)
+    return _layout(run.pp, schedule, virtual)
 
 
-def stage_plan(run: MegatronRun, machine: Machine, options: Options, stage: int, layout: Layout) -> StagePlan:
-    """Embedding on the first, blocks, head with loss on the last; gradients reduced with the units that make them."""
-    place = stage % layout.pp if not layout.schedule.is_v else min(stage, layout.stages - 1 - stage)
-    blocks = run.stage_layers[place] // layout.virtual_stages
-    shape, parts = Shape.of(run), stage_parameters(run, place)
-    block = layer_unit("block", block_layer(shape), run, machine, run.recompute)
-    each = parts["blocks"] // run.stage_layers[place] if run.stage_layers[place] else 0
-    units = [*_blocks(block, blocks, each, run, machine, options)]
-    if stage == 0:
-        unit = layer_unit("embedding", embedding_layer(shape), run, machine)
-        units.insert(0, with_reduce(unit, parts["embedding"] + parts.get("positions", 0), run, machine))
-    if stage == layout.stages - 1:
-        unit = layer_unit("head", head_layer(shape), run, machine)
-        is_shared = run.model.tied and layout.stages == 1
-        own = parts["final norm"] + (0 if is_shared else parts.get("head", 0))
-        units.append(with_reduce(unit, own, run, machine))
-    return StagePlan(tuple(units), send_seconds(run, machine, options, place))
+@lru_cache(maxsize=256)
+def _layout(pp: int, schedule: Schedule, virtual: int) -> Layout:
+    """Kept, for a layout is checked anew each time that it is made."""
+    return Layout(pp=pp, schedule=schedule, virtual_stages=virtual)
 
 
-def _blocks(
-    block: Unit, count: int, parameters: int, run: MegatronRun, machine: Machine, options: Options
-) -> list[Unit]:
-    """One unit for all of them, or one each where reductions start in between."""
-    if not count:
-        return []
-    if options.reduction is Reduction.OVERLAPPED:
-        return [with_reduce(block, parameters, run, machine)] * count
-    unit = Unit(
-        "blocks", block.forward.times(count), block.inputs.times(count), block.weights.times(count),
-        block.rerun.times(count),
-    )  # fmt: skip
-    return [with_reduce(unit, parameters * count, run, machine)]
+def stage_plans(run: MegatronRun, machine: Machine, options: Options = DEFAULT) -> tuple[StagePlan, ...]:
+    """Every stage in forward order; those with the same work and parameters are one object."""
+    layout = pipeline_layout(run)
+    made: dict[tuple[object, ...], tuple[Unit, ...]] = {}
+    stages = []
+    for stage in range(layout.stages):
+        place = min(stage, layout.stages - 1 - stage) if layout.schedule.is_v else stage % layout.pp
+        blocks = run.stage_layers[place] // layout.virtual_stages
+        key = (blocks, stage == 0, stage == layout.stages - 1)
+        if key not in made:
+            made[key] = _units(run, machine, options, place, *key)
+        stages.append(StagePlan(made[key], send_seconds(run, machine, options, place)))
+    return tuple(stages)
 
 
-@cache
-def layer_unit(
-    name: str, layer: Layer, run: MegatronRun, machine: Machine, recompute: RecomputeKind = RecomputeKind.NONE
-) -> Unit:
-    """Seconds of a layer's passes, and of what is run again before the backward ones."""
-    again = {RecomputeKind.FULL: layer.forward, RecomputeKind.SELECTIVE: layer.core_forward}.get(recompute, NO_WORK)
-    forward, inputs, weights, rerun = (
-        work_cost(work, run, machine) for work in (layer.forward, layer.inputs, layer.weights, again)
-    )
-    return Unit(name, forward, inputs, weights, rerun)
+def _units(
+    run: MegatronRun, machine: Machine, options: Options, place: int, blocks: int, is_first: bool, is_last: bool
+) -> tuple[Unit, ...]:
+    """Embedding on the first stage, blocks, head with loss on the last, with the reduction of their gradients."""
+    parts = stage_parameters(run, place)
+    units: list[Unit] = []
+    if is_first:
+        own = parts["embedding"] + parts.get("positions", 0)
+        units.append(_reduced(unit_of(LayerKind.EMBEDDING, run, machine), own, run, machine))
+    if blocks:
+        block = unit_of(LayerKind.BLOCK, run, machine, run.recompute)
+        each = parts["blocks"] // run.stage_layers[place]
+        if options.reduction is Reduction.OVERLAPPED:
+            units += [_reduced(block, each, run, machine)] * blocks
+        else:
+            units.append(_reduced(_times(block, blocks), blocks * each, run, machine))
+    if is_last:
+        own = parts["final norm"] + parts.get("head", 0)
+        units.append(_reduced(unit_of(LayerKind.HEAD, run, machine), own, run, machine))
+    units[0] = replace(units[0], forward=units[0].forward + Cost(host=machine.rates.host_batch_s))
+    return tuple(units) if run.pp == 1 else _synchronous(units)
 
 
-def work_cost(work: Work, run: MegatronRun, machine: Machine) -> Cost:
-    """Kernels on the device, their issue on the host, collectives of the tensor-parallel ranks in between.
-
-    A pipeline's sends wait for the device and are waited for (p2p_communication.py synchronises), so the host cannot
-    run ahead of a micro-batch: what it needs more than the device is then time of the device's.
-    """
-    device, host = machine.rates.device_seconds(work), machine.rates.host_seconds(work)
-    talk = sum(machine.links.seconds(call, Axis.TENSOR, run) for call in work.calls)
-    blocking = ((Part.TENSOR, talk),) if talk else ()
-    if run.pp == 1:
-        return Cost(device, host, blocking)
-    behind = max(0.0, host - device - talk)
-    return Cost(device, 0.0, (*blocking, (Part.HOST, behind)) if behind else blocking)
+def _times(unit: Unit, count: int) -> Unit:
+    """So many alike as one."""
+    passes = (unit.forward, unit.inputs, unit.weights, unit.rerun)
+    forward, inputs, weights, rerun = (cost.times(count) for cost in passes)
+    return Unit(f"{count} {unit.name}s", forward, inputs, weights, rerun)
 
 
-def with_reduce(unit: Unit, parameters: int, run: MegatronRun, machine: Machine) -> Unit:
-    """A unit with the reduction of its gradients."""
-    seconds = sum(machine.links.seconds(call, Axis.DATA, run) for call in reduce_calls(run, parameters))
-    return Unit(unit.name, unit.forward, unit.inputs, unit.weights, unit.rerun, reduce=seconds)
+def _reduced(unit: Unit, parameters: int, run: MegatronRun, machine: Machine) -> Unit:
+    """With the reduction of its gradients."""
+    calls = reduce_calls(run, parameters)
+    return replace(unit, reduce=sum(machine.links.seconds(call, Axis.DATA, run) for call in calls))
+
+
+def _synchronous(units: list[Unit]) -> tuple[Unit, ...]:
+    """A pipeline's sends wait for the device and are waited for (p2p_communication.py synchronises): the host cannot
+    run ahead of a pass, and what it needs more than the device for one is then time of the device's."""
+
+    def alone(cost: Cost) -> Cost:
+        return Cost(cost.compute, 0.0, cost.blocking)
+
+    found = [
+        replace(
+            unit, forward=alone(unit.forward), inputs=alone(unit.inputs), weights=alone(unit.weights),
+            rerun=alone(unit.rerun),
+        )
+        for unit in units
+    ]  # fmt: skip
+    forward = _behind([unit.forward for unit in units])
+    backward = _behind([cost for unit in units for cost in (unit.rerun, unit.inputs, unit.weights)])
+    found[0] = replace(found[0], forward=found[0].forward + forward, inputs=found[0].inputs + backward)
+    return tuple(found)
+
+
+def _behind(costs: list[Cost]) -> Cost:
+    """What the host needs more than the device."""
+    behind = sum(cost.host for cost in costs) - sum(cost.seconds for cost in costs)
+    return Cost(blocking=((Part.HOST, behind),)) if behind > 0 else Cost()
 
 
 def send_seconds(run: MegatronRun, machine: Machine, options: Options, place: int) -> float:
@@ -156,18 +165,15 @@ def send_seconds(run: MegatronRun, machine: Machine, options: Options, place: in
 
 def finish_cost(run: MegatronRun, machine: Machine, place: int) -> Cost:
     """The update of a pipeline rank, the tied embedding's sum before it, gathered weights after it."""
-    work = update_work(run, place)
-    parameters = sum(stage_parameters(run, place).values())
-    blocking = []
+    work, blocking = update_work(run, place), []
     if place in (0, run.pp - 1):
         blocking += [(Part.REDUCTION, machine.links.seconds(call, Axis.PIPELINE, run)) for call in tied_call(run)]
-    gathered = gather_calls(run, parameters)
+    gathered = gather_calls(run, sum(stage_parameters(run, place).values()))
     blocking += [(Part.GATHER, machine.links.seconds(call, Axis.DATA, run)) for call in gathered]
     return Cost(machine.rates.device_seconds(work), machine.rates.host_seconds(work), tuple(blocking))
 
 
 def agree_seconds(run: MegatronRun, machine: Machine) -> float:
     """Clipping's norm and the check for overflow over all ranks of a replica: two small sums."""
-    ranks = run.tp * run.pp
     axis = Axis.PIPELINE if run.pp > 1 else Axis.TENSOR
-    return 2 * machine.links.seconds(Call(Collective.ALL_REDUCE, ranks, 4), axis, run)
+    return 2 * machine.links.seconds(Call(Collective.ALL_REDUCE, run.tp * run.pp, 4), axis, run)
