@@ -89,8 +89,11 @@ def row_table(found: TableResult, quantity: QuantityResult) -> Table:
 
 def ranking_table(found: TableResult) -> Table:
     """Would the predictions have picked the right layout? A line a source; regret is the pick's measured time over the
-    best one's, less one; correlation is of ranks, over choices with four layouts or more."""
-    table = _table("Layout picked by the predicted time, among those measured for a model, GPUs and batch")
+    best one's, less one; correlation is of ranks, over choices with four layouts or more. Rows that constants were
+    fitted on are among them."""
+    table = _table(
+        "Layout picked by predicted time among those measured for a model, GPUs and batch (fitted rows, too)"
+    )
     _head(table, "source", right=False)
     for name in ("choices", "best picked", "regret: median", "worst", "rank correlation"):
         _head(table, name)

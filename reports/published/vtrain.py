@@ -73,10 +73,16 @@ def a100_machine(name: str, values: Mapping[str, float], per_node: int = 8) -> M
 
 
 def _as_run(row: PublishedRow, run: MegatronRun) -> tuple[MegatronRun, str, tuple[str, ...]]:
-    """(run, device, what was assumed). One node: its fit rows are up to 225 TFLOP/s a GPU if forward passes are
-    counted twice, unfused attention's traffic aside: no A100 does that, so they did not recompute."""
+    """(run, device, what was assumed).
+
+    One node: the rows say full recomputation, their times do not. Between 12 and 24 layers (vtrain_single-0273, -1394)
+    a block takes 15.9 ms for 8 sequences: 225 TFLOP/s with forward counted twice, unfused attention's traffic aside.
+    Fitted with recomputation, the same constants ask for 1.24 of the 40 GB part's bandwidth, or with the 80 GB part's
+    for 86 % of the peak in every product, and leave 6.4 and 12.2 % on the fit rows of one and of many nodes in place of
+    6.0 and 9.2 %.
+    """
     run = replace(run, attention=AttentionCore.UNFUSED)
     if row.family == "vtrain_single":
-        said = "no recomputation: with it the fit rows' matrix products would be faster than the device's peak"
+        said = "no recomputation, other than the row says: with it the device would be faster than its datasheet"
         return replace(run, recompute=RecomputeKind.NONE), row.text("device"), (said,)
     return run, BIG, ("80 GB parts: 175B does not fit others",)
