@@ -1,4 +1,4 @@
-"""A case's step on this machine's CPU as a plan: operators from a calibration, messages from whoever times them."""
+"""A case's step on this machine's CPU as a plan: operators, messages and overheads from a calibration."""
 
 from __future__ import annotations
 
