@@ -12,11 +12,10 @@ from pathlib import Path
 
 from memory.estimate import MemoryModel
 from parallelism.calibration.asking import Item, OperatorTimeError, measure_operators
-from parallelism.overheads.asking import OverheadError, exact_families, families, measure_overheads
+from parallelism.overheads.asking import Family, OverheadError, exact_families, families, measure_overheads
 from parallelism.simulator.cpu_costs import items_of
-from parallelism.simulator.cpu_plan import is_planned
+from parallelism.simulator.cpu_operators import is_timed
 from parallelism.simulator.cpu_wanted import wanted_of
-from reports.predict import product_shapes
 from reports.streams import output, tell
 from reports.text import plural
 from suite.case import Case
@@ -24,8 +23,9 @@ from suite.cases import suite_of
 from suite.environment import available_cores
 from suite.hardware import matmul_dtype
 from suite.hardware.calibration import Calibration, readable, write_calibration
-from suite.hardware.collective_calibration import CollectiveTimeError, measure_collectives
-from suite.hardware.matrix_rate import BUSY_CORES, MatrixRateError, measure_matrix_rates
+from suite.hardware.collective_calibration import CollectiveTimeError, grid, measure_collectives
+from suite.hardware.collective_times import Exchange
+from suite.hardware.matrix_rate import BUSY_CORES, SHAPES, MatrixRateError, measure_matrix_rates
 from suite.hardware.operator_times import Crowd
 from suite.parse import require, shown
 from suite.units import percent_text, rate_text, seconds_text
@@ -45,8 +45,8 @@ class Budget:
     overheads: float
 
 
-WHOLE = Budget(operators=16.0, products=3.0, collectives=40.0, overheads=30.0)
-QUICK = Budget(operators=3.0, products=0.5, collectives=3.0, overheads=3.0)
+WHOLE = Budget(operators=12.0, products=2.0, collectives=30.0, overheads=20.0)
+QUICK = Budget(operators=2.0, products=0.3, collectives=2.0, overheads=1.0)
 
 
 class CalibrationError(RuntimeError):
@@ -54,18 +54,55 @@ class CalibrationError(RuntimeError):
 
 
 def calibrate(cases: Sequence[Case], budget: Budget, tell: Callable[[object], None] = tell) -> Calibration:
-    """This machine, measured at the shapes that these cases need: operators, collectives and overheads alone, never a
-    step. Cases on other devices, and layouts whose step is not simulated here, are left out.
+    """This machine, measured at the very shapes that these cases need: operators, collectives and overheads alone,
+    never a step. Cases on other devices, and those whose optimizer is not timed, are left out.
 
     Raises CalibrationError, in one line, where a measuring process fails.
     """
+    wanted = _measurable(cases)
+    return _measured(wanted, needed_by(wanted), budget, tell)
+
+
+def calibrate_widely(ranks: Sequence[int], quick: bool, tell: Callable[[object], None] = tell) -> Calibration:
+    """This machine with no case in view: the operators of the suites' cases with so many ranks, collectives over a grid
+    of sizes and groups, the strategies' overheads as they add up from units and parameters. As `calibrate` otherwise.
+    """
+    suites, budget = (QUICK_SUITES, QUICK) if quick else (SUITES, WHOLE)
+    cases = [case for name in suites for case in suite_of(name) if case.cluster.per_node in ranks]
+    counts = ",".join(map(str, ranks))
+    require(bool(cases), f"--ranks: no case of the suites {' and '.join(suites)} has {counts} ranks; try 1,2,4")
+    exchanges = [exchange for exchange in grid(quick) if exchange.world in ranks]
+    return _measured(_measurable(cases), Messages(exchanges, families() if max(ranks) > 1 else ()), budget, tell)
+
+
+@dataclass(frozen=True)
+class Messages:
+    """What is measured between ranks, and of strategies."""
+
+    exchanges: Sequence[Exchange]
+    families: Sequence[Family]
+
+
+def needed_by(cases: Iterable[Case]) -> Messages:
+    """What the cases say, and what their strategies cost at their own sizes."""
+    wanted = wanted_of((case, MemoryModel(case).ledger_of_share(0)) for case in cases)
+    if not wanted.exchanges:
+        return Messages((), ())
+    return Messages(wanted.exchanges, (*families(), *exact_families(wanted.cores, wanted.units, wanted.engines)))
+
+
+def _measurable(cases: Iterable[Case]) -> list[Case]:
+    here = [case for case in cases if case.cluster.device == "cpu" and case.cluster.nodes == 1 and is_timed(case)]
+    require(bool(here), "calibrate: none of the cases runs on this machine's CPU with an optimizer that is timed")
+    return here
+
+
+def _measured(cases: Sequence[Case], messages: Messages, budget: Budget, tell: Callable[[object], None]) -> Calibration:
     start = time.monotonic()
-    wanted = [case for case in cases if case.cluster.device == "cpu" and case.cluster.nodes == 1 and is_planned(case)]
-    require(bool(wanted), "calibrate: none of the cases runs on this machine's CPU with a layout that is simulated")
     try:
-        found = _operators(wanted, budget, tell)
-        found = _products(found, wanted, budget, tell)
-        found = _messages(found, wanted, budget, tell)
+        found = _operators(cases, budget, tell)
+        found = _products(found, cases, budget, tell)
+        found = _said(found, messages, budget, tell)
     except (OperatorTimeError, MatrixRateError, CollectiveTimeError, OverheadError) as error:
         raise CalibrationError(str(error)) from None
     created = datetime.now(UTC).isoformat(timespec="seconds")
@@ -100,22 +137,22 @@ def _products(found: Calibration, cases: Sequence[Case], budget: Budget, tell: C
     ranks = sorted({case.cluster.per_node for case in cases})
     dtypes = sorted({matmul_dtype(case.workload.precision) for case in cases})
     tell(f"measuring matrix products (ranks at once: {', '.join(map(str, ranks))}) ...")
-    rates = measure_matrix_rates(ranks, budget.products, product_shapes(list(cases)), dtypes)
+    rates = measure_matrix_rates(ranks, budget.products, SHAPES, dtypes)
     return replace(found, matrix=rates.rates)
 
 
-def _messages(found: Calibration, cases: Sequence[Case], budget: Budget, tell: Callable[[object], None]) -> Calibration:
-    wanted = wanted_of((case, MemoryModel(case).ledger_of_share(0)) for case in cases)
-    if not wanted.exchanges:
-        return found
-    tell(f"measuring {plural(len(wanted.exchanges), 'collective')} ...")
-    times, others = measure_collectives(wanted.exchanges, budget.collectives)
-    tell("measuring what strategies cost the host ...")
-    exact = exact_families(wanted.cores, wanted.units, wanted.engines)
-    overheads, _ = measure_overheads((*families(), *exact), budget.overheads)
-    named = {name: max(0.0, summary.median) for name, summary in overheads.items()}
-    machine = replace(found.machine, other_cores=max(found.machine.other_cores, others))
-    return replace(found, machine=machine, collectives=times, overheads=found.overheads | named)
+def _said(found: Calibration, messages: Messages, budget: Budget, tell: Callable[[object], None]) -> Calibration:
+    if messages.exchanges:
+        tell(f"measuring {plural(len(messages.exchanges), 'collective')} ...")
+        times, others = measure_collectives(messages.exchanges, budget.collectives)
+        machine = replace(found.machine, other_cores=max(found.machine.other_cores, others))
+        found = replace(found, machine=machine, collectives=times)
+    if messages.families:
+        tell("measuring what strategies cost the host ...")
+        overheads, _ = measure_overheads(messages.families, budget.overheads)
+        named = {name: max(0.0, summary.median) for name, summary in overheads.items()}
+        found = replace(found, overheads=found.overheads | named)
+    return found
 
 
 # --- the verb ----------------------------------------------------------------------------------------------------
@@ -127,11 +164,8 @@ def run_calibrate(options: argparse.Namespace) -> int:
     path = Path(options.out)
     require(path.parent.is_dir(), f"--out: {shown(str(path.parent))} is no folder; name a file in one that is there")
     require(not path.is_dir(), f"--out: {shown(str(path))} is a folder; name a file")
-    suites = QUICK_SUITES if options.quick else SUITES
-    cases = [case for name in suites for case in suite_of(name) if case.cluster.per_node in ranks]
-    require(bool(cases), f"--ranks: no case of {' and '.join(suites)} has {options.ranks} ranks; try 1,2,4")
     try:
-        calibration = calibrate(cases, QUICK if options.quick else WHOLE)
+        calibration = calibrate_widely(ranks, options.quick)
     except CalibrationError as error:
         tell(f"shardscope: {error}")
         return 1

@@ -11,7 +11,7 @@ from suite.formats import formats_of
 from suite.hardware.operator_times import Format, Timed
 from suite.operators import Array, Kernel, Operator, OperatorKind
 from suite.optimizers import kernel_of
-from suite.parse import SpecError
+from suite.parse import require
 from suite.spec import OptimizerKernel, OptimizerKind
 
 
@@ -43,18 +43,24 @@ def uses_of(case: Case, operators: Iterable[Operator]) -> Iterator[Use]:
     yield from _meetings(operators)
 
 
+_UPDATES = {
+    (OptimizerKind.ADAMW, OptimizerKernel.FUSED): Timed.ADAMW,
+    (OptimizerKind.ADAMW, OptimizerKernel.FOREACH): Timed.ADAMW_FOREACH,
+    (OptimizerKind.ADAMW, OptimizerKernel.LOOP): Timed.ADAMW_LOOP,
+    (OptimizerKind.SGD, OptimizerKernel.FUSED): Timed.SGD,
+}
+
+
+def is_timed(case: Case) -> bool:
+    """Is there a measurement of the case's update?"""
+    return (case.workload.optimizer, kernel_of(case)) in _UPDATES
+
+
 def optimizer_of(case: Case) -> Timed:
-    """The update of one tensor."""
+    """The update of one tensor. SpecError where it is not timed."""
     kind, kernel = case.workload.optimizer, kernel_of(case)
-    known = {
-        (OptimizerKind.ADAMW, OptimizerKernel.FUSED): Timed.ADAMW,
-        (OptimizerKind.ADAMW, OptimizerKernel.FOREACH): Timed.ADAMW_FOREACH,
-        (OptimizerKind.ADAMW, OptimizerKernel.LOOP): Timed.ADAMW_LOOP,
-        (OptimizerKind.SGD, OptimizerKernel.FUSED): Timed.SGD,
-    }
-    if (kind, kernel) not in known:
-        raise SpecError(f"workload.optimizer: the update of {kind} by {kernel} kernels is not timed on the CPU yet")
-    return known[kind, kernel]
+    require(is_timed(case), f"workload.optimizer: {kind} by {kernel} kernels is not timed on the CPU; adamw is")
+    return _UPDATES[kind, kernel]
 
 
 def _uses(case: Case, operator: Operator) -> Iterator[Use]:

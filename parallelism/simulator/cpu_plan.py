@@ -1,4 +1,4 @@
-"""A case's step on this machine's CPU as a plan: operators from a calibration, messages from whoever times them."""
+"""A case's step on this machine's CPU as a plan: operators, messages and overheads from a calibration."""
 
 from __future__ import annotations
 
@@ -15,7 +15,6 @@ from parallelism.simulator.cpu_costs import CpuCosts
 from parallelism.simulator.cpu_messages import message_seconds
 from parallelism.simulator.cpu_strategies import Added, strategy_costs
 from parallelism.simulator.plan import Cost, Issue, Part, StagePlan, StepPlan, Unit
-from parallelism.strategies import strategies_of
 from suite.case import Case
 from suite.collectives import Collective, Message
 from suite.formats import formats_of
@@ -23,15 +22,6 @@ from suite.hardware.calibration import Calibration
 from suite.hardware.overheads import Overhead
 from suite.layout import Reduction
 from suite.operators import Ledger, Placed, Segment
-from suite.parse import require
-
-#: strategies whose step this cannot write down
-UNPLANNED = frozenset[str]()
-
-
-def is_planned(case: Case) -> bool:
-    """Can a step of this case on the CPU be written down?"""
-    return not any(strategy.name in UNPLANNED for strategy in strategies_of(case.layout))
 
 
 def cpu_plan(case: Case, ledger: Ledger, calibration: Calibration) -> StepPlan:
@@ -39,10 +29,8 @@ def cpu_plan(case: Case, ledger: Ledger, calibration: Calibration) -> StepPlan:
 
     Counted: what CpuCosts and StrategyCosts count, DDP's buckets and hooks, the pipeline's sends, clipping's norm. Not
     counted: what torch's schedules do on the host.
-    Raises SpecError for a layout that is not planned, and for what the calibration lacks.
+    Raises SpecError for what the calibration lacks, and for an optimizer that is not timed.
     """
-    unplanned = [strategy.name for strategy in strategies_of(case.layout) if strategy.name in UNPLANNED]
-    require(not unplanned, f"layout: {', '.join(unplanned)}: a step on the CPU is not simulated with it yet")
     return _Planner(case, ledger, CpuCosts(case, calibration)).plan()
 
 
