@@ -14,6 +14,8 @@ from suite.parse import require
 from suite.stats import Summary, summarize
 
 WORKER = "parallelism.overheads.worker"
+#: of each probe
+READINGS = 7
 #: seconds for torch's import and the forks of a family; and how much longer than their slots slow calls may take
 START_ALLOWANCE_S, SLOWNESS_ALLOWANCE = 60.0, 12.0
 
@@ -59,7 +61,9 @@ def families() -> tuple[Family, ...]:
     )
 
 
-def measure_overheads(wanted: Sequence[Family], seconds: float) -> tuple[dict[str, Summary], float]:
+def measure_overheads(
+    wanted: Sequence[Family], seconds: float, readings: int = READINGS
+) -> tuple[dict[str, Summary], float]:
     """Each overhead's readings, about `seconds` for all families, and the cores that others kept busy meanwhile.
 
     Raises OverheadError, in one line, where the measuring process fails or hangs.
@@ -70,7 +74,11 @@ def measure_overheads(wanted: Sequence[Family], seconds: float) -> tuple[dict[st
         for each in wanted
     ]
     try:
-        answer = ask(WORKER, {"families": request}, START_ALLOWANCE_S * len(wanted) + SLOWNESS_ALLOWANCE * seconds)
+        answer = ask(
+            WORKER,
+            {"families": request, "readings": readings},
+            START_ALLOWANCE_S * len(wanted) + SLOWNESS_ALLOWANCE * seconds,
+        )
     except ChildError as error:
         raise OverheadError(f"overheads: the measuring process: {error}") from None
     found: dict[str, Summary] = {}

@@ -15,11 +15,9 @@ from typing import Any
 import torch
 
 from parallelism.overheads import checkpoints, context, divided, engine, replicas, sharding
+from parallelism.zero.trainer import import_deepspeed
 from suite.hardware.collective_times_worker import BETWEEN_S, agreed_count, forked, reading, work_between
 from suite.hardware.matrix_rate_worker import others_cpu_seconds
-
-#: readings of each probe
-READINGS = 7
 
 Calls = Mapping[str, Callable[[], object]]
 
@@ -38,23 +36,26 @@ def main() -> int:
     """Time every family of the request: an answer each, its probes' readings on every rank, by name."""
     torch.set_num_threads(1)  # a fork after threads have been started may hang
     request = json.load(sys.stdin)
+    readings = request["readings"]
     start, before = time.monotonic(), others_cpu_seconds()
     answers = []
     for family in request["families"]:
-        results = forked(family["ranks"], measure, (family["name"], family["arguments"], family["seconds"]))
+        if family["name"] == "engine":
+            import_deepspeed("cpu")  # once, not on every rank; engines come last
+        results = forked(family["ranks"], measure, (family["name"], family["arguments"], family["seconds"], readings))
         answers.append({name: [result[name] for result in results] for name in results[0]})
     others = (others_cpu_seconds() - before) / (time.monotonic() - start)
     print(json.dumps({"answers": answers, "other_cores": max(0.0, others)}))
     return 0
 
 
-def measure(family: str, arguments: dict[str, Any], seconds: float) -> dict[str, list[float]]:
+def measure(family: str, arguments: dict[str, Any], seconds: float, readings: int) -> dict[str, list[float]]:
     """This rank's readings of each probe of a family."""
     calls = FAMILIES[family](**arguments)
-    between, slot = work_between(BETWEEN_S), seconds / len(calls) / READINGS
+    between, slot = work_between(BETWEEN_S), seconds / len(calls) / readings
     counts = {name: agreed_count(call, between, slot) for name, call in calls.items()}
     taken: dict[str, list[float]] = {name: [] for name in calls}
-    for _ in range(READINGS):
+    for _ in range(readings):
         for name, call in calls.items():
             taken[name].append(reading(call, between, counts[name]))
     return taken
