@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from fractions import Fraction
 from typing import Any
 
@@ -9,6 +10,7 @@ from memory.allocator_settings import AllocatorSettings
 from memory.assessment import Assessment
 from memory.device_terms import DeviceTerm
 from memory.estimate import MemoryModel, representative_ranks
+from parallelism.simulator.plan import COMMUNICATION
 from parallelism.traffic import estimate_traffic
 from reports.predict import Predictor
 from suite.case import Case
@@ -16,6 +18,8 @@ from suite.collectives import TrafficEstimate, tally
 from suite.hardware import device
 from suite.parse import to_mapping
 from suite.record import Component, MemoryEstimate, TimeEstimate
+
+_COMMUNICATION = frozenset(part.value for part in COMMUNICATION)
 
 
 def worst_estimate(case: Case, model: MemoryModel) -> MemoryEstimate:
@@ -58,7 +62,7 @@ def estimate_mapping(case: Case, predictor: Predictor, alloc_conf: str | None = 
             ],
         },
         "traffic": traffic_mapping(busiest_traffic(case, model)),
-        "time": time_mapping(predictor.time(case, model)),
+        "time": time_mapping(predictor.time(case)),
     }
 
 
@@ -126,5 +130,12 @@ def _number(value: Fraction) -> int | float:
 def time_mapping(time: TimeEstimate) -> dict[str, Any]:
     """The contract's `time`."""
     mapping: dict[str, Any] = to_mapping(time)
-    mapping["parts"] = mapping.pop("parts_seconds")
-    return mapping
+    return mapping | split_parts(mapping.pop("parts_seconds"))
+
+
+def split_parts(seconds: Mapping[str, float]) -> dict[str, dict[str, float]]:
+    """`parts`, which sum to the step, all that communication exposes as one of them; and that by what it is for."""
+    exposed = {name: value for name, value in seconds.items() if name in _COMMUNICATION}
+    others = {name: value for name, value in seconds.items() if name not in exposed}
+    parts = others | {"exposed_communication": sum(exposed.values())} if seconds else {}
+    return {"parts": parts, "exposed": exposed}
