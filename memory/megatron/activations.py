@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from memory.megatron.run import AttentionCore, CrossEntropy, MegatronRun
+from parallelism.megatron.run import AttentionCore, CrossEntropy, MegatronRun
 from suite.layout import RecomputeKind
 from suite.models.decoder import Activation, Position
 

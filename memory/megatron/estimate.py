@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from memory.megatron.activations import block_backward, head_arrays, kept_arrays
-from memory.megatron.run import MegatronRun
 from memory.megatron.state import held_bytes, stage_parameters, state_bytes
+from parallelism.megatron.run import MegatronRun
 from suite.record import Component, MemoryEstimate, Moment, Term
 from suite.units import MIB
 

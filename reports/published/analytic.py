@@ -6,8 +6,8 @@ import re
 from dataclasses import replace
 
 from memory.megatron.activations import block_bytes
-from memory.megatron.run import AttentionCore, MegatronRun, PipelineMemory
 from memory.textbook import deepspeed_zero2, deepspeed_zero3, zero_activations, zero_model_states
+from parallelism.megatron.run import AttentionCore, MegatronRun, PipelineMemory
 from reports.published.answers import CannotModel, Prediction
 from reports.published.bubbles import bubble_rate
 from suite.layout import RecomputeKind

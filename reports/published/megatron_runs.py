@@ -6,7 +6,7 @@ import re
 from dataclasses import dataclass
 
 from memory.megatron.estimate import estimate_megatron
-from memory.megatron.run import AttentionCore, CrossEntropy, MegatronOptimizer, MegatronRun, PipelineMemory
+from parallelism.megatron.run import AttentionCore, CrossEntropy, MegatronOptimizer, MegatronRun, PipelineMemory
 from reports.published.answers import CannotModel
 from reports.published.models import model_of
 from suite.layout import RecomputeKind

@@ -9,9 +9,10 @@ import pytest
 from memory.kv_cache import kv_blocks, kv_bytes_per_token, latent_bytes_per_token
 from memory.megatron.activations import block_bytes, head_arrays
 from memory.megatron.estimate import estimate_megatron
-from memory.megatron.run import AttentionCore, CrossEntropy, MegatronOptimizer, MegatronRun, PipelineMemory
-from memory.megatron.state import held_bytes, stage_parameters
+from memory.megatron.state import held_bytes
 from memory.textbook import zero_model_states
+from parallelism.megatron.parameters import stage_parameters
+from parallelism.megatron.run import AttentionCore, CrossEntropy, MegatronOptimizer, MegatronRun, PipelineMemory
 from suite.layout import RecomputeKind
 from suite.models.presets import PRESETS
 from suite.parse import SpecError

@@ -1,4 +1,4 @@
-"""MegatronRun: what of a Megatron-LM training run decides how many bytes each rank holds. Frozen, torch-free."""
+"""MegatronRun: what of a Megatron-LM run decides the bytes each rank holds and how long a step takes. Torch-free."""
 
 from __future__ import annotations
 
@@ -20,6 +20,7 @@ class MegatronOptimizer(StrEnum):
     MIXED = "mixed"  # every rank: 16-bit weights, fp32 gradients, fp32 master weights and moments: 18 bytes
     DISTRIBUTED = "distributed"  # the last three divided over the replicas: 6 + 12 / (dp cp)
     DEEPSPEED_FP16 = "deepspeed-fp16"  # ZeRO-1: 16-bit weights and gradients, a partition in fp32
+    DEEPSPEED_WHOLE = "deepspeed-fp16-whole"  # ZeRO-0: 16-bit weights and gradients, the fp32 state whole
     DEEPSPEED_BF16 = "deepspeed-bf16"  # ZeRO-1, and gradients accumulated in fp32 beside the 16-bit ones
 
 
