@@ -38,7 +38,8 @@ class Cores:
 
 @dataclass(frozen=True, slots=True)
 class Interference:
-    """A device whose kernels slow down while its own communication runs beside them (it takes SMs and bandwidth)."""
+    """A device whose kernels slow down while its own communication runs beside them (it takes SMs and bandwidth), and
+    whose communication queues share one link."""
 
     compute: int
     others: tuple[int, ...]
@@ -51,9 +52,10 @@ class Interference:
         return (self.compute, *self.others)
 
     def speeds(self, busy: Sequence[int]) -> Sequence[float]:
-        """Compute pays, communication does not."""
-        slow = len(busy) > 1
-        return [1 / self.slowdown if slow and queue == self.compute else 1.0 for queue in busy]
+        """Compute pays for company, and communication shares its link evenly."""
+        talking = len(busy) - (self.compute in busy)
+        compute = 1 / self.slowdown if talking else 1.0
+        return [compute if queue == self.compute else 1 / talking for queue in busy]
 
 
 @dataclass
@@ -110,8 +112,8 @@ def run(graph: Graph, sharing: Sequence[Sharing] = ()) -> Times:
     return _shared(graph, sharing) if sharing else _alone(graph)
 
 
-def _followers(graph: Graph) -> tuple[list[list[int]], list[int]]:
-    """Who waits for each task, its queue's next among them; and for how many each waits."""
+def followers_of(graph: Graph) -> tuple[list[list[int]], list[int]]:
+    """Who waits for each task, its queue's next among them; and for how many tasks each waits."""
     followers: list[list[int]] = [[] for _ in range(len(graph))]
     waits = [0] * len(graph)
     last: dict[int, int] = {}
@@ -126,7 +128,7 @@ def _followers(graph: Graph) -> tuple[list[list[int]], list[int]]:
 
 def _alone(graph: Graph) -> Times:
     """Longest path: every task as soon as what it waits for has ended."""
-    followers, waits = _followers(graph)
+    followers, waits = followers_of(graph)
     start, end = [0.0] * len(graph), [0.0] * len(graph)
     ready = [task for task, count in enumerate(waits) if not count]
     seconds, done = graph.seconds, 0
@@ -146,7 +148,7 @@ def _alone(graph: Graph) -> Times:
 
 def _shared(graph: Graph, sharing: Sequence[Sharing]) -> Times:
     """Event by event; a queue's speed changes only when another that it shares with starts or falls silent."""
-    followers, waits = _followers(graph)
+    followers, waits = followers_of(graph)
     state = _State(graph, sharing)
     for task, count in enumerate(waits):
         if not count:

@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from enum import IntEnum
+from typing import cast
 
 from parallelism.schedules.orders import Action, Pass
 from parallelism.simulator.engine import Cores, Graph, Interference, Sharing
+from parallelism.simulator.lanes import later
 from parallelism.simulator.plan import NOTHING, Cost, Issue, Part, StepPlan, Unit
 
 
@@ -213,7 +215,7 @@ def _finish(plan: StepPlan, graph: Graph, ranks: list[_Rank]) -> None:
     ends = [[*rank.open, *rank.recent[-1:], *([] if rank.issued is None else [rank.issued])] for rank in ranks]
     everyone = [task for end in ends for task in end]
     for rank, cost, own in zip(ranks, plan.finish, ends, strict=True):
-        tasks = [(Part.OPTIMIZER, max(cost.compute, cost.host)), *cost.blocking]
+        tasks = [(Part.OPTIMIZER, cast(float, later(cost.compute, cost.host))), *cost.blocking]
         if plan.agree:
             tasks.insert(0, (Part.NORM, plan.agree))
         after = everyone if plan.agree else own
@@ -229,7 +231,7 @@ def _sharing(plan: StepPlan) -> tuple[Sharing, ...]:
         cores, demand = plan.cores
         queues = tuple(place * STREAMS + Stream.COMPUTE for place in places)
         return (Cores(queues, cores / plan.ranks_a_place, demand),)
-    if plan.slowdown == 1:
+    if plan.slowdown == 1 and not (plan.gathers is plan.reductions is Issue.STREAMS):
         return ()
     beside = (Stream.GATHER, Stream.REDUCE)
     return tuple(

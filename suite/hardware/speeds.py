@@ -1,4 +1,4 @@
-"""Speeds: how fast a device really works, beside its datasheet: measured by a calibration, or shown by published runs."""
+"""Speeds: how fast a device really works, beside its datasheet: measured by a calibration, or in published runs."""
 
 from __future__ import annotations
 
