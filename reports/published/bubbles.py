@@ -6,9 +6,10 @@ import re
 
 from parallelism.schedules.orders import Action, Pass, order_of
 from parallelism.schedules.zero_bubble import HandMade, hand_made_orders
-from parallelism.schedules.zero_bubble_search import StageMemory, StageTimes, searched_orders
+from parallelism.schedules.zero_bubble_search import StageTimes, searched_orders
 from parallelism.simulator.engine import run
 from parallelism.simulator.equal_stages import equal_stages, longest_span
+from parallelism.simulator.megatron.orders import stage_memory
 from parallelism.simulator.plan import StepPlan
 from parallelism.simulator.program import Label, Program, Stream, program_of
 from reports.published.answers import CannotModel, Prediction
@@ -37,7 +38,7 @@ def bubble_rate(row: PublishedRow) -> Prediction:
     return Prediction(
         (theirs - ideal) / theirs,
         f"longest span of a rank, simulated on equal stages; {(cost - ideal) / cost:.4f} with every message waited for",
-        (("a gradient that returns from the first rank to the last is waited for once a round, as its authors do",),),
+        ("a gradient that returns from the first rank to the last is waited for once a round, as its authors do",),
     )
 
 
@@ -71,7 +72,8 @@ def _plan(row: PublishedRow) -> tuple[StepPlan, int, int]:
             kind = HandMade.ZB_H1 if name == "zb-h1" else HandMade.ZB_H2
             return equal_stages(hand_made_orders(kind, pp, count), times), 1, count
         case "zb-1p" | "zb-2p":
-            orders = searched_orders(pp, count, times, stage_memory(row, int(name[3])))
+            memory = stage_memory(row.need("hidden"), row.need("heads"), row.need("seq_len"), int(name[3]) * pp)
+            orders = searched_orders(pp, count, times, memory)
             return equal_stages(orders, times), 1, count
     raise CannotModel(f"schedule {name!r}: known are 1f1b, 1f1b-i, zb-h1, zb-h2, zb-1p, zb-2p")
 
@@ -88,14 +90,6 @@ def _chunks(row: PublishedRow, pp: int) -> int:
     if rest:
         raise UnreadableCell(f"layers {row.need('layers')} and two more are not a multiple of pp {pp}")
     return chunks
-
-
-def stage_memory(row: PublishedRow, multiple: int) -> StageMemory:
-    """The limit of `multiple` p micro-batches, in bytes a token and layer: 34 h + 5 a s held by a forward pass
-    (arXiv:2205.05198, equation 1), of which 32 h wait for the weight gradient (arXiv:2401.10241, table 2)."""
-    hidden = row.need("hidden")
-    held = StageMemory(0.0, 2 * hidden + 5 * row.need("heads") * row.need("seq_len"), 32 * hidden)
-    return StageMemory(multiple * row.need("pp") * held.forward, held.until_inputs, held.until_weights)
 
 
 def _times(row: PublishedRow) -> StageTimes:

@@ -7,19 +7,18 @@ from enum import StrEnum, auto
 from functools import cache
 
 from parallelism.megatron.parameters import stage_parameters
-from parallelism.megatron.run import MegatronRun, PipelineMemory
-from parallelism.schedules.orders import order_of
+from parallelism.megatron.run import MegatronRun
 from parallelism.simulator.megatron.block import E, block_layer
 from parallelism.simulator.megatron.ends import embedding_layer, head_layer
 from parallelism.simulator.megatron.links import Axis, Links
+from parallelism.simulator.megatron.orders import chunk_layers, layout_of, orders_of, ranks_wait_for_all
 from parallelism.simulator.megatron.rates import KernelRates
 from parallelism.simulator.megatron.shape import Shape
 from parallelism.simulator.megatron.state import gather_calls, reduce_calls, tied_call, update_work
 from parallelism.simulator.megatron.work import NO_WORK, Layer, Work
 from parallelism.simulator.plan import Cost, Issue, Part, StagePlan, StepPlan, Unit
 from suite.collectives import Call, Collective
-from suite.layout import Layout, RecomputeKind, Schedule
-from suite.parse import SpecError
+from suite.layout import Layout, RecomputeKind
 
 
 class Reduction(StrEnum):
@@ -37,58 +36,48 @@ class Machine:
     links: Links
 
 
+class TensorOverlap(StrEnum):
+    """When the tensor-parallel ranks talk."""
+
+    BLOCKING = auto()  # compute waits for every collective
+    BACKWARD = auto()  # one half of a backward product beside the other half's collective
+
+
 @dataclass(frozen=True)
 class Options:
     """What a run leaves to its launch command, and that memory does not depend on."""
 
     reduction: Reduction = Reduction.AT_END
+    tensor: TensorOverlap = TensorOverlap.BLOCKING
     scatters_sends: bool = True
     """a tensor-parallel rank sends its part alone to the next stage, which gathers (arXiv:2104.04473, section 4.1)"""
 
 
-SCHEDULES = {
-    PipelineMemory.ONE_F_ONE_B: Schedule.ONE_F_ONE_B,
-    PipelineMemory.INTERLEAVED: Schedule.INTERLEAVED,
-    PipelineMemory.ZBV: Schedule.ZBV,
-}
-
-
 def step_plan(run: MegatronRun, machine: Machine, options: Options = Options()) -> StepPlan:
-    """Stages, orders and the update of one step. SpecError for a schedule that is not planned here."""
-    layout = _layout(run)
-    orders = tuple(order_of(layout, run.micro_batches, place) for place in range(run.pp))
+    """Stages, orders and the update of one step. SpecError for a schedule that cannot run with those stages."""
+    layout = layout_of(run)
     stages = tuple(stage_plan(run, machine, options, stage, layout) for stage in range(layout.stages))
     finish = tuple(finish_cost(run, machine, place) for place in range(run.pp))
     at_end = options.reduction is Reduction.AT_END
     return StepPlan(
-        orders, stages, finish, agree=agree_seconds(run, machine),
+        orders_of(run, stages), stages, finish, agree=agree_seconds(run, machine) if ranks_wait_for_all(run) else 0.0,
         reductions=Issue.AT_END if at_end else Issue.STREAMS,
     )  # fmt: skip
-
-
-def _layout(run: MegatronRun) -> Layout:
-    if run.schedule not in SCHEDULES:
-        raise SpecError(f"megatron.schedule: {run.schedule} is not planned; planned: {', '.join(SCHEDULES)}")
-    schedule = SCHEDULES[run.schedule] if run.pp > 1 else Schedule.ONE_F_ONE_B
-    virtual = {Schedule.INTERLEAVED: run.chunks, Schedule.ZBV: 2}.get(schedule, 1)
-    if schedule is Schedule.INTERLEAVED and virtual == 1:
-        schedule = Schedule.ONE_F_ONE_B
-    return Layout(pp=run.pp, schedule=schedule, virtual_stages=virtual)
 
 
 def stage_plan(run: MegatronRun, machine: Machine, options: Options, stage: int, layout: Layout) -> StagePlan:
     """Embedding on the first, blocks, head with loss on the last; gradients reduced with the units that make them."""
     place = stage % layout.pp if not layout.schedule.is_v else min(stage, layout.stages - 1 - stage)
-    blocks = run.stage_layers[place] // layout.virtual_stages
+    blocks = chunk_layers(run, layout, stage)
     shape, parts = Shape.of(run), stage_parameters(run, place)
-    block = layer_unit("block", block_layer(shape), run, machine, run.recompute)
+    block = layer_unit("block", block_layer(shape), run, machine, options, run.recompute)
     each = parts["blocks"] // run.stage_layers[place] if run.stage_layers[place] else 0
     units = [*_blocks(block, blocks, each, run, machine, options)]
     if stage == 0:
-        unit = layer_unit("embedding", embedding_layer(shape), run, machine)
+        unit = layer_unit("embedding", embedding_layer(shape), run, machine, options)
         units.insert(0, with_reduce(unit, parts["embedding"] + parts.get("positions", 0), run, machine))
     if stage == layout.stages - 1:
-        unit = layer_unit("head", head_layer(shape), run, machine)
+        unit = layer_unit("head", head_layer(shape), run, machine, options)
         is_shared = run.model.tied and layout.stages == 1
         own = parts["final norm"] + (0 if is_shared else parts.get("head", 0))
         units.append(with_reduce(unit, own, run, machine))
@@ -112,24 +101,65 @@ def _blocks(
 
 @cache
 def layer_unit(
-    name: str, layer: Layer, run: MegatronRun, machine: Machine, recompute: RecomputeKind = RecomputeKind.NONE
-) -> Unit:
+    name: str, layer: Layer, run: MegatronRun, machine: Machine, options: Options = Options(),
+    recompute: RecomputeKind = RecomputeKind.NONE,
+) -> Unit:  # fmt: skip
     """Seconds of a layer's passes, and of what is run again before the backward ones."""
     again = {RecomputeKind.FULL: layer.forward, RecomputeKind.SELECTIVE: layer.core_forward}.get(recompute, NO_WORK)
-    forward, inputs, weights, rerun = (
-        work_cost(work, run, machine) for work in (layer.forward, layer.inputs, layer.weights, again)
+    forward, rerun = work_cost(layer.forward, run, machine), work_cost(again, run, machine)
+    hidden = [NO_HIDING] * 2
+    if options.tensor is TensorOverlap.BACKWARD:
+        hidden = [hidden_seconds(layer, run, machine, half) for half in (Half.INPUTS, Half.WEIGHTS)]
+    inputs, weights = (
+        work_cost(work, run, machine, behind)
+        for work, behind in zip((layer.inputs, layer.weights), hidden, strict=True)
     )
     return Unit(name, forward, inputs, weights, rerun)
 
 
-def work_cost(work: Work, run: MegatronRun, machine: Machine) -> Cost:
-    """Kernels on the device, their issue on the host, collectives of the tensor-parallel ranks in between.
+class Half(StrEnum):
+    """Of a backward pass."""
+
+    INPUTS = auto()
+    WEIGHTS = auto()
+
+
+NO_HIDING = 0.0
+
+
+def hidden_seconds(layer: Layer, run: MegatronRun, machine: Machine, half: Half) -> float:
+    """Of a half's collectives, what the other half's products hide (arXiv:2205.05198, section 4.2.2; Megatron-LM,
+    LinearWithGradAccumulationAndAsyncCommunication).
+
+    An input's gradient is summed over the ranks beside the product for the weights' gradient; what that product needs
+    is gathered beside the product for the input's gradient. Only operators that have both. Not counted: what the
+    products lose to the collective's kernels.
+    """
+    found = 0.0
+    for operator in layer.operators:
+        own, other = operator.inputs, operator.weights
+        if half is Half.WEIGHTS:
+            own, other = other, own
+        is_sum = bool(own.calls) and own.calls[0].collective is not Collective.ALL_GATHER
+        if own.kernels and other.kernels and own.calls and is_sum is (half is Half.INPUTS):
+            found += min(talk_seconds(own, run, machine), machine.rates.device_seconds(other))
+    return found
+
+
+def talk_seconds(work: Work, run: MegatronRun, machine: Machine) -> float:
+    """Its collectives over the tensor-parallel ranks, one after the other."""
+    return sum(machine.links.seconds(call, Axis.TENSOR, run) for call in work.calls)
+
+
+def work_cost(work: Work, run: MegatronRun, machine: Machine, hidden: float = 0.0) -> Cost:
+    """Kernels on the device, their issue on the host, collectives of the tensor-parallel ranks in between but for
+    `hidden` seconds of them.
 
     A pipeline's sends wait for the device and are waited for (p2p_communication.py synchronises), so the host cannot
     run ahead of a micro-batch: what it needs more than the device is then time of the device's.
     """
     device, host = machine.rates.device_seconds(work), machine.rates.host_seconds(work)
-    talk = sum(machine.links.seconds(call, Axis.TENSOR, run) for call in work.calls)
+    talk = max(0.0, talk_seconds(work, run, machine) - hidden)
     blocking = ((Part.TENSOR, talk),) if talk else ()
     if run.pp == 1:
         return Cost(device, host, blocking)
