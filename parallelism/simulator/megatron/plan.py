@@ -132,8 +132,8 @@ def hidden_seconds(layer: Layer, run: MegatronRun, machine: Machine, half: Half)
     LinearWithGradAccumulationAndAsyncCommunication).
 
     An input's gradient is summed over the ranks beside the product for the weights' gradient; what that product needs
-    is gathered beside the product for the input's gradient. Only operators that have both. Not counted: what the
-    products lose to the collective's kernels.
+    is gathered beside the product for the input's gradient. Only operators that have both. The product slows down
+    meanwhile: that much of the collective is not hidden.
     """
     found = 0.0
     for operator in layer.operators:
@@ -142,7 +142,8 @@ def hidden_seconds(layer: Layer, run: MegatronRun, machine: Machine, half: Half)
             own, other = other, own
         is_sum = bool(own.calls) and own.calls[0].collective is not Collective.ALL_GATHER
         if own.kernels and other.kernels and own.calls and is_sum is (half is Half.INPUTS):
-            found += min(talk_seconds(own, run, machine), machine.rates.device_seconds(other))
+            talk = talk_seconds(own, run, machine) / machine.rates.beside_collective
+            found += min(talk, machine.rates.device_seconds(other))
     return found
 
 
