@@ -15,6 +15,8 @@ from parallelism.simulator.megatron.work import Kernel, Layer, Operator, Work, e
 from suite.collectives import Call, Collective
 
 E = 2  # bytes of an activation or a 16-bit weight
+#: heads times sequences that the fused softmax takes (megatron/model/fused_softmax.py, is_kernel_available)
+FUSED_SOFTMAX_MULTIPLE = 4
 
 
 @cache
@@ -147,9 +149,7 @@ def _unfused(shape: Shape) -> tuple[Operator, ...]:
         Work((product("scores", seq, shape.seq, dim),)),
         Work((product("queries", seq, dim, shape.seq), product("keys", shape.seq, dim, seq))),
     )
-    softmax = Operator(
-        "softmax", Work((elementwise("softmax", scores, scores),)), Work((elementwise("softmax", 3 * scores),))
-    )
+    softmax = _softmax(scores, is_fused=batch % FUSED_SOFTMAX_MULTIPLE == 0)
     drop = Work((elementwise("attention dropout", 2.5 * scores),))
     dropout = (Operator("attention dropout", drop, drop),) if shape.dropout else ()
     mix = Operator(
@@ -164,6 +164,20 @@ def _unfused(shape: Shape) -> tuple[Operator, ...]:
         ),
     )
     return score, softmax, *dropout, mix
+
+
+def _softmax(scores: float, is_fused: bool) -> Operator:
+    """Scale, mask and softmax as one kernel; else five in fp32 with a cast on either side (fused_softmax.py)."""
+    if is_fused:
+        return Operator(
+            "softmax", Work((elementwise("softmax", scores, scores),)), Work((elementwise("softmax", 3 * scores),))
+        )
+    cast, once = elementwise("softmax, cast", 3 * scores), elementwise("softmax, fp32", 4 * scores)
+    return Operator(
+        "softmax",
+        Work((cast, once, once, once, cast)),
+        Work((cast, elementwise("softmax", 6 * scores), once, once, cast)),
+    )
 
 
 def leave(shape: Shape, whole: int) -> tuple[Call, ...]:

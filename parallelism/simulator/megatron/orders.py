@@ -22,12 +22,13 @@ HAND_MADE = {PipelineMemory.ZB_H1: HandMade.ZB_H1, PipelineMemory.ZB_H2: HandMad
 SEARCHED = {PipelineMemory.ZB_1P: 1, PipelineMemory.ZB_2P: 2}
 
 
-def layout_of(run: MegatronRun) -> Layout:
-    """The pipeline's form: one stage a rank for 1F1B and the zero-bubble schedules, chunks of it otherwise."""
-    schedule = LOOPS.get(run.schedule, Schedule.ONE_F_ONE_B) if run.pp > 1 else Schedule.ONE_F_ONE_B
+def pipeline_layout(run: MegatronRun) -> Layout:
+    """The pipeline's part of a layout: one stage a rank for 1F1B and the zero-bubble schedules, chunks of it otherwise;
+    interleaving with one chunk a rank is 1F1B."""
+    schedule = LOOPS.get(run.schedule, Schedule.ONE_F_ONE_B)
     virtual = {Schedule.INTERLEAVED: run.chunks, Schedule.ZBV: 2}.get(schedule, 1)
-    if schedule is Schedule.INTERLEAVED and virtual == 1:
-        schedule = Schedule.ONE_F_ONE_B
+    if run.pp == 1 or virtual == 1:
+        return Layout(pp=run.pp)
     return Layout(pp=run.pp, schedule=schedule, virtual_stages=virtual)
 
 
@@ -38,7 +39,7 @@ def orders_of(run: MegatronRun, stages: Sequence[StagePlan]) -> tuple[tuple[Acti
     if run.pp > 1 and run.schedule in SEARCHED:
         memory = stage_memory(run.model.hidden, run.model.heads, run.seq_len, SEARCHED[run.schedule] * run.pp)
         return searched_orders(run.pp, run.micro_batches, mean_times(stages), memory)
-    layout = layout_of(run)
+    layout = pipeline_layout(run)
     return tuple(order_of(layout, run.micro_batches, place) for place in range(run.pp))
 
 

@@ -28,6 +28,7 @@ class KernelRates:
     launch_s                seconds of a kernel beside its work, on the device
     beside_collective       time of a product while a collective takes some of the processors, over its time alone
     host_s                  seconds that the host needs to issue a kernel or a collective, its framework's code included
+    host_batch_s            seconds of the host before a micro-batch's first kernel: its tokens, read and sent round
     """
 
     peak_flops_per_second: float
@@ -42,13 +43,14 @@ class KernelRates:
     launch_s: float = 0.0
     beside_collective: float = 1.0
     host_s: float = 0.0
+    host_batch_s: float = 0.0
 
     def __post_init__(self) -> None:
         for name in ("peak_flops_per_second", "bytes_per_second", "processors", "matrix_share", "memory_share",
                      "attention_share", "unaligned_share", "beside_collective"):  # fmt: skip
             value = getattr(self, name)
             require(0 < value < math.inf, f"rates.{name}: must be positive and finite, got {value}")
-        for name in ("half_waves", "half_depth", "launch_s", "host_s"):
+        for name in ("half_waves", "half_depth", "launch_s", "host_s", "host_batch_s"):
             value = getattr(self, name)
             require(0 <= value < math.inf, f"rates.{name}: must not be negative, got {value}")
 

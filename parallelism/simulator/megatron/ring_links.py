@@ -11,7 +11,7 @@ from suite.collectives import Call, Collective
 
 @dataclass(frozen=True)
 class RingLinks(NodeLinks):
-    """NodeLinks whose latencies are those of once round: an all-reduce, which scatters and gathers, goes round twice."""
+    """NodeLinks with latencies of one way round: an all-reduce, which scatters and gathers, goes round twice."""
 
     def seconds(self, call: Call, axis: Axis, run: MegatronRun, place: int = 0) -> float:
         """One collective."""
