@@ -11,6 +11,9 @@ from suite.published import PublishedRow
 
 #: GPT-2's tokenizer, which Megatron's GPT examples train with
 GPT2_VOCAB = 50257
+#: a SentencePiece model's, which the launch script of zero-bubble's repository names (examples/pretrain_zero_bubble.sh);
+#: of its labels 14.6B and 28.3B only 25,500 to 33,400 rows, counted once, come out
+ZERO_BUBBLE_VOCAB = 32000
 #: words that name another family, where no other letter stands before them: GPT-530B is no T5
 _OTHER_FAMILY = re.compile(r"bert|(?<![a-z])(t5|vit|deit|clip|llava|mamba|hybrid|retro|whisper|resnet|multimodal)")
 _ABOUT = re.compile(r"~(\d+)k", flags=re.ASCII)
@@ -79,6 +82,11 @@ def _vocab(row: PublishedRow, assumed: list[str]) -> int:
     if about:
         assumed.append(f"vocabulary {row.text('vocab')} taken as {about[1]},000")
         return int(about[1]) * 1000
+    if not row.text("vocab") and row.family == "zero_bubble":
+        assumed.append(
+            f"vocabulary {ZERO_BUBBLE_VOCAB:,}: the labels 14.6B and 28.3B come out with it, not with GPT-2's"
+        )
+        return ZERO_BUBBLE_VOCAB
     if not row.text("vocab") and row.says("model", "gpt"):
         assumed.append(f"vocabulary of GPT-2, {GPT2_VOCAB:,}")
         return GPT2_VOCAB
