@@ -1,15 +1,19 @@
-"""Constants that are fitted, each with its rows: what no formula here states of an allocator's reserve.
+"""Constants that are fitted, each with its rows: what no formula here states of an allocator's reserve, and the rates
+that a step's time needs (sets of them, in fitted/).
 
 `validate --fit TABLE.csv` fits them again on the rows of that table with split = fit.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, fields
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from statistics import median
+from types import MappingProxyType
 from typing import Any
 
+from reports.published.fit_times import fit_sets
+from reports.published.time_constants import FittedSet, recorded_sets
 from suite.parse import require
 from suite.published import PublishedRow
 
@@ -61,10 +65,15 @@ class Constants:
 
     reserved_over_allocated: Fitted = field(default=_RESERVED_OVER_ALLOCATED)
     deepspeed_device_bytes: Fitted = field(default=_DEEPSPEED_DEVICE)
+    times: Mapping[str, FittedSet] = field(default_factory=recorded_sets)
 
     def to_mapping(self) -> dict[str, Any]:
         """As JSON-ready data."""
-        return {field.name: getattr(self, field.name).to_mapping() for field in fields(self)}
+        return {
+            "reserved_over_allocated": self.reserved_over_allocated.to_mapping(),
+            "deepspeed_device_bytes": self.deepspeed_device_bytes.to_mapping(),
+            **{name: found.to_mapping() for name, found in self.times.items()},
+        }
 
 
 def fit_constants(rows: Sequence[PublishedRow], allocated_of: Callable[[PublishedRow], float]) -> Constants:
@@ -72,16 +81,18 @@ def fit_constants(rows: Sequence[PublishedRow], allocated_of: Callable[[Publishe
     where they speak of none.
 
     Reserved over allocated: median over the runs that state both. Beside what is allocated on a device under
-    Megatron-DeepSpeed: median of what nvidia-smi shows less `allocated_of` the row, predicted.
+    Megatron-DeepSpeed: median of what nvidia-smi shows less `allocated_of` the row, predicted. Step times: least
+    squares, a set at a time.
     """
     own = [row for row in rows if row.text("split") == "fit" and row.published]
-    ratio, device = _reserved_over_allocated(own), _deepspeed(own, allocated_of)
+    ratio, device, times = _reserved_over_allocated(own), _deepspeed(own, allocated_of), fit_sets(own)
     require(
-        ratio is not None or device is not None,
-        f"--fit: no row with split = fit speaks of a constant; needed: runs with {RESERVED} and {ALLOCATED}, or {SMI}"
-        " under Megatron-DeepSpeed",
+        ratio is not None or device is not None or bool(times),
+        f"--fit: no row with split = fit speaks of a constant; needed: runs with {RESERVED} and {ALLOCATED}, {SMI}"
+        " under Megatron-DeepSpeed, or the step times of a source that is modelled",
     )
-    return Constants(ratio or _RESERVED_OVER_ALLOCATED, device or _DEEPSPEED_DEVICE)
+    sets = MappingProxyType({**recorded_sets(), **times})
+    return Constants(ratio or _RESERVED_OVER_ALLOCATED, device or _DEEPSPEED_DEVICE, sets)
 
 
 def _reserved_over_allocated(rows: Sequence[PublishedRow]) -> Fitted | None:

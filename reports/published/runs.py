@@ -14,6 +14,7 @@ from reports.published.fitted import UNFUSED_GRADIENTS, Constants
 from reports.published.megatron_runs import is_megatron, megatron_estimate, megatron_run
 from reports.published.models import model_of, refuse_what_no_run_models
 from reports.published.parameters import count_parameters
+from reports.published.times import predict_time
 from reports.published.torch_runs import peak_bytes, torch_case
 from suite.case import Case
 from suite.hardware import device
@@ -56,7 +57,7 @@ def predict_run(row: PublishedRow, constants: Constants) -> Prediction:
     """A run's figure. CannotModel with the reason where no formula here answers."""
     quantity = row.quantity
     if not quantity.endswith("_bytes") and quantity not in SEEN:
-        raise CannotModel("how long a step takes on a GPU: the simulator is not there yet")
+        return predict_time(row, constants.times)
     refuse_what_no_run_models(row)
     if quantity == "inference_memory_bytes" or row.says("extra", "inference"):
         return _inference(row)

@@ -18,7 +18,7 @@ from suite.published import PublishedTable, TableKind, read_table
 pytestmark = pytest.mark.published
 
 HERE = Path(__file__).parent
-TABLES = ("memory.csv", "params.csv", "kv_cache.csv", "analytic.csv")
+TABLES = ("memory.csv", "params.csv", "kv_cache.csv", "analytic.csv", "throughput.csv")
 
 
 @cache
@@ -140,12 +140,13 @@ def test_runs_that_ended_without_memory_are_predicted_larger_than_the_device() -
 def test_the_recorded_constants_are_what_their_rows_give() -> None:
     rows = read_table(str(HERE / "memory.csv")).rows
     again, recorded = fit_constants(rows, allocated_bytes), Constants()
-    for name, constant in recorded.to_mapping().items():
-        found = again.to_mapping()[name]
+    for name in ("reserved_over_allocated", "deepspeed_device_bytes"):
+        constant, found = recorded.to_mapping()[name], again.to_mapping()[name]
         assert found["value"] == pytest.approx(constant["value"], rel=1e-9), name
         assert found["rows"] == constant["rows"], name
+    assert again.times == recorded.times  # this table says nothing of them
     splits = {row.row_id: row.text("split") for row in rows}
-    used = {row_id for constant in recorded.to_mapping().values() for row_id in constant["rows"]}
+    used = {*recorded.reserved_over_allocated.rows, *recorded.deepspeed_device_bytes.rows}
     assert {splits[row_id] for row_id in used} == {"fit"}
 
 

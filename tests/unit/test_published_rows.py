@@ -112,7 +112,7 @@ def test_a_row_with_missing_cells_is_skipped_with_the_reason(tmp_path: Path) -> 
     )
     memory, time = validate_tables([path]).tables[0].quantities
     assert [skip.reason for skip in memory.skipped] == ["layers is not stated"]
-    assert [skip.reason for skip in time.skipped] == ["how long a step takes on a GPU: the simulator is not there yet"]
+    assert [skip.reason for skip in time.skipped] == ["f: step times of this source are not modelled yet"]
 
 
 SHAPE = "llama-7b,32,4096,11008,32,32,32000,0,swiglu,2048,8,8,none,bf16-mixed,AdamW"
