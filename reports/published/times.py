@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 
 from reports.published.answers import CannotModel, Prediction
+from reports.published.megatron_machines import SOURCES
+from reports.published.megatron_steps import megatron_step
 from reports.published.step_time import Flops, StepTime
 from reports.published.time_constants import FittedSet
 from reports.published.vtrain import vtrain_step
@@ -20,6 +22,7 @@ Predictor = Callable[[PublishedRow, Mapping[str, FittedSet]], StepTime]
 PREDICTORS: dict[str, Predictor] = {
     "vtrain_single": vtrain_step,
     "vtrain_multi": vtrain_step,
+    **dict.fromkeys(SOURCES, megatron_step),
 }
 
 #: frameworks that count half of attention's FLOPs (published/README.md, note 1); the others count all
