@@ -37,6 +37,9 @@ FITTERS: dict[str, Fitter] = {
     "megatron_zero_bubble": Fitter(
         ("zero_bubble",), "samples_per_s_per_gpu", {"matrix_share": 0.8}, SHARE, megatron_step
     ),
+    "megatron_internevo": Fitter(
+        ("internevo",), "tokens_per_s_per_gpu", {"matrix_share": 0.8}, SHARE, megatron_step
+    ),
     "megatron_jean_zay": Fitter(
         ("bigscience",), "step_seconds", {"matrix_share": 0.7, "unaligned_share": 0.7}, JEAN_ZAY, megatron_step
     ),
@@ -94,7 +97,9 @@ def fold_errors(name: str, rows: Sequence[PublishedRow]) -> list[float]:
 
 
 def _over_published(row: PublishedRow, step: StepTime) -> float:
-    """Predicted over published seconds, of rows that print a step's time or its sequences a second and GPU."""
-    if row.quantity == "samples_per_s_per_gpu":
-        return step.seconds * (row.published or 1.0) * step.gpus / step.sequences
+    """Predicted over published seconds, of rows that print a step's time, or its sequences or tokens a second and
+    GPU."""
+    if row.quantity in ("samples_per_s_per_gpu", "tokens_per_s_per_gpu"):
+        length = step.seq_len if row.quantity.startswith("tokens") else 1
+        return step.seconds * (row.published or 1.0) * step.gpus / (step.sequences * length)
     return step.seconds / (row.published or 1.0)

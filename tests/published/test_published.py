@@ -10,8 +10,10 @@ from pathlib import Path
 import pytest
 
 import run_all
+from reports.published.fit_times import FITTERS, fit_set, rows_of
 from reports.published.fitted import Constants, fit_constants
 from reports.published.runs import allocated_bytes
+from reports.published.time_constants import recorded_sets
 from reports.validate import QuantityResult, Result, Score, validate_table, validate_tables
 from suite.published import PublishedTable, TableKind, read_table
 
@@ -215,6 +217,8 @@ def test_torchtitans_reserved_memory_is_replayed_and_near() -> None:
         ("sc21", "hw_tflops_per_gpu", 8, 0.06, 0.10),
         ("zero_bubble", "samples_per_s_per_gpu", 18, 0.05, 0.10),
         ("bigscience", "step_seconds", 35, 0.08, 0.25),
+        # rings of 500 ranks and more cost InternEvo more than their bytes and a latency
+        ("internevo", "tokens_per_s_per_gpu", 17, 0.07, 0.30),
     ],
 )
 def test_megatron_runs_take_as_long_as_published(
@@ -224,3 +228,13 @@ def test_megatron_runs_take_as_long_as_published(
     assert len(score.errors) == rows
     assert (score.mean_absolute or 1) < mean
     assert abs(score.worst or 1) < worst
+
+
+def test_each_clusters_constants_are_what_their_rows_give() -> None:
+    rows = read_table(str(HERE / "throughput.csv")).rows
+    for name in ("megatron_selene", "megatron_jean_zay", "megatron_b200", "megatron_internevo"):
+        recorded, own = recorded_sets()[name], rows_of(FITTERS[name], rows)
+        assert {row.text("split") for row in own} == {"fit"}
+        found = fit_set(name, own)
+        assert found.rows == recorded.rows, name
+        assert dict(found.values) == pytest.approx(dict(recorded.values), rel=1e-6), name
