@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -46,15 +47,18 @@ def searched_orders(
 ) -> tuple[tuple[Action, ...], ...]:
     """What each pipeline rank runs, one stage a rank: the best of the heuristic's eight variants.
 
-    Best is the least longest span of a rank, from its first pass to its last. Not modelled: the integer program that
+    Best is the least longest span of a rank, from its first pass to its last: its work, the same on all, and its waits.
+    Not modelled: the integer program that
     the paper starts from this solution. SpecError where not even one micro-batch fits.
     """
     require(pp >= 1 and micro_batches >= 1, f"pp, micro_batches: must be at least 1, got {pp}, {micro_batches}")
     require(memory.forward <= memory.limit, f"limit: {memory.limit} holds no micro-batch of {memory.forward}")
-    found = [_Search(pp, micro_batches, times, memory, _Choices(*each)) for each in product((True, False), repeat=3)]
-    for search in found:
-        search.run()
-    return min(found, key=lambda search: search.longest_span).orders
+    best, orders = math.inf, tuple[tuple[Action, ...], ...]()
+    for choices in product((True, False), repeat=3):
+        search = _Search(pp, micro_batches, times, memory, _Choices(*choices))
+        if search.is_better(best):
+            best, orders = search.longest_wait, search.orders
+    return orders
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,10 +92,12 @@ class _Search:
         self.ranks = [_Rank() for _ in range(pp)]
         self.last, self.longest_wait = pp - 1, 0.0
 
-    def run(self) -> None:
-        """Every pass of the step."""
+    def is_better(self, wait: float) -> bool:
+        """Find every pass of the step, unless a rank waits this long before that."""
         self._warm_up()
         for _ in range(1, self.count):
+            if self.longest_wait >= wait:
+                return False
             wanted = self._wanted_forwards()
             for place in wanted:
                 self._after_weights(place, Pass.FORWARD)
@@ -101,16 +107,12 @@ class _Search:
                 self._after_weights(place, Pass.INPUT)
         for place in range(len(self.ranks)):
             self._all_weights(place)
+        return self.longest_wait < wait
 
     @property
     def orders(self) -> tuple[tuple[Action, ...], ...]:
         """What was found."""
         return tuple(_numbered(place, rank.line) for place, rank in enumerate(self.ranks))
-
-    @property
-    def longest_span(self) -> float:
-        """Of a rank, from the start of its first pass to the end of its last."""
-        return max(rank.free - rank.forwards[0] for rank in self.ranks) + self.times.forward
 
     # --- one pass ---
 
