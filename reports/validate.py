@@ -13,6 +13,7 @@ from reports.published.fitted import Constants, fit_constants
 from reports.published.kv_cache import predict_kv_cache
 from reports.published.parameters import predict_parameters
 from reports.published.runs import allocated_bytes, predict_run
+from reports.ranking import Ranking, rank_choices, ranking_mapping
 from suite.parse import SpecError
 from suite.published import PublishedRow, PublishedTable, TableKind, UnreadableCell, read_table
 
@@ -121,6 +122,12 @@ class TableResult:
     table: PublishedTable
     quantities: tuple[QuantityResult, ...]
 
+    @cached_property
+    def rankings(self) -> tuple[Ranking, ...]:
+        """Choices among measured layouts, where several of one model, number of GPUs and batch were timed."""
+        times = [r for found in self.quantities if found.quantity == "step_seconds" for r in found.results]
+        return rank_choices((result.row, result.prediction.value) for result in times)
+
 
 @dataclass(frozen=True)
 class Validation:
@@ -184,6 +191,7 @@ def validation_mapping(validation: Validation) -> dict[str, Any]:
                 "kind": found.table.kind.value,
                 "rows": len(found.table.rows),
                 "quantities": [_quantity_mapping(quantity) for quantity in found.quantities],
+                "rankings": [ranking_mapping(ranking) for ranking in found.rankings],
             }
             for found in validation.tables
         ],

@@ -27,6 +27,8 @@ def print_validation(validation: Validation, console: Console, rows: bool = Fals
         console.print(_text(f"{found.table.name}{kind}", "bold underline"))
         for table in score_tables(found):
             console.print(table)
+        if found.rankings:
+            console.print(ranking_table(found))
         if rows:
             for quantity in found.quantities:
                 if quantity.results:
@@ -82,6 +84,24 @@ def row_table(found: TableResult, quantity: QuantityResult) -> Table:
             _error(result),
             _text("; ".join((result.prediction.basis, *result.prediction.assumed)), "dim"),
         )
+    return table
+
+
+def ranking_table(found: TableResult) -> Table:
+    """Would the predictions have picked the right layout? A line a source; regret is the pick's measured time over the
+    best one's, less one; correlation is of ranks, over choices with four layouts or more."""
+    table = _table("Layout picked by the predicted time, among those measured for a model, GPUs and batch")
+    _head(table, "source", right=False)
+    for name in ("choices", "best picked", "regret: median", "worst", "rank correlation"):
+        _head(table, name)
+    for ranking in found.rankings:
+        correlation = ranking.median_correlation
+        cells = (
+            ranking.family, str(len(ranking.choices)), str(ranking.exact), percent_text(ranking.median_regret),
+            f"{percent_text(ranking.worst.regret)} ({ranking.worst.label})",
+            "n/a" if correlation is None else number_text(correlation, 3),
+        )  # fmt: skip
+        table.add_row(*map(_text, cells))
     return table
 
 

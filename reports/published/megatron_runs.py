@@ -110,6 +110,8 @@ def _optimizer(row: PublishedRow) -> MegatronOptimizer:
     if not row.says("framework", "deepspeed"):
         return MegatronOptimizer.DISTRIBUTED if stage else MegatronOptimizer.MIXED
     is_bf16 = row.says("precision", "bf16") and not row.says("precision", "fp16")
+    if row.text("zero") == "0" and not is_bf16:
+        return MegatronOptimizer.DEEPSPEED_WHOLE
     return MegatronOptimizer.DEEPSPEED_BF16 if is_bf16 else MegatronOptimizer.DEEPSPEED_FP16
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import replace
 
-from parallelism.megatron.run import AttentionCore, MegatronOptimizer, MegatronRun
+from parallelism.megatron.run import AttentionCore, MegatronRun
 from parallelism.simulator.megatron.links import NodeLinks
 from parallelism.simulator.megatron.rates import KernelRates
 from parallelism.simulator.megatron.step import megatron_step_seconds
@@ -75,7 +75,7 @@ def a100_machine(name: str, values: Mapping[str, float], per_node: int = 8) -> M
 def _as_run(row: PublishedRow, run: MegatronRun) -> tuple[MegatronRun, str, tuple[str, ...]]:
     """(run, device, what was assumed). One node: its fit rows are up to 225 TFLOP/s a GPU if forward passes are
     counted twice, unfused attention's traffic aside: no A100 does that, so they did not recompute."""
-    run = replace(run, attention=AttentionCore.UNFUSED, optimizer=MegatronOptimizer.MIXED)
+    run = replace(run, attention=AttentionCore.UNFUSED)
     if row.family == "vtrain_single":
         said = "no recomputation: with it the fit rows' matrix products would be faster than the device's peak"
         return replace(run, recompute=RecomputeKind.NONE), row.text("device"), (said,)
