@@ -58,6 +58,13 @@ def fit(options: argparse.Namespace) -> int:
     return 0 if all(answer["best"] for answer in said["answers"]) else 1
 
 
+def simulate(options: argparse.Namespace) -> int:
+    """Say how long a step takes, where it goes and what more would buy; draw it, sweep it; nothing is run."""
+    from reports.simulate import run_simulate
+
+    return run_simulate(options)
+
+
 def _serve(case: Case, options: argparse.Namespace) -> int:
     """What the case's model needs to answer."""
     from reports.inference import inference_mapping, print_inference
@@ -102,12 +109,15 @@ def report(options: argparse.Namespace) -> int:
 def models(options: argparse.Namespace) -> int:
     """List the presets, and with --devices the devices, with their figures."""
     from reports.answer import device_rows, model_rows, print_rows
+    from reports.links import link_rows
 
     rows = device_rows() if options.devices else model_rows()
     if options.json:
         print(json.dumps(rows, allow_nan=False))
     else:
         print_rows(rows, "devices" if options.devices else "models", output())
+        if options.devices:
+            print_rows(link_rows(), "links", output())
     return 0
 
 
@@ -172,6 +182,16 @@ def _parser() -> argparse.ArgumentParser:
     text = "serve the model: micro_batch prompts of seq_len tokens, then N more of each"
     said.add_argument("--new-tokens", type=flags.above_zero(int), metavar="N", help=text)
     flags.add_case_flags(said)
+    timed = verb(simulate)
+    how = "how operators run: eager (kernel by kernel), compiled (fused between products) [eager]"
+    timed.add_argument("--execution", default="eager", metavar="MODE", help=how)
+    timed.add_argument("--trace", metavar="FILE", help="write the step as trace JSON, which Perfetto opens")
+    timed.add_argument("--trace-limit", type=flags.above_zero(int), metavar="N", help="most tasks of a trace [250000]")
+    timed.add_argument("--page", metavar="FILE.html", help="write a page: parts, pipeline, what more would buy")
+    swept = "gpus, micro_batch, micro_batches or seq_len; doubles; a list with commas is taken too"
+    timed.add_argument("--sweep", metavar="AXIS=A..B", help=swept)
+    timed.add_argument("--grow", metavar="AXIS", help="with --sweep gpus: what added GPUs go to: dp, fsdp [the case's]")
+    flags.add_case_flags(timed)
     asked = verb(fit)
     asked.add_argument("--for", dest="target", metavar="WHAT", help="micro-batch, seq-len, gpus or recompute [all]")
     asked.add_argument("--accept", default="fits", metavar="VERDICT", help="fits, or tight: the bound need not [fits]")

@@ -13,6 +13,7 @@ from memory.device_terms import Place
 from memory.estimate import MemoryModel
 from memory.verdict import Verdict
 from reports.contract import estimate_mapping, worst_estimate
+from reports.links import links_of
 from reports.predict import Predictor
 from reports.tables import term_table
 from reports.text import plain, plural
@@ -31,7 +32,7 @@ from suite.units import (
     short_count_text,
 )
 
-_STYLE: dict[str, Any] = {"box": box.SIMPLE_HEAD, "title_justify": "left", "pad_edge": False}
+STYLE: dict[str, Any] = {"box": box.SIMPLE_HEAD, "title_justify": "left", "pad_edge": False}
 #: columns from which a table of rows has air between its columns
 _ROOMY = 110
 #: fewest columns of a sentence's cell
@@ -58,7 +59,7 @@ def print_estimate(
     for line in _reserved_lines(memory):
         _say(console, line)
     _say(console, f"at {memory['peak_moment']}, the fullest moment of the step, rank {memory['rank']} holds")
-    table = Table(**_STYLE)
+    table = Table(**STYLE)
     table.add_column("component")
     table.add_column("bytes", justify="right")
     table.add_column("share", justify="right")
@@ -160,14 +161,16 @@ def _device_row(item: Device) -> dict[str, Any]:
         "memory_bandwidth_bytes_per_second": item.memory_bandwidth_bytes_per_second.value,
         "bf16_flops_per_second": peak.value,
         "source": peak.source,
+        "links": links_of(item.name),
     }
 
 
 def print_rows(rows: list[dict[str, Any]], title: str, console: Console) -> None:
-    """Rows as a table: bytes, rates and counts in readable units. Columns that do not fit are left out, and named."""
+    """Rows as a table: bytes, rates and counts in readable units. Columns that do not fit are left out, and named;
+    lists are for a table of their own."""
     air = 1 if console.width >= _ROOMY else 0
-    widths = {name: _least_width(name, rows) for name in rows[0]}
-    table, room, left_out = Table(title=title, **_STYLE, padding=(0, air)), console.width - 2, []
+    widths = {name: _least_width(name, rows) for name, first in rows[0].items() if not isinstance(first, list)}
+    table, room, left_out = Table(title=title, **STYLE, padding=(0, air)), console.width - 2, []
     for name, width in widths.items():
         room -= width + 1 + 2 * air
         if room < 0:
@@ -186,7 +189,7 @@ def print_rows(rows: list[dict[str, Any]], title: str, console: Console) -> None
 def _least_width(name: str, rows: list[dict[str, Any]]) -> int:
     """Names and figures stay whole, since names are to be typed; prose may wrap."""
     longest = max(len(_cell(name, row[name])) for row in rows)
-    return min(longest, _PROSE) if name in ("product", "source") else max(longest, len(_heading(name)))
+    return min(longest, _PROSE) if name in ("product", "source", "devices") else max(longest, len(_heading(name)))
 
 
 def _heading(name: str) -> str:

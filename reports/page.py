@@ -21,6 +21,7 @@ from reports.speed import WARMUP_STEPS
 from reports.summary import ERROR_BAND, RunComparison, variant
 from reports.svg import Chart
 from reports.text import difference_text, plain_lines
+from reports.time_view import legend_of, time_rows
 from reports.view import case_view, flatten
 from suite import units
 from suite.stats import NOISY_SPREAD
@@ -32,24 +33,38 @@ def render_page(comparison: RunComparison, drawings: tuple[Chart, ...] | None = 
     """The page as HTML. `drawings` are the run's figures, drawn here where they are not given."""
     run = comparison.run
     figures = charts(comparison) if drawings is None else drawings
-    environment = _environment()
-    script = (TEMPLATES / "page.js").read_text(encoding="utf-8")
-    return environment.get_template("page.html.j2").render(
+    times = time_rows(comparison.opened)
+    return render(
+        "page.html.j2",
         run=run,
         comparison=comparison,
         cases=[case_view(case, place, run.environment) for place, case in enumerate(comparison.opened)],
         factors=factor_rows(comparison.cases),
         figures=figures,
+        times=times,
+        time_legend=legend_of(times),
         environment=list(flatten(run.environment)),
         devices=sorted({case.case.cluster.device for case in comparison.cases}),
         components=COMPONENTS,
         peers=peer_cases(comparison),
         tools=tool_errors(comparison, peer_cases(comparison)),
-        light=Markup(css_variables(dark=False)),
-        dark=Markup(css_variables(dark=True)),
-        style=Markup((TEMPLATES / "page.css").read_text(encoding="utf-8")),
-        script=Markup(script),
-        script_hash=_content_hash(script),
+    )
+
+
+def render(template: str, **context: object) -> str:
+    """A template of a whole page with what every page has: colours, style, and the one script it may run."""
+    script = (TEMPLATES / "page.js").read_text(encoding="utf-8")
+    return (
+        _environment()
+        .get_template(template)
+        .render(
+            **context,
+            light=Markup(css_variables(dark=False)),
+            dark=Markup(css_variables(dark=True)),
+            style=Markup((TEMPLATES / "page.css").read_text(encoding="utf-8")),
+            script=Markup(script),
+            script_hash=_content_hash(script),
+        )
     )
 
 

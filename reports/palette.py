@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from parallelism.simulator.plan import Part
+from reports.step_work import Work
 from suite.record import Component
 
 
@@ -64,7 +66,36 @@ LINES = tuple(
     )
 )
 
-ALL = (INK, MUTED, GRID, PAPER, BAND, GOOD, BAD, *COMPONENTS.values(), *LINES)
+#: what a pipeline rank does; letters on these are PAPER
+WORK: dict[Work, Colour] = {
+    Work.FORWARD: Colour("w-forward", "#2f6fb5", "#6aaaf0"),
+    Work.BACKWARD: Colour("w-backward", "#1d7f63", "#4fc7a0"),
+    Work.INPUT: Colour("w-input", "#b4540c", "#f0904a"),
+    Work.WEIGHT: Colour("w-weight", "#86690a", "#d9b93d"),
+    Work.RECOMPUTE: Colour("w-recompute", "#93b4dc", "#41688f"),
+    Work.OPTIMIZER: Colour("w-optimizer", "#6a4ca3", "#a58be0"),
+    Work.COMMUNICATION: Colour("w-communication", "#b8477f", "#ea8abb"),
+    Work.HOST: Colour("w-host", "#757b85", "#9ba1ab"),
+    Work.BUBBLE: Colour("w-bubble", "#e4e8ee", "#28313d"),
+}
+
+#: what a second of a step is spent on
+PARTS: dict[Part, Colour] = {
+    Part.COMPUTE: WORK[Work.FORWARD],
+    Part.RECOMPUTE: WORK[Work.RECOMPUTE],
+    Part.OPTIMIZER: WORK[Work.OPTIMIZER],
+    Part.HOST: WORK[Work.HOST],
+    Part.TENSOR: WORK[Work.COMMUNICATION],
+    Part.CONTEXT: Colour("t-context", "#d98a01", "#f2b84b"),
+    Part.GATHER: Colour("t-gather", "#1f8fa3", "#55c6d8"),
+    Part.REDUCTION: Colour("t-reduction", "#d9694c", "#ff9c80"),
+    Part.PIPELINE: Colour("t-pipeline", "#7a5c2e", "#c9a56b"),
+    Part.NORM: Colour("t-norm", "#5b7a2a", "#a3c765"),
+    Part.BUBBLE: Colour("t-bubble", "#c9d0da", "#465364"),
+}
+
+_TIMES = dict.fromkeys((*WORK.values(), *PARTS.values()))
+ALL = (INK, MUTED, GRID, PAPER, BAND, GOOD, BAD, *COMPONENTS.values(), *LINES, *_TIMES)
 
 
 def css_variables(dark: bool) -> str:

@@ -11,6 +11,7 @@ from typing import Any
 
 from suite.case_rules import check_case
 from suite.layout import Layout, degrees
+from suite.links import Level
 from suite.models import ModelSpec, model_from
 from suite.parse import SpecError, from_mapping, nearest, require, shown, to_mapping
 from suite.spec import Cluster, Recipe, Workload
@@ -51,13 +52,18 @@ class Case:
     @cached_property
     def case_id(self) -> str:
         """Twelve hex digits of the SHA-256 of the canonical JSON, without the layout's settings, and the workload's
-        later ones, that are at their defaults: a setting that is added later renames no case."""
+        later ones, and those of links, that are at their defaults: what is added later renames no case."""
         data = self.to_mapping()
         usual, late = to_mapping(Layout()), to_mapping(Workload())
         data["layout"] = {key: value for key, value in data["layout"].items() if value != usual[key]}
         data["workload"] = {
             key: value for key, value in data["workload"].items() if key in NAMED_ALWAYS or value != late[key]
         }
+        links, bare = data["cluster"].pop("links"), to_mapping(Level("", 0, 1.0))
+        if links:
+            data["cluster"]["links"] = [
+                {key: value for key, value in link.items() if value != bare[key]} for link in links
+            ]
         text = json.dumps(data, sort_keys=True, separators=(",", ":"))
         return hashlib.sha256(text.encode()).hexdigest()[:12]
 

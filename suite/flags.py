@@ -216,9 +216,9 @@ def _flag(name: str) -> str:
 def _metavar(kind: Any) -> str:
     if isinstance(kind, type) and issubclass(kind, Enum):
         return "|".join(str(member.value) for member in kind)
-    return METAVARS.get(kind, "MODE")
+    return METAVARS.get(kind, "LEVEL,..." if typing.get_origin(kind) is tuple else "MODE")
 
 
 def _default_text(default: Any) -> str:
     value = to_mapping(default)
-    return str(value).lower() if isinstance(value, bool) else str(value) if value != "" else "none"
+    return str(value).lower() if isinstance(value, bool) else str(value) if value not in ("", []) else "none"

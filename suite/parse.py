@@ -116,6 +116,9 @@ def to_mapping(value: Any) -> Any:
 
 def from_text(text: str, kind: Any, where: str) -> Any:
     """A flag's text as the annotated type `kind` (numbers and true/false are read, then `convert`)."""
+    if typing.get_origin(kind) is tuple:
+        item = typing.get_args(kind)[0]
+        return tuple(item.from_text(part, where) for part in text.split(","))
     options = typing.get_args(kind) if isinstance(kind, types.UnionType) else (kind,)
     for option in options:
         if option is bool and text.lower() in {"true", "false"}:

@@ -10,6 +10,7 @@ import math
 from dataclasses import dataclass
 from enum import StrEnum
 
+from suite.links import Level, check_levels
 from suite.parse import require, setting
 
 
@@ -98,10 +99,14 @@ class Cluster:
     device: str = setting("cpu", "device name, as in `models --devices`; cpu is this machine")
     nodes: int = setting(1, "machines")
     per_node: int = setting(0, "devices a machine (0: as many as the layout needs)")
+    links: tuple[Level, ...] = setting(
+        (), "links in place of the device's own, as in nvlink:8:300e9:3e-6,ib:*:25e9:8e-6 (bytes/s, s)"
+    )
 
     def __post_init__(self) -> None:
         require(self.nodes >= 1, f"cluster.nodes: must be at least 1, got {self.nodes}")
         require(self.per_node >= 0, f"cluster.per_node: must be at least 0, got {self.per_node}")
+        check_levels(self.links)
 
 
 @dataclass(frozen=True)

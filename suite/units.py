@@ -70,3 +70,27 @@ def rate_text(flops_per_second: float | None) -> str:
 def number_text(value: float | None, digits: int = 4) -> str:
     """A bare number with so many significant digits."""
     return NOT_KNOWN if value is None else f"{value:.{digits}g}"
+
+
+def energy_text(joules: float | None) -> str:
+    """Energy in the unit of a bill: kWh, MWh, GWh."""
+    if joules is None:
+        return NOT_KNOWN
+    for size, unit in ((3.6e12, "GWh"), (3.6e9, "MWh")):
+        if abs(joules) >= size:
+            return f"{joules / size:.2f} {unit}"
+    return f"{joules / 3.6e6:.2f} kWh"
+
+
+def mass_text(kilograms: float | None) -> str:
+    """Kilograms, from a thousand on in tonnes."""
+    if kilograms is None:
+        return NOT_KNOWN
+    return f"{kilograms / 1000:.2f} t" if abs(kilograms) >= 1000 else f"{kilograms:.2f} kg"
+
+
+def days_text(seconds: float | None) -> str:
+    """Seconds in days, below two of them as `seconds_text`."""
+    if seconds is None or abs(seconds) < 2 * 86400:
+        return seconds_text(seconds)
+    return f"{seconds / 86400:.1f} days"

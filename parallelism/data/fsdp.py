@@ -93,8 +93,8 @@ def messages(case: Case, ledger: Ledger, rank: int) -> tuple[Message, ...]:
     rows = []
     for unit in sharded_units(ledger, layout.shard_ranks):
         for use, ranks, count in _gathers(case, ledger, unit):
-            rows.append(_gather(unit, ranks, formats.numerics.weights.nbytes, use, unit.count * count))
-        rows += _reductions(layout, unit, formats.reduced.nbytes, reductions)
+            rows.append(gather_message(unit, ranks, formats.numerics.weights.nbytes, use, unit.count * count))
+        rows += reduction_messages(layout, unit, formats.reduced.nbytes, reductions)
     return tuple(rows)
 
 
@@ -112,14 +112,16 @@ def _gathers(case: Case, ledger: Ledger, unit: ShardedUnit) -> list[tuple[str, i
     return [(use, ranks if held is Held.SHARD else int(freed), count) for (use, held), count in often.items()]
 
 
-def _gather(unit: ShardedUnit, ranks: int, nbytes: int, use: str, count: int) -> Message:
+def gather_message(unit: ShardedUnit, ranks: int, nbytes: int, use: str, count: int) -> Message:
+    """A unit's parameters from so many ranks."""
     return Message(
         Collective.ALL_GATHER, "fsdp", ranks, unit.elements * nbytes, count,
         f"gather the parameters of {unit.name} for its {use}", f"parameters, rows padded*{nbytes}", SOURCE,
     )  # fmt: skip
 
 
-def _reductions(layout: Layout, unit: ShardedUnit, nbytes: int, reductions: int) -> list[Message]:
+def reduction_messages(layout: Layout, unit: ShardedUnit, nbytes: int, reductions: int) -> list[Message]:
+    """A unit's gradients, so often a step: over the shards, then each shard over its replicas."""
     shards, replicas = layout.shard_ranks, layout.replica_ranks
     return [
         Message(

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from enum import IntEnum
+from functools import cached_property
 from typing import cast
 
 from parallelism.schedules.orders import Action, Pass
@@ -47,6 +48,14 @@ class Program:
     graph: Graph
     sharing: tuple[Sharing, ...]
     places: int
+
+    @cached_property
+    def tasks_of(self) -> dict[int, list[int]]:
+        """The tasks of each queue, in its order."""
+        found: dict[int, list[int]] = {}
+        for task, queue in enumerate(self.graph.queue):
+            found.setdefault(queue, []).append(task)
+        return found
 
 
 def program_of(plan: StepPlan) -> Program:

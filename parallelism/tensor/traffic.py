@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 SEQUENCE = "Korthikanti et al. 2022, arXiv:2205.05198, section 4.2.2"
 MEGATRON = "Shoeybi et al. 2019, arXiv:1909.08053, section 3"
 FP32_BYTES = 4
+#: the purpose of the one message that is sent once a step, not for every micro-batch
+ONCE_A_STEP = "gradients of norms, row biases and positions"
 
 
 @dataclass(frozen=True)
@@ -144,7 +146,7 @@ def _whole_gradients(case: Case, ledger: Ledger, rank: int) -> list[Message]:
     return [
         Message(
             Collective.ALL_REDUCE, "tp", case.layout.tp, elements * nbytes, int(elements > 0),
-            "gradients of norms, row biases and positions", f"elements*{nbytes}", SEQUENCE,
+            ONCE_A_STEP, f"elements*{nbytes}", SEQUENCE,
         )
     ]  # fmt: skip
 

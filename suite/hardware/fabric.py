@@ -2,38 +2,53 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
+from functools import cached_property
 
+from suite.hardware.curve import Curve
+from suite.links import InSwitch, Level, Topology, check_levels
 from suite.parse import require
 
 
 @dataclass(frozen=True)
-class Level:
-    """One level of links. A group that fits into `ranks` neighbours stays below the next level.
-
-    bytes_per_second  of one device, one direction, as the datasheet has it
-    latency_s         of one message
-    efficiency        share of the bandwidth that collectives of large messages achieve
-    """
-
-    name: str
-    ranks: int
-    bytes_per_second: float
-    latency_s: float
-    efficiency: float = 1.0
-    source: str = ""
-
-    def __post_init__(self) -> None:
-        require(self.ranks >= 1, f"links.{self.name}: ranks must be at least 1, got {self.ranks}")
-        for name in ("bytes_per_second", "efficiency"):
-            value = getattr(self, name)
-            require(0 < value < math.inf, f"links.{self.name}: {name} must be positive, got {value}")
-        require(0 <= self.latency_s < math.inf, f"links.{self.name}: latency_s must not be negative: {self.latency_s}")
-
-
-@dataclass(frozen=True)
 class Fabric:
-    """Levels, innermost first, each wider than the one before; the last holds the whole cluster."""
+    """Levels, innermost first, each a whole number of times as wide as the one before; the last holds the cluster."""
 
     levels: tuple[Level, ...]
+
+    def __post_init__(self) -> None:
+        require(bool(self.levels), "links: a fabric needs at least one level")
+        check_levels(self.levels)
+
+    @cached_property
+    def widths(self) -> tuple[int, ...]:
+        """Ranks of each level's unit; 0: all that there are."""
+        return tuple(level.ranks for level in self.levels)
+
+    @cached_property
+    def _shares(self) -> tuple[Curve | None, ...]:
+        return tuple(Curve.of(level.shares, level.source) if level.shares else None for level in self.levels)
+
+    @cached_property
+    def _switch_shares(self) -> tuple[Curve | None, ...]:
+        switches = [level.in_switch for level in self.levels]
+        return tuple(None if switch is None else Curve.of(switch.shares, "") for switch in switches)
+
+    def rate(self, level: int, nbytes: float) -> float:
+        """Bytes/s that one device gets through its links of a level, one direction, sending so many bytes at once.
+
+        Latency is not in it. Where devices share the bandwidth all of them are taken to talk at once.
+        """
+        link, curve = self.levels[level], self._shares[level]
+        share = link.efficiency if curve is None else curve.at(nbytes)
+        return link.bytes_per_second / link.shared_by * share
+
+    def switch_seconds(self, level: int, ranks: int, payload: float) -> float | None:
+        """Time of an all-reduce that the level's switch adds up; None where it does not."""
+        link, curve = self.levels[level], self._switch_shares[level]
+        if link.in_switch is None or curve is None or ranks < link.in_switch.from_ranks or payload < curve.sizes[0]:
+            return None
+        return 2 * link.latency_s + payload / (link.bytes_per_second * curve.at(payload))
+
+
+__all__ = ["Fabric", "InSwitch", "Level", "Topology"]

@@ -121,6 +121,7 @@ assert estimate_memory(case).terms and MemoryModel(case).peak_bytes() > 0
     [
         ["estimate", "--model", "llama3-8b", "--json"],
         ["estimate", "--model", "llama3-8b"],
+        ["simulate", "--model", "llama-1m", "--device", "h100-sxm"],
         ["validate", "tests/published/memory.csv", "--json"],
         ["models"],
         ["--help"],

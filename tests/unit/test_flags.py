@@ -14,6 +14,7 @@ import pytest
 from suite.case import Case, case_from
 from suite.cases import quick_suite
 from suite.flags import PARTS, OneLineParser, above_zero, add_case_flags, case_of, cases_of, given_changes, suite_name
+from suite.links import Level
 from suite.parse import SpecError, to_mapping
 
 pytestmark = pytest.mark.unit
@@ -84,6 +85,7 @@ VALUES: dict[str, tuple[str, Any, list[str]]] = {
     "device": ("h100-sxm", "h100-sxm", []),
     "nodes": ("2", 2, ["--dp", "4"]),
     "per_node": ("2", 2, ["--dp", "2"]),
+    "links": ("ib:*:25e9:8e-6:0.9", [to_mapping(Level("ib", 0, 25e9, 8e-6, 0.9))], []),
     "steps": ("7", 7, []),
     "warmup_steps": ("0", 0, []),
     "learning_rate": ("3e-4", 3e-4, []),
