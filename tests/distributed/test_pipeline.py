@@ -7,7 +7,6 @@ from functools import partial
 from unittest.mock import patch
 
 import pytest
-from parallelism.schedules.orders import Action, Pass, schedule_order
 
 from parallelism import building
 from parallelism.batches import Batch
@@ -15,6 +14,7 @@ from parallelism.mesh import build_mesh
 from parallelism.pipeline.parts import TrainedStage
 from parallelism.pipeline.tied_head import TiedHead
 from parallelism.pipeline.trainer import PipelineTrainer
+from parallelism.schedules.orders import Action, Pass, schedule_order
 from suite.case import Case
 from suite.layout import Schedule
 from suite.models.decoder_module import Block

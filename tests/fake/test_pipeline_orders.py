@@ -7,13 +7,13 @@ from collections.abc import Iterator
 import pytest
 import torch
 import torch.distributed as dist
-from parallelism.schedules.orders import order_of
-from parallelism.schedules.stages import stages_of_rank
 from torch import nn
 from torch.distributed.pipelining import PipelineStage
 from torch.testing._internal.distributed.fake_pg import FakeStore
 
 from parallelism.pipeline.trainer import SCHEDULES
+from parallelism.schedules.orders import order_of
+from parallelism.schedules.stages import stages_of_rank
 from suite.layout import Layout, Schedule
 
 pytestmark = pytest.mark.fake

@@ -7,10 +7,10 @@ from collections import Counter
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+
 from parallelism.schedules.gathers import Held, gathers
 from parallelism.schedules.orders import Action, Pass, in_flight, kept, order_of
 from parallelism.schedules.stages import rank_of_stage
-
 from suite.case import Case
 from suite.layout import Layout, Schedule
 from suite.models.decoder import DecoderSpec
