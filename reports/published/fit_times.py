@@ -6,7 +6,6 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from reports.published.least_squares import fit
 from reports.published.megatron_machines import B200, JEAN_ZAY, SHARE
 from reports.published.megatron_steps import megatron_step, selene_step
 from reports.published.step_time import StepTime
@@ -74,6 +73,8 @@ def rows_of(fitter: Fitter, rows: Sequence[PublishedRow]) -> list[PublishedRow]:
 
 def fit_set(name: str, rows: Sequence[PublishedRow], start: Mapping[str, float] | None = None) -> FittedSet:
     """One set on these rows."""
+    from reports.published.least_squares import fit  # numpy: loaded where something is fitted, not to read a table
+
     fitter = FITTERS[name]
     base = FittedSet(fitter.start, fitter.what, ())
 

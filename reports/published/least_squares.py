@@ -13,7 +13,7 @@ Array = npt.NDArray[np.float64]
 FAR = 0.1
 _STEP = 1e-4  # of a logarithm, for the slopes
 _ROUNDS = 40
-_ENOUGH = 1e-9  # relative gain below which the search ends
+_ENOUGH = 1e-7  # relative gain below which the search ends
 
 
 @dataclass(frozen=True)
@@ -45,6 +45,8 @@ def fit(start: Mapping[str, float], logarithms: Callable[[Mapping[str, float]], 
         while damping < 1e9:
             step = np.linalg.solve(normal + damping * (np.diag(np.diag(normal)) + 1e-9 * np.eye(len(names))), -right)
             step = np.clip(step, -1.0, 1.0)
+            if -right @ step <= _ENOUGH * len(errors) * FAR**2 * before:
+                break  # not even as the slopes have it
             tried = at(x + step)
             if _loss(tried) < before:
                 x, errors, damping = x + step, tried, max(damping / 5, 1e-9)

@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 from reports.published.answers import CannotModel, Prediction
 from reports.published.megatron_machines import SOURCES
 from reports.published.megatron_steps import megatron_step
+from reports.published.models import refuse_what_no_run_models
 from reports.published.step_time import Flops, StepTime
 from reports.published.time_constants import FittedSet
 from reports.published.vtrain import vtrain_step
@@ -33,6 +34,7 @@ def predict_time(row: PublishedRow, sets: Mapping[str, FittedSet]) -> Prediction
     """A row's figure in its own unit. CannotModel with the reason where no predictor answers."""
     if row.family not in PREDICTORS:
         raise CannotModel(f"{row.family}: step times of this source are not modelled yet")
+    refuse_what_no_run_models(row)
     step = PREDICTORS[row.family](row, sets)
     convert = _CONVERSIONS.get(row.quantity)
     if convert is None and row.quantity not in step.others:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import lru_cache
 from statistics import fmean
 
 from parallelism.megatron.run import MegatronRun, PipelineMemory
@@ -28,8 +29,14 @@ def pipeline_layout(run: MegatronRun) -> Layout:
     schedule = LOOPS.get(run.schedule, Schedule.ONE_F_ONE_B)
     virtual = {Schedule.INTERLEAVED: run.chunks, Schedule.ZBV: 2}.get(schedule, 1)
     if run.pp == 1 or virtual == 1:
-        return Layout(pp=run.pp)
-    return Layout(pp=run.pp, schedule=schedule, virtual_stages=virtual)
+        return _layout(run.pp, Schedule.ONE_F_ONE_B, 1)
+    return _layout(run.pp, schedule, virtual)
+
+
+@lru_cache(maxsize=256)
+def _layout(pp: int, schedule: Schedule, virtual: int) -> Layout:
+    """Kept, for a layout is checked anew each time that it is made."""
+    return Layout(pp=pp, schedule=schedule, virtual_stages=virtual)
 
 
 def orders_of(run: MegatronRun, stages: Sequence[StagePlan]) -> tuple[tuple[Action, ...], ...]:

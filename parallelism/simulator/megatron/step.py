@@ -1,4 +1,4 @@
-"""Seconds of a Megatron-LM step: in closed form for 1F1B, by the engine for every other plan."""
+"""Seconds of a Megatron-LM step: pass by pass for 1F1B, by the engine for every other plan."""
 
 from __future__ import annotations
 
@@ -34,22 +34,69 @@ class StagePass:
 
 
 def one_f_one_b_seconds(stages: Sequence[StagePass], micro_batches: int) -> float:
-    """From the first forward pass to the last backward one: the way of one micro-batch down and up again, and a cycle
-    for each other one.
+    """From the first forward pass to the last backward one, what the engine finds, without its graph.
 
-    A cycle is the longest of: a stage's two passes; for each stage i the way down from it and up again, shared by the
-    p - i micro-batches that it may have under way (where there are more of them than that). Equal stages without sends:
-    (m + p - 1)(f + b), arXiv:2104.04473, section 2.2.1. Exact there and wherever one stage or one loop is always the
-    slowest; up to 2 % above the engine's where they take turns.
+    Equal stages without sends: (m + p - 1)(f + b), arXiv:2104.04473, section 2.2.1. Else stage by stage, each as far as
+    what it waits for has come: p - 1 - i forward passes, a forward and a backward in turn, the backward ones left. What
+    a stage sends, either way, goes out one after the other beside its passes.
     """
-    span = sum(s.forward + s.backward for s in stages) + 2 * sum(s.send for s in stages[:-1])
-    cycle = max(s.forward + s.backward for s in stages)
-    loop = 0.0
-    for under_way, stage in enumerate(reversed(stages), 1):
-        loop += stage.forward + stage.backward + (2 * stage.send if under_way > 1 else 0.0)
-        if micro_batches > under_way:
-            cycle = max(cycle, loop / under_way)
-    return span + (micro_batches - 1) * cycle
+    count = len(stages)
+    if len(set(stages)) == 1 and not stages[0].send:
+        return (micro_batches + count - 1) * (stages[0].forward + stages[0].backward)
+    line = [_Place(stage, min(micro_batches, count - 1 - place)) for place, stage in enumerate(stages)]
+    line[0].activations = [0.0] * micro_batches
+    edge = [stage.send for stage in stages]
+    while line[0].backwards < micro_batches:
+        for place, here in enumerate(line):
+            while here.is_ready(micro_batches, is_last=place == count - 1):
+                if here.is_forward(micro_batches):
+                    end = here.forward()
+                    if place < count - 1:
+                        line[place + 1].activations.append(here.sent(end, edge[place]))
+                else:
+                    end = here.backward(is_last=place == count - 1)
+                    if place:
+                        line[place - 1].gradients.append(here.sent(end, edge[place - 1]))
+    return line[0].now
+
+
+class _Place:
+    """A pipeline rank on its way through 1F1B: when it is free, and what has arrived when."""
+
+    def __init__(self, stage: StagePass, warm_up: int) -> None:
+        self.stage, self.warm_up = stage, warm_up
+        self.now = self.link = 0.0
+        self.forwards = self.backwards = 0
+        self.activations: list[float] = []
+        self.gradients: list[float] = []
+
+    def is_forward(self, micro_batches: int) -> bool:
+        """Is its next pass a forward one?"""
+        return self.forwards < min(micro_batches, self.backwards + self.warm_up + 1)
+
+    def is_ready(self, micro_batches: int, is_last: bool) -> bool:
+        """Has what its next pass needs come?"""
+        if self.is_forward(micro_batches):
+            return len(self.activations) > self.forwards
+        return self.backwards < micro_batches and (is_last or len(self.gradients) > self.backwards)
+
+    def forward(self) -> float:
+        """Run one; its end."""
+        self.now = max(self.now, self.activations[self.forwards]) + self.stage.forward
+        self.forwards += 1
+        return self.now
+
+    def backward(self, is_last: bool) -> float:
+        """Run one; its end."""
+        came = 0.0 if is_last else self.gradients[self.backwards]
+        self.now = max(self.now, came) + self.stage.backward
+        self.backwards += 1
+        return self.now
+
+    def sent(self, made: float, seconds: float) -> float:
+        """When what was made arrives at the other end of its link."""
+        self.link = max(self.link, made) + seconds
+        return self.link
 
 
 def megatron_step_seconds(run: MegatronRun, machine: Machine, options: Options = DEFAULT) -> float:
