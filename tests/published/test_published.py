@@ -239,7 +239,7 @@ def test_each_clusters_constants_are_what_their_rows_give() -> None:
         assert {row.text("split") for row in own} == {"fit"}
         found = fit_set(name, own)
         assert found.rows == recorded.rows, name
-        assert dict(found.values) == pytest.approx(dict(recorded.values), rel=1e-6), name
+        assert dict(found.values) == pytest.approx(dict(recorded.values), rel=1e-3), name
 
 
 # --- step times ----------------------------------------------------------------------------------------------
