@@ -10,6 +10,7 @@ import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from reports.long_run_options import add_long_run_flags
 from reports.streams import abandon_output, open_streams, output, tell
 from suite import flags
 from suite.case import Case
@@ -17,6 +18,7 @@ from suite.parse import SpecError, require, shown
 
 _OPERANDS = {"report": "RUN ", "validate": "TABLE.csv ... "}  # of verbs that take some, as their usage shows them
 ALLOC_CONF = "as PYTORCH_CUDA_ALLOC_CONF: expandable_segments:True, max_split_size_mb:N, or both"
+CALIBRATION = "of this machine, as `calibrate` writes it: what times on the cpu rest on"
 PROGRAM = "shardscope" if Path(sys.argv[0]).name == "shardscope" else f"python {shlex.quote(sys.argv[0])}"
 STATUSES = "Exit status: 0 done, 1 done but a case did not end well, 2 bad input, 130 interrupted."
 
@@ -28,20 +30,29 @@ def bench(options: argparse.Namespace) -> int:
     return run_bench(options)
 
 
+def calibrate(options: argparse.Namespace) -> int:
+    """Measure this machine: operators, matrix products, memory, collectives, overheads; written as one file."""
+    from reports.calibrate import run_calibrate
+
+    return run_calibrate(options)
+
+
 def estimate(options: argparse.Namespace) -> int:
     """Say what the formulas give for a case; nothing is run."""
+    from reports.calibrated import calibration_given
     from reports.contract import estimate_mapping
     from reports.predict import Predictor
 
     case = flags.case_of(options)
     if options.new_tokens is not None:
         return _serve(case, options)
+    predictor = Predictor(calibration_given(options.calibration))
     if options.json:
-        print(json.dumps(estimate_mapping(case, Predictor(), options.alloc_conf), allow_nan=False))
+        print(json.dumps(estimate_mapping(case, predictor, options.alloc_conf), allow_nan=False))
         return 0
     from reports.answer import print_estimate
 
-    print_estimate(case, Predictor(), output(), options.explain, options.alloc_conf)
+    print_estimate(case, predictor, output(), options.explain, options.alloc_conf)
     return 0
 
 
@@ -174,10 +185,16 @@ def _parser() -> argparse.ArgumentParser:
     run.add_argument("--hang", type=seconds, default=180.0, metavar="SECONDS", help="of silence from all ranks [180]")
     run.add_argument("--rdzv", metavar="HOST:PORT", help="where several machines meet; the same command on each")
     run.add_argument("--node-rank", type=int, metavar="N", help="0 records, others follow [0 on HOST]")
+    run.add_argument("--calibration", metavar="FILE", help="of this machine, for time estimates; none [measured now]")
     run.add_argument("--emit", metavar="slurm", help="print an sbatch file for the cases; run nothing")
     flags.add_case_flags(run)
+    measured = verb(calibrate)
+    measured.add_argument("--quick", action="store_true", help="half a minute: fewer shapes, fewer readings")
+    measured.add_argument("--out", default="calibration.json", metavar="FILE", help="where it goes [calibration.json]")
+    measured.add_argument("--ranks", default="1,2,4,8", metavar="N,N", help="ranks at once [1,2,4,8]")
     said = verb(estimate)
     said.add_argument("--explain", action="store_true", help="every term of the largest moment, with its source")
+    said.add_argument("--calibration", metavar="FILE", help=CALIBRATION)
     said.add_argument("--alloc-conf", metavar="TEXT", help=ALLOC_CONF)
     text = "serve the model: micro_batch prompts of seq_len tokens, then N more of each"
     said.add_argument("--new-tokens", type=flags.above_zero(int), metavar="N", help=text)
@@ -185,11 +202,13 @@ def _parser() -> argparse.ArgumentParser:
     timed = verb(simulate)
     how = "how operators run: eager (kernel by kernel), compiled (fused between products) [eager]"
     timed.add_argument("--execution", default="eager", metavar="MODE", help=how)
+    timed.add_argument("--calibration", metavar="FILE", help=CALIBRATION)
     timed.add_argument("--trace", metavar="FILE", help="write the step as trace JSON, which Perfetto opens")
     timed.add_argument("--trace-limit", type=flags.above_zero(int), metavar="N", help="most tasks of a trace [250000]")
     timed.add_argument("--page", metavar="FILE.html", help="write a page: parts, pipeline, what more would buy")
     swept = "gpus, micro_batch, micro_batches or seq_len; doubles; a list with commas is taken too"
     timed.add_argument("--sweep", metavar="AXIS=A..B", help=swept)
+    add_long_run_flags(timed)
     timed.add_argument("--grow", metavar="AXIS", help="with --sweep gpus: what added GPUs go to: dp, fsdp [the case's]")
     flags.add_case_flags(timed)
     asked = verb(fit)

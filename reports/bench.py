@@ -15,10 +15,11 @@ from pathlib import Path
 from memory.speed import lines, measure
 from memory.trace_asking import record_traces
 from parallelism.peers.asking import record_answers
+from reports.calibrated import calibration_for, keep_calibration, kept_calibration
 from reports.compare import Run
 from reports.export import run_mapping, write_report
 from reports.load import load_run
-from reports.predict import Predictor, product_shapes
+from reports.predict import Predictor
 from reports.streams import output, tell
 from reports.summary import compare_run
 from suite import flags
@@ -28,11 +29,10 @@ from suite.data import check_data
 from suite.environment import ROOT, environment
 from suite.follow import follow, following
 from suite.formats import check_trainable
-from suite.hardware import device, matmul_dtype
-from suite.hardware.matrix_rate import MatrixRateError, MatrixRates, measure_matrix_rates
+from suite.hardware import device
 from suite.launch import Launcher
 from suite.machines import Machines
-from suite.parse import SpecError, require, shown, to_mapping
+from suite.parse import require, shown, to_mapping
 from suite.passes import Pass, on_ranks
 from suite.peers import Peer
 from suite.progress import ConsoleProgress
@@ -42,7 +42,6 @@ from suite.sweep import finished, sweep
 
 WORKER = "parallelism.worker"
 PEERS = "peers"  # the suite whose cases other tools are asked about
-RATE_SECONDS = 4.0  # of timing for each number of ranks
 
 
 def run_bench(options: argparse.Namespace) -> int:
@@ -76,7 +75,7 @@ def _launcher(options: argparse.Namespace, passes: Sequence[Pass]) -> Launcher:
 
 
 def _started(options: argparse.Namespace, machines: Machines) -> tuple[RunStore, tuple[Case, ...], Predictor]:
-    """A new run: its cases checked, its data read once, this machine's matrix rates measured."""
+    """A new run: its cases checked, its data read once, this machine's operators measured."""
     bases, root = flags.given_bases(options), Path("runs" if options.runs is None else options.runs)
     require(not (bases and options.suite), f"--suite: {options.suite!r} given beside {' and '.join(bases)}; give one")
     cases = flags.cases_of(options)
@@ -85,21 +84,21 @@ def _started(options: argparse.Namespace, machines: Machines) -> tuple[RunStore,
     require(os.access(root, os.W_OK), f"--runs: {str(root)!r} cannot be written; name a folder that can")
     _check(cases)
     passes = flags.passes_given(options)
-    rates = _measured_rates(cases) if Pass.TRAIN in passes else None
+    calibration = calibration_for(cases, options.calibration) if Pass.TRAIN in passes else None
     store = RunStore.create(root)
-    facts = environment() | ({"matrix_rates": to_mapping(rates)} if rates else {})
+    keep_calibration(calibration, store.folder)
     store.append(
         RunRow(
             created=datetime.now(UTC).isoformat(timespec="seconds"),
             suite=flags.suite_name(options, len(cases)),
             cases=tuple(case.to_mapping() for case in cases),
             command=(*shlex.split(options.program), *options.arguments),
-            environment=facts,
+            environment=environment(),
             passes=passes,
             peers=tuple(Peer) if options.suite == PEERS else (),
         )
     )
-    return store, cases, Predictor(rates, passes)
+    return store, cases, Predictor(calibration, passes)
 
 
 def _check(cases: Iterable[Case]) -> None:
@@ -134,7 +133,9 @@ def _follow(options: argparse.Namespace, machines: Machines, launcher: Launcher)
 def _emit(options: argparse.Namespace) -> int:
     """Print the sbatch file that runs these cases."""
     require(options.emit == "slurm", f"--emit: {shown(options.emit)} is not known; known: slurm")
-    given = [flag for flag in ("resume", "rdzv", "node_rank", "passes") if getattr(options, flag) is not None]
+    given = [
+        flag for flag in ("resume", "rdzv", "node_rank", "passes", "calibration") if getattr(options, flag) is not None
+    ]
     require(not given, f"--emit: given beside --{', --'.join(given).replace('_', '-')}; the file says where and what")
     require(options.suite != PEERS, "--emit: given beside --suite peers; the tools are asked by `bench --suite peers`")
     cases = flags.cases_of(options)
@@ -147,34 +148,17 @@ def _emit(options: argparse.Namespace) -> int:
 
 
 def _resumed(options: argparse.Namespace, machines: Machines) -> tuple[RunStore, tuple[Case, ...], Predictor]:
-    """An earlier run, with the rates it was begun with: cases that have ended are not run again."""
-    flags.refuse_beside(options, "--resume", "suite", "runs", "passes", why="a run goes on with its own cases")
+    """An earlier run, with the calibration it was begun with: cases that have ended are not run again."""
+    kept = ("suite", "runs", "passes", "calibration")
+    flags.refuse_beside(options, "--resume", *kept, why="a run goes on with its own cases")
     run = load_run(options.resume)
-    store, rates = RunStore.open(Path(options.resume)), run.environment.get("matrix_rates")
-    try:
-        predictor = Predictor(MatrixRates.from_mapping(rates) if rates else None, run.passes)
-    except SpecError as error:
-        raise SpecError(f"{store.path}: {error}") from None
+    store = RunStore.open(Path(options.resume))
+    predictor = Predictor(kept_calibration(store.folder), run.passes)
     cases = tuple(result.case for result in run.results)
     done = finished(store)
     _check(case for case in cases if case.case_id not in done)
     machines.check(cases)
     return store, cases, predictor
-
-
-def _measured_rates(cases: Sequence[Case]) -> MatrixRates | None:
-    """This machine's matrix rates for the products of these cases; None, with a warning, where that fails."""
-    local = [case for case in cases if case.cluster.device == "cpu"]
-    if not local:
-        return None
-    ranks = sorted({case.cluster.per_node for case in local})
-    dtypes = sorted({matmul_dtype(case.workload.precision) for case in local})
-    tell(f"measuring this machine's matrix rates (ranks at once: {', '.join(map(str, ranks))}) ...")
-    try:
-        return measure_matrix_rates(ranks, RATE_SECONDS, product_shapes(list(local)), dtypes)
-    except MatrixRateError as error:
-        tell(f"no matrix rates, so no time estimates: {error}")
-        return None
 
 
 def _speed(options: argparse.Namespace) -> int:

@@ -58,7 +58,7 @@ def estimate_mapping(case: Case, predictor: Predictor, alloc_conf: str | None = 
             ],
         },
         "traffic": traffic_mapping(busiest_traffic(case, model)),
-        "time": time_mapping(predictor.time(case, model)),
+        "time": time_mapping(predictor.time(case)),
     }
 
 

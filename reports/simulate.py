@@ -11,9 +11,15 @@ from rich.text import Text
 
 from parallelism.simulator.kernel_time import Execution
 from parallelism.simulator.machine import Simulator
-from parallelism.simulator.on_cluster import cluster_simulator
+from parallelism.simulator.on_cpu import simulator_of
 from parallelism.simulator.sensitivity import sensitivities
+from parallelism.simulator.simulation import Simulation
+from parallelism.simulator.stragglers import meeting_of, seconds_of
+from reports.calibrated import calibration_given
 from reports.contract import fate_mapping
+from reports.long_run import SimulatedStep, long_run_mapping
+from reports.long_run_options import LongRunOptions, long_run_options
+from reports.long_run_text import long_run_lines
 from reports.scaling import Sweep, fate_of, sweep_case, why_too_large
 from reports.scaling_text import print_sweep, sweep_mapping
 from reports.simulation_text import print_simulation, sensitivity_mapping, simulation_mapping, term_rows
@@ -30,10 +36,11 @@ def run_simulate(options: argparse.Namespace) -> int:
     require(options.trace_limit is None or options.trace is not None, "--trace-limit: says nothing without --trace")
     require(options.grow is None or options.sweep is not None, "--grow: says nothing without --sweep gpus=A..B")
     execution = member(Execution, options.execution, "--execution")
-    case, simulator = case_of(options), cluster_simulator(execution)
+    case, said = case_of(options), long_run_options(options)
+    simulator = simulator_of(case, calibration_given(options.calibration), execution)
     sweep = None if options.sweep is None else sweep_case(case, options.sweep, options.grow, simulator)
-    if sweep is None or options.trace is not None or options.page is not None:
-        _one(case, options, simulator, sweep)
+    if sweep is None or options.trace is not None or options.page is not None or said.given:
+        _one(case, options, simulator, sweep, said)
     elif options.json:
         print(json.dumps({**_head(case), "sweep": sweep_mapping(sweep)}, allow_nan=False))
     else:
@@ -41,9 +48,12 @@ def run_simulate(options: argparse.Namespace) -> int:
     return 0
 
 
-def _one(case: Case, options: argparse.Namespace, simulator: Simulator, sweep: Sweep | None) -> None:
-    """The case itself, with its files; a sweep beside it."""
+def _one(
+    case: Case, options: argparse.Namespace, simulator: Simulator, sweep: Sweep | None, said: LongRunOptions
+) -> None:
+    """The case itself, with its files and its long run; a sweep beside it."""
     simulation = simulator(case)
+    run = long_run_mapping(said, case, _step(simulation))
     if options.trace is not None:
         write_trace(simulation, options.trace, options.trace_limit or TRACE_LIMIT)
         tell(f"wrote {options.trace}")
@@ -51,7 +61,7 @@ def _one(case: Case, options: argparse.Namespace, simulator: Simulator, sweep: S
     if options.page is not None:
         from reports.simulation_page import render_simulation
 
-        Path(options.page).write_text(render_simulation(simulation, found, sweep), encoding="utf-8")
+        Path(options.page).write_text(render_simulation(simulation, found, sweep, run), encoding="utf-8")
         tell(f"wrote {options.page}")
     if options.json:
         answer = {
@@ -61,13 +71,22 @@ def _one(case: Case, options: argparse.Namespace, simulator: Simulator, sweep: S
             "terms": term_rows(simulation),
             "memory": {"peak_bytes": fate.peak_bytes, **fate_mapping(fate)},
         }
-        print(json.dumps(answer if sweep is None else answer | {"sweep": sweep_mapping(sweep)}, allow_nan=False))
+        more = ({} if sweep is None else {"sweep": sweep_mapping(sweep)}) | ({} if run is None else {"long_run": run})
+        print(json.dumps(answer | more, allow_nan=False))
         return
     print_simulation(simulation, found, output())
     if reason := why_too_large(fate):
         output().print(Text(plain(f"beware: the case {reason}")), style="bold")
+    for line in long_run_lines(run):
+        output().print(Text(plain(line)))
     if sweep is not None:
         print_sweep(sweep, output())
+
+
+def _step(simulation: Simulation) -> SimulatedStep:
+    """What a long run is made of."""
+    plan = simulation.plan
+    return SimulatedStep(simulation.step_seconds, seconds_of(plan), meeting_of(plan))
 
 
 def _head(case: Case) -> dict[str, Any]:

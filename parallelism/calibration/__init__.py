@@ -1,0 +1,1 @@
+"""Measuring this machine: operators, steps' overheads. What `calibrate` asks in processes of their own."""

@@ -1,0 +1,182 @@
+"""What `parallelism.calibration.asking` starts: reads one JSON request on standard input, prints one JSON answer.
+
+torch is imported once, and the ranks are forked from this process before it has threads.
+"""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+import os
+import sys
+import time
+from collections import defaultdict
+from collections.abc import Callable
+from dataclasses import dataclass
+from multiprocessing.connection import Connection
+from multiprocessing.synchronize import Barrier, Event
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from suite.environment import available_cores, cpu_model
+from suite.hardware.matrix_rate_worker import BARRIER_S, collect, others_cpu_seconds
+from suite.hardware.operator_times import Format, Timed
+
+#: rounds whose readings are dropped, and the least that are kept
+WARMUP, LEAST = 2, 5
+#: every so many rounds weights are frozen, and the backward pass is the inputs' alone
+FROZEN_EVERY = 4
+
+if TYPE_CHECKING:
+    from parallelism.calibration.chains import Chain
+
+T = TypeVar("T")
+Readings = dict[str, list[float]]
+#: of a round's number: seconds by name
+Taker = Callable[[int], dict[str, float]]
+
+
+def main() -> int:
+    """Measure the request's operators with its number of ranks."""
+    import torch
+
+    from parallelism.calibration.frames import frames_from
+
+    request = json.load(sys.stdin)
+    start, before = time.monotonic(), others_cpu_seconds()
+    results = measure(request)
+    others = (others_cpu_seconds() - before) / (time.monotonic() - start)
+    answer = {
+        "cpu": cpu_model() or "CPU",
+        "cores": available_cores(),
+        "torch": torch.__version__,
+        "wait_policy": os.environ.get("OMP_WAIT_POLICY", "default"),
+        "other_cores": max(0.0, others),
+        "rows": [_merged([result["rows"][index] for result in results]) for index in range(len(request["items"]))],
+        "overheads": frames_from(_merged([result["frames"] for result in results])),
+        "copies": _merged([result["copies"] for result in results]),
+    }
+    print(json.dumps(answer))
+    return 0
+
+
+def _merged(readings: list[Readings]) -> Readings:
+    """Those of all ranks together."""
+    return {name: [value for each in readings for value in each[name]] for name in readings[0]}
+
+
+def measure(request: dict[str, Any]) -> list[dict[str, Any]]:
+    """What each of so many ranks at once finds."""
+    context = multiprocessing.get_context("fork")
+    meeting = Meeting(context.Barrier(request["ranks"]), context.Event())
+    children, receivers = [], []
+    for rank in range(request["ranks"]):
+        receiver, sender = context.Pipe(duplex=False)
+        child = context.Process(target=run_rank, args=(sender, meeting, rank == 0, request), daemon=True)
+        child.start()
+        sender.close()  # before the next fork: with no other holder, a rank that dies is an end of file
+        children.append(child)
+        receivers.append(receiver)
+    results: list[Any] = collect(receivers)
+    for child in children:
+        child.join()
+    return results
+
+
+@dataclass(frozen=True)
+class Meeting:
+    """Where ranks wait for each other, and what the first tells the others: that this was the last round."""
+
+    barrier: Barrier
+    over: Event
+
+
+def run_rank(sender: Connection[Any, Any], meeting: Meeting, is_first: bool, request: dict[str, Any]) -> None:
+    """One rank: round after round of every item beside the other ranks, then the readings, or what went wrong."""
+    import torch
+
+    torch.set_num_threads(request["threads"])
+    try:
+        sender.send(_measured(request, meeting, is_first))
+    except Exception as error:  # whatever it is, the parent tells it in one line
+        sender.send(f"{type(error).__name__}: {error}".splitlines()[0])
+
+
+def _measured(request: dict[str, Any], meeting: Meeting, is_first: bool) -> dict[str, Any]:
+    """Readings of every item, of frames and of copies, which take turns: a moment at which the machine is busy spoils
+    few readings of each."""
+    from parallelism.calibration.frames import copy_works, frame_works
+
+    takers: list[Taker] = [taker(Timed(name), tuple(shape), Format(kind)) for name, shape, kind in request["items"]]
+    for works in (frame_works(), copy_works(request["copies"])):
+        takers.append(lambda index, works=works: {name: warm_clock(work, work) for name, work in works.items()})  # type: ignore[misc]
+    rows: list[Readings] = [defaultdict(list) for _ in takers]
+    index, deadline = 0, time.monotonic() + request["seconds"]
+    while True:
+        if is_first and index >= WARMUP + LEAST and time.monotonic() > deadline:
+            meeting.over.set()
+        meeting.barrier.wait(BARRIER_S)
+        if meeting.over.is_set():
+            return {"rows": rows[:-2], "frames": rows[-2], "copies": rows[-1]}
+        for take, into in zip(takers, rows, strict=True):
+            for name, seconds in take(index).items():
+                if index >= WARMUP:
+                    into[name].append(seconds)
+        index += 1
+
+
+def clock(work: Callable[[], T]) -> tuple[float, T]:
+    """Seconds of a call, and what it returns."""
+    start = time.perf_counter()
+    result = work()
+    return time.perf_counter() - start, result
+
+
+def warm_clock(before: Callable[[], object], work: Callable[[], object]) -> float:
+    """Seconds of a call after another that is not timed: the interpreter's and the kernels' code is in the caches."""
+    before()
+    return clock(work)[0]
+
+
+def _meeting(chain: Chain) -> float:
+    """How much longer a backward pass takes to which every tensor gives two gradients."""
+    outputs = chain.forward()
+    chain.touch_gradients()
+    alone, _ = clock(lambda: chain.backward(outputs))
+    outputs = chain.forward()
+    chain.touch_gradients()
+    both, _ = clock(lambda: chain.backward(outputs * 2))
+    return both - alone
+
+
+def taker(operator: Timed, shape: tuple[int, ...], format: Format) -> Taker:
+    """What takes one reading of an operator: seconds of a call by pass, and the calls of its chain.
+
+    A backward pass is `inputs` or `weights` where it makes gradients of nothing else. Where it makes both it is
+    `backward`, and now and then the weights are frozen, which gives `inputs`.
+    """
+    from parallelism.calibration.chains import chain_of
+    from parallelism.calibration.frames import FINISH, TENSORS, finish_work
+
+    if operator in FINISH:
+        one, many = (finish_work(operator, shape[0], count, format) for count in (1, TENSORS))
+        return lambda index: {"length": 1, "forward": (warm_clock(one, many) - clock(one)[0]) / (TENSORS - 1)}
+    chain = chain_of(operator, shape, format)
+    if operator is Timed.MEET:
+        return lambda index: {"length": len(chain), "forward": 0.0, "inputs": _meeting(chain) / len(chain)}
+    makes_both = bool(chain.weights and chain.inputs)
+
+    def take(index: int) -> dict[str, float]:
+        is_frozen = makes_both and index % FROZEN_EVERY == WARMUP % FROZEN_EVERY
+        chain.freeze(is_frozen)
+        chain.touch_inputs()
+        forward, outputs = clock(chain.forward)
+        chain.touch_gradients()
+        backward, _ = clock(lambda: chain.backward(outputs))
+        name = "backward" if makes_both and not is_frozen else "inputs" if chain.inputs else "weights"
+        return {"length": len(chain), "forward": forward / len(chain), name: backward / len(chain)}
+
+    return take
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,1 @@
+"""What strategies cost this machine's hosts beside operators and collectives, measured on trivial modules."""

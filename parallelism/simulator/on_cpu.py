@@ -1,0 +1,49 @@
+"""The simulator of cases on this machine's CPU, whose operators and collectives a calibration has measured."""
+
+from __future__ import annotations
+
+from functools import partial
+
+from parallelism.simulator.cpu_plan import cpu_plan
+from parallelism.simulator.kernel_time import Execution
+from parallelism.simulator.machine import Machine, Simulator
+from parallelism.simulator.on_cluster import cluster_simulator
+from parallelism.simulator.plan import StepPlan
+from suite.case import Case
+from suite.formats import formats_of
+from suite.hardware.calibration import Calibration
+from suite.models.ledgers import ledger_of
+from suite.parse import SpecError
+from suite.share import share_of
+from suite.tape import Backend
+
+
+def simulator_of(case: Case, calibration: Calibration | None, execution: Execution = Execution.EAGER) -> Simulator:
+    """What simulates a case: a calibration on the CPU, published figures on a GPU. SpecError where a CPU has none."""
+    if case.cluster.device != "cpu":
+        return cluster_simulator(execution)
+    if calibration is None:
+        raise SpecError(
+            "cluster.device: cpu has no datasheet; measure it with `calibrate` and name the file: --calibration FILE"
+        )
+    return Simulator(_unknown_machine, partial(_plan_of, calibration=calibration), partial(_basis, calibration))
+
+
+def _unknown_machine(case: Case) -> None:
+    """Operators were timed whole: no rate stands behind them."""
+
+
+def _plan_of(case: Case, machine: Machine | None, calibration: Calibration) -> StepPlan:
+    ledger = ledger_of(
+        case.model, case.workload, case.layout.recompute, formats_of(case).numerics, Backend.CPU,
+        share=share_of(case.layout, 0),
+    )  # fmt: skip
+    return cpu_plan(case, ledger, calibration)
+
+
+def _basis(calibration: Calibration, case: Case) -> str:
+    machine = calibration.machine
+    return (
+        f"operators and collectives measured on this machine ({machine.cpu}, {machine.cores} cores,"
+        f" torch {machine.torch}) on {calibration.created or 'an unknown day'}, no step among them"
+    )

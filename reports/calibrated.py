@@ -1,0 +1,52 @@
+"""Which calibration times rest on: one that a file holds, one measured for a bench's own cases, or none."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from reports.streams import tell
+from suite.case import Case
+from suite.hardware.calibration import Calibration, read_calibration, write_calibration
+from suite.parse import SpecError
+
+#: a run's own, in its folder
+KEPT = "calibration.json"
+NONE = "none"
+#: benches of at most so many cases measure with few readings: half a minute for what they need
+FEW_CASES = 4
+
+
+def calibration_given(path: str | None) -> Calibration | None:
+    """The one in the file that --calibration names; None where it names none. SpecError for what is no calibration."""
+    return None if path in (None, NONE) else read_calibration(str(path))
+
+
+def calibration_for(cases: Sequence[Case], path: str | None) -> Calibration | None:
+    """What a bench of these cases predicts their times from: the file that was named, else this machine's operators
+    and collectives, measured now at the shapes that the cases have. None, with a warning, where that fails."""
+    from reports.calibrate import QUICK, WHOLE, CalibrationError, calibrate, can_calibrate
+
+    local = [case for case in cases if can_calibrate(case)]
+    if path is not None or not local:
+        return calibration_given(path)
+    try:
+        return calibrate(local, QUICK if len(local) <= FEW_CASES else WHOLE)
+    except CalibrationError as error:
+        tell(f"no calibration, so no time estimates: {error}")
+        return None
+
+
+def keep_calibration(calibration: Calibration | None, folder: Path) -> None:
+    """Beside a run's records."""
+    if calibration is not None:
+        write_calibration(calibration, folder / KEPT)
+
+
+def kept_calibration(folder: Path) -> Calibration | None:
+    """The one that a run was begun with. SpecError where its file is damaged."""
+    path = folder / KEPT
+    try:
+        return read_calibration(str(path)) if path.exists() else None
+    except OSError as error:
+        raise SpecError(f"{path}: cannot be read: {error}") from None

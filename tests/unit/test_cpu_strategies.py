@@ -1,0 +1,122 @@
+"""What strategies add to a CPU rank's step: every message is waited for once, and units cost what was measured."""
+
+from typing import Any
+
+import pytest
+
+from memory.estimate import MemoryModel
+from parallelism.simulator.cpu_strategies import StrategyCosts, strategy_costs
+from parallelism.simulator.cpu_wanted import wanted_of
+from parallelism.simulator.plan import Part
+from parallelism.traffic import messages_of
+from suite.case import Case, case_from
+from suite.cases import DIVISIBLE
+from suite.hardware.calibration import Calibration, Machine
+from suite.hardware.collective_times import CollectiveTime
+from suite.hardware.overheads import Kept, Overhead
+from suite.parse import SpecError
+
+pytestmark = pytest.mark.unit
+
+BATCHES = 3
+
+
+def case_of(**layout: Any) -> Case:
+    work = {"micro_batch": 2, "micro_batches": BATCHES, "seq_len": 64, "precision": "fp32"}
+    return case_from({"model": DIVISIBLE, "layout": layout, "workload": work})
+
+
+def calibration(case: Case, cores: int, message_s: float, **overheads: float) -> Calibration:
+    """Every message takes `message_s`; a FSDP unit kept 2 ms, freed 3, reduced 7; an attention core 1 ms forward and
+    4 in all; hosts nothing but what is named."""
+    wanted = wanted_of([(case, MemoryModel(case).ledger_of_share(0))])
+    known = dict.fromkeys(map(str, Overhead), 0.0) | overheads
+    for unit in wanted.units:
+        known |= {unit.name(Kept.KEPT): 2e-3, unit.name(Kept.FREED): 3e-3, unit.name(Kept.REDUCED): 7e-3}
+    for core in wanted.cores:
+        known |= {core.name(whole=False): 1e-3, core.name(whole=True): 4e-3}
+    times = [
+        CollectiveTime(each.collective, each.form, each.ranks, each.groups, each.payload_bytes, message_s, 0.0, 1, 3e-4)
+        for each in wanted.exchanges
+    ]
+    return Calibration(Machine("a CPU", cores, "2.13", "passive"), collectives=tuple(times), overheads=known)
+
+
+def costs_of(case: Case, cores: int = 8, message_s: float = 0.0, **overheads: float) -> StrategyCosts:
+    return strategy_costs(case, calibration(case, cores, message_s, **overheads), MemoryModel(case).ledger_of_rank(0))
+
+
+def waited(costs: StrategyCosts, part: Part) -> float:
+    """Seconds of a step's waiting of one kind."""
+    passes = [cost for each in costs.segments for cost in (each.forward, each.backward, each.rerun)]
+    each = sum(dict(cost.blocking).get(part, 0.0) for cost in passes)
+    return BATCHES * each + dict(costs.finish.blocking).get(part, 0.0)
+
+
+@pytest.mark.parametrize(
+    "layout",
+    [
+        {"tp": 2},
+        {"tp": 4, "recompute": "full"},
+        {"tp": 2, "sequence_parallel": False},
+        {"tp": 2, "dp": 2},
+        {"tp": 2, "recompute": "selective-op"},
+    ],
+    ids=str,
+)
+def test_a_tensor_parallel_rank_waits_for_each_of_its_messages_once(layout: dict[str, Any]) -> None:
+    case = case_of(**layout)
+    costs = costs_of(case, message_s=1.0)
+    said = sum(row.count for row in messages_of(case, MemoryModel(case).ledger_of_share(0)))
+    assert sum(waited(costs, part) for part in (Part.TENSOR, Part.REDUCTION, Part.NORM)) == pytest.approx(said)
+
+
+def test_ranks_that_share_cores_are_not_stretched_twice() -> None:
+    case = case_of(tp=4)
+    alone, shared = (waited(costs_of(case, cores, 1.0), Part.TENSOR) for cores in (4, 2))
+    assert shared == pytest.approx(alone / 2)  # the engine gives each of 4 ranks on 2 cores half of one
+
+
+def test_a_block_freed_is_gathered_twice_and_the_root_once() -> None:
+    # freed - kept = 1 ms a gather; 2 kept - freed = 1 ms of hooks; reduced - freed = 4 ms a reduction
+    costs = costs_of(case_of(fsdp=2))
+    units = [each for each in costs.segments if each.gather]
+    assert len(units) == DIVISIBLE["layers"] + 1
+    assert all(each.gather == pytest.approx(1e-3) and each.reduce == pytest.approx(4e-3) for each in units)
+    assert all((each.forward + each.backward).compute == pytest.approx(1e-3) for each in units)
+    assert [each.is_kept for each in units] == [True] + [False] * DIVISIBLE["layers"]
+
+
+def test_a_block_left_in_parts_is_gathered_from_them_in_backward() -> None:
+    costs = costs_of(case_of(fsdp=4, reshard_after_forward=2))
+    # 8 blocks, each micro-batch, beside the gather of each unit: 1 ms
+    assert waited(costs, Part.GATHER) == pytest.approx(BATCHES * DIVISIBLE["layers"] * 1e-3)
+    assert all(each.is_kept for each in costs.segments if each.gather)
+
+
+def test_replicas_of_shards_are_averaged_once_for_each_unit() -> None:
+    plain, hybrid = (sum(each.reduce for each in costs_of(case_of(fsdp=2, dp=dp), 8, 1e-3).segments) for dp in (1, 2))
+    assert hybrid - plain == pytest.approx((DIVISIBLE["layers"] + 1) * 1e-3)
+
+
+@pytest.mark.parametrize(("recompute", "passes"), [("none", 4), ("selective", 5), ("full", 5)])
+def test_a_context_core_takes_the_place_of_attention_and_is_rerun_with_it(recompute: str, passes: int) -> None:
+    costs = costs_of(case_of(cp=2, recompute=recompute))
+    assert waited(costs, Part.CONTEXT) == pytest.approx(BATCHES * DIVISIBLE["layers"] * passes * 1e-3)
+    assert sum(each.has_core for each in costs.segments) == DIVISIBLE["layers"]
+
+
+def test_divided_parameters_cost_each_use_each_sum_and_the_update() -> None:
+    host = {Overhead.DIVIDED_USE: 1e-3, Overhead.DIVIDED_ADD: 3e-3, Overhead.DIVIDED_UPDATE: 5e-3}
+    costs = costs_of(case_of(tp=2), **{str(name): seconds for name, seconds in host.items()})
+    weights = 7 * DIVISIBLE["layers"] + 2  # q, k, v, o, gate, up, down; embedding and head
+    each = sum((part.forward + part.backward).compute for part in costs.segments)
+    assert each * BATCHES == pytest.approx(weights * (BATCHES * 1e-3 + (BATCHES - 1) * 3e-3))
+    assert costs.finish.compute == pytest.approx(weights * 5e-3)
+
+
+def test_what_was_not_measured_is_named() -> None:
+    case = case_of(fsdp=2)
+    empty = Calibration(Machine("a CPU", 2, "2.13", "passive"))
+    with pytest.raises(SpecError, match=r"calibration.overheads.fsdp.2r1g.9p.\d+b.kept: was not measured"):
+        strategy_costs(case, empty, MemoryModel(case).ledger_of_rank(0))
