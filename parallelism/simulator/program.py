@@ -78,6 +78,7 @@ class _Rank:
     place: int
     first: dict[Action, int] = field(default_factory=dict)  # an action's first task on the device
     last: dict[Action, int] = field(default_factory=dict)
+    sums: dict[tuple[int, Pass], tuple[Cost, Cost]] = field(default_factory=dict)  # of all a stage's units: rerun, own
     gathered: set[tuple[int, int]] = field(default_factory=set)  # (stage, unit) whose parameters are whole
     recent: list[int] = field(default_factory=list)  # last task of each unit that computed, in order
     issued: int | None = None  # the last task of the host
@@ -106,10 +107,12 @@ class _Rank:
 
     def _whole(self, action: Action) -> None:
         """One run of all the units: nothing is gathered or reduced among them."""
-        units = self.plan.stages[action.stage].units
-        rerun = sum((unit.rerun for unit in units), NOTHING) if _reruns(action) else NOTHING
-        own = sum((_cost(unit, action.kind) for unit in units), NOTHING)
-        self._compute(action, "", rerun, own)
+        key = (action.stage, action.kind)
+        if key not in self.sums:
+            units = self.plan.stages[action.stage].units
+            rerun = sum((unit.rerun for unit in units), NOTHING) if _reruns(action) else NOTHING
+            self.sums[key] = rerun, sum((_cost(unit, action.kind) for unit in units), NOTHING)
+        self._compute(action, "", *self.sums[key])
 
     def _unit_by_unit(self, action: Action, places: list[int], reduces: bool) -> None:
         stage, ahead = self.plan.stages[action.stage], self.plan.gathers_ahead[action.kind is not Pass.FORWARD]

@@ -9,6 +9,7 @@ from memory.megatron.activations import block_bytes
 from memory.textbook import deepspeed_zero2, deepspeed_zero3, zero_activations, zero_model_states
 from parallelism.megatron.run import AttentionCore, MegatronRun, PipelineMemory
 from reports.published.answers import CannotModel, Prediction
+from reports.published.bubbles import bubble_rate
 from suite.layout import RecomputeKind
 from suite.models.decoder import Activation, DecoderSpec, Norm, Position
 from suite.published import PublishedRow, UnreadableCell
@@ -19,12 +20,12 @@ _LARGEST = re.compile(r"largest[ _]layer ?=?(\d+(?:\.\d+)?(?:e\d+)?)(M?)", flags
 
 
 def predict_analytic(row: PublishedRow) -> Prediction:
-    """A computed figure. CannotModel for rules of thumb and for time."""
+    """A computed figure. CannotModel for rules of thumb."""
     metric = row.text("metric")
     if row.says("notes", "rule of thumb"):
         raise CannotModel("a rule of thumb, as its authors say: there is no formula to hold")
     if metric == "bubble_rate":
-        raise CannotModel("bubble rates need a simulator of schedules: not there yet")
+        return bubble_rate(row)
     if row.says("framework", "DeepSpeed"):
         return _deepspeed(row)
     if metric == "model_states_per_gpu":

@@ -11,6 +11,9 @@ from suite.published import PublishedRow
 
 #: GPT-2's tokenizer, which Megatron's GPT examples train with
 GPT2_VOCAB = 50257
+#: a SentencePiece model's, as the launch script of zero-bubble's repository has it (examples/pretrain_zero_bubble.sh);
+#: its labels 6.2B and 14.6B come out with 25,500 to 33,400 rows, counted once
+ZERO_BUBBLE_VOCAB = 32000
 #: words that name another family, where no other letter stands before them: GPT-530B is no T5
 _OTHER_FAMILY = re.compile(r"bert|(?<![a-z])(t5|vit|deit|clip|llava|mamba|hybrid|retro|whisper|resnet|multimodal)")
 _ABOUT = re.compile(r"~(\d+)k", flags=re.ASCII)
@@ -79,6 +82,9 @@ def _vocab(row: PublishedRow, assumed: list[str]) -> int:
     if about:
         assumed.append(f"vocabulary {row.text('vocab')} taken as {about[1]},000")
         return int(about[1]) * 1000
+    if not row.text("vocab") and row.family == "zero_bubble":
+        assumed.append(f"vocabulary {ZERO_BUBBLE_VOCAB:,}: the label 14.6B comes out with it, not with GPT-2's")
+        return ZERO_BUBBLE_VOCAB
     if not row.text("vocab") and row.says("model", "gpt"):
         assumed.append(f"vocabulary of GPT-2, {GPT2_VOCAB:,}")
         return GPT2_VOCAB

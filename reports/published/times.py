@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 
 from reports.published.answers import CannotModel, Prediction
+from reports.published.megatron_machines import SOURCES
+from reports.published.megatron_steps import megatron_step
 from reports.published.models import refuse_what_no_run_models
 from reports.published.step_time import Flops, StepTime
 from reports.published.time_constants import FittedSet
@@ -23,6 +25,7 @@ PREDICTORS: dict[str, Predictor] = {
     "vtrain_single": vtrain_step,
     "vtrain_multi": vtrain_step,
     **dict.fromkeys(FAMILIES, torch_step),
+    **dict.fromkeys(SOURCES, megatron_step),
 }
 
 #: frameworks that count half of attention's FLOPs (published/README.md, note 1); the others count all

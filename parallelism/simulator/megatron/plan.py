@@ -4,19 +4,16 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from enum import StrEnum, auto
-from functools import lru_cache
 
 from parallelism.megatron.parameters import stage_parameters
-from parallelism.megatron.run import MegatronRun, PipelineMemory
-from parallelism.schedules.orders import order_of
+from parallelism.megatron.run import MegatronRun
 from parallelism.simulator.megatron.block import E
 from parallelism.simulator.megatron.links import Axis
+from parallelism.simulator.megatron.orders import chunk_layers, orders_of, pipeline_layout, ranks_wait_for_all
 from parallelism.simulator.megatron.state import gather_calls, reduce_calls, tied_call, update_work
-from parallelism.simulator.megatron.timed import LayerKind, Machine, unit_of
+from parallelism.simulator.megatron.timed import LayerKind, Machine, TensorOverlap, unit_of
 from parallelism.simulator.plan import Cost, Issue, Part, StagePlan, StepPlan, Unit
 from suite.collectives import Call, Collective
-from suite.layout import Layout, Schedule
-from suite.parse import SpecError
 
 
 class Reduction(StrEnum):
@@ -26,53 +23,38 @@ class Reduction(StrEnum):
     OVERLAPPED = auto()  # bucket by bucket beside the last backward pass (--overlap-grad-reduce)
 
 
+class Sends(StrEnum):
+    """How a stage's output reaches the next."""
+
+    BESIDE = auto()  # on a stream of its own
+    BLOCKING = auto()  # sender and receiver wait (p2p_communication.py without overlap_p2p_comm)
+
+
 @dataclass(frozen=True)
 class Options:
     """What a run leaves to its launch command, and that memory does not depend on."""
 
     reduction: Reduction = Reduction.AT_END
+    tensor: TensorOverlap = TensorOverlap.BLOCKING
+    sends: Sends = Sends.BESIDE
     scatters_sends: bool = True
     """a tensor-parallel rank sends its part alone to the next stage, which gathers (arXiv:2104.04473, section 4.1)"""
 
 
 DEFAULT = Options()
-#: schedules that are planned here; zero-bubble's others are not
-SCHEDULES = {
-    PipelineMemory.ONE_F_ONE_B: Schedule.ONE_F_ONE_B,
-    PipelineMemory.INTERLEAVED: Schedule.INTERLEAVED,
-    PipelineMemory.ZBV: Schedule.ZBV,
-}
 
 
 def step_plan(run: MegatronRun, machine: Machine, options: Options = DEFAULT) -> StepPlan:
-    """Stages, orders and the update of one step. SpecError for a schedule that is not planned here."""
-    layout = pipeline_layout(run)
-    orders = tuple(order_of(layout, run.micro_batches, place) for place in range(run.pp))
+    """Stages, orders and the update of one step. SpecError for a schedule that cannot run with those stages."""
+    stages = stage_plans(run, machine, options)
     is_at_end = options.reduction is Reduction.AT_END
     return StepPlan(
-        orders,
-        stage_plans(run, machine, options),
+        orders_of(run, stages),
+        stages,
         tuple(finish_cost(run, machine, place) for place in range(run.pp)),
-        agree=agree_seconds(run, machine),
+        agree=agree_seconds(run, machine) if ranks_wait_for_all(run) else 0.0,
         reductions=Issue.AT_END if is_at_end else Issue.STREAMS,
     )
-
-
-def pipeline_layout(run: MegatronRun) -> Layout:
-    """The pipeline's part of a layout; interleaving with one chunk a rank is 1F1B."""
-    if run.schedule not in SCHEDULES:
-        raise SpecError(f"megatron.schedule: {run.schedule} is not planned; planned: {', '.join(SCHEDULES)}")
-    schedule = SCHEDULES[run.schedule]
-    virtual = {Schedule.INTERLEAVED: run.chunks, Schedule.ZBV: 2}.get(schedule, 1)
-    if run.pp == 1 or virtual == 1:
-        return _layout(run.pp, Schedule.ONE_F_ONE_B, 1)
-    return _layout(run.pp, schedule, virtual)
-
-
-@lru_cache(maxsize=256)
-def _layout(pp: int, schedule: Schedule, virtual: int) -> Layout:
-    """Kept, for a layout is checked anew each time that it is made."""
-    return Layout(pp=pp, schedule=schedule, virtual_stages=virtual)
 
 
 def stage_plans(run: MegatronRun, machine: Machine, options: Options = DEFAULT) -> tuple[StagePlan, ...]:
@@ -82,12 +64,29 @@ def stage_plans(run: MegatronRun, machine: Machine, options: Options = DEFAULT) 
     stages = []
     for stage in range(layout.stages):
         place = min(stage, layout.stages - 1 - stage) if layout.schedule.is_v else stage % layout.pp
-        blocks = run.stage_layers[place] // layout.virtual_stages
+        blocks = chunk_layers(run, layout, stage)
         key = (blocks, stage == 0, stage == layout.stages - 1)
         if key not in made:
             made[key] = _units(run, machine, options, place, *key)
         stages.append(StagePlan(made[key], send_seconds(run, machine, options, place)))
-    return tuple(stages)
+    return _waiting(stages) if options.sends is Sends.BLOCKING else tuple(stages)
+
+
+def _waiting(stages: list[StagePlan]) -> tuple[StagePlan, ...]:
+    """Stages that hold still while they send: forward after the last unit, backward after the first."""
+
+    def sending(seconds: float) -> Cost:
+        return Cost(blocking=((Part.PIPELINE, seconds),)) if seconds else Cost()
+
+    found = []
+    for place, stage in enumerate(stages):
+        units = list(stage.units)
+        down = stage.send if place < len(stages) - 1 else 0.0
+        up = stages[place - 1].send if place else 0.0
+        units[-1] = replace(units[-1], forward=units[-1].forward + sending(down))
+        units[0] = replace(units[0], inputs=units[0].inputs + sending(up))
+        found.append(StagePlan(tuple(units)))
+    return tuple(found)
 
 
 def _units(
@@ -98,9 +97,9 @@ def _units(
     units: list[Unit] = []
     if is_first:
         own = parts["embedding"] + parts.get("positions", 0)
-        units.append(_reduced(unit_of(LayerKind.EMBEDDING, run, machine), own, run, machine))
+        units.append(_reduced(unit_of(LayerKind.EMBEDDING, run, machine, overlap=options.tensor), own, run, machine))
     if blocks:
-        block = unit_of(LayerKind.BLOCK, run, machine, run.recompute)
+        block = unit_of(LayerKind.BLOCK, run, machine, run.recompute, options.tensor)
         each = parts["blocks"] // run.stage_layers[place]
         if options.reduction is Reduction.OVERLAPPED:
             units += [_reduced(block, each, run, machine)] * blocks
@@ -108,7 +107,7 @@ def _units(
             units.append(_reduced(_times(block, blocks), blocks * each, run, machine))
     if is_last:
         own = parts["final norm"] + parts.get("head", 0)
-        units.append(_reduced(unit_of(LayerKind.HEAD, run, machine), own, run, machine))
+        units.append(_reduced(unit_of(LayerKind.HEAD, run, machine, overlap=options.tensor), own, run, machine))
     units[0] = replace(units[0], forward=units[0].forward + Cost(host=machine.rates.host_batch_s))
     return tuple(units) if run.pp == 1 else _synchronous(units)
 

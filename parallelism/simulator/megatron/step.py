@@ -7,13 +7,14 @@ from dataclasses import dataclass
 
 from parallelism.megatron.run import MegatronRun
 from parallelism.simulator.engine import run as run_graph
+from parallelism.simulator.equal_stages import longest_span
+from parallelism.simulator.megatron.orders import pipeline_layout, ranks_wait_for_all
 from parallelism.simulator.megatron.plan import (
     DEFAULT,
     Options,
     Reduction,
     agree_seconds,
     finish_cost,
-    pipeline_layout,
     stage_plans,
     step_plan,
 )
@@ -100,9 +101,11 @@ class _Place:
 
 def megatron_step_seconds(run: MegatronRun, machine: Machine, options: Options = DEFAULT) -> float:
     """One optimizer step. SpecError for a schedule that is not planned."""
-    if options.reduction is not Reduction.AT_END or pipeline_layout(run).schedule is not Schedule.ONE_F_ONE_B:
+    is_loop = pipeline_layout(run).schedule is Schedule.ONE_F_ONE_B and ranks_wait_for_all(run)
+    if options.reduction is not Reduction.AT_END or not is_loop:
         program = program_of(step_plan(run, machine, options))
-        return run_graph(program.graph, program.sharing).total
+        times = run_graph(program.graph, program.sharing)
+        return times.total if ranks_wait_for_all(run) else longest_span(program, times)
     stages = stage_plans(run, machine, options)
     finish = max(
         max(cost.compute, cost.host) + sum(seconds for _, seconds in cost.blocking)
