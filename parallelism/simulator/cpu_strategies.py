@@ -24,7 +24,8 @@ from parallelism.zero.traffic import modules_of
 from suite.case import Case
 from suite.collectives import Collective, Message
 from suite.hardware.calibration import Calibration
-from suite.hardware.overheads import Engine, Kept, Overhead, ShardedUnit
+from suite.hardware.collective_times import CollectiveTimes, Exchange, Form
+from suite.hardware.overheads import Engine, Kept, Overhead, ShardedUnit, name_of
 from suite.layout import Layout, RecomputeKind
 from suite.operators import Ledger, Operator, Placed, Region, Split
 
@@ -34,6 +35,14 @@ _REDUCTIONS = (
     frozenset[Collective](),
     frozenset({Collective.ALL_REDUCE}),
     frozenset({Collective.REDUCE_SCATTER}),
+)
+
+
+#: FSDP2's hooks, gathers and reductions: of a unit, of each of its parameters
+_FSDP = (
+    (Overhead.FSDP_HOOKS_UNIT, Overhead.FSDP_HOOKS_PARAMETER),
+    (Overhead.FSDP_GATHER_UNIT, Overhead.FSDP_GATHER_PARAMETER),
+    (Overhead.FSDP_REDUCE_UNIT, Overhead.FSDP_REDUCE_PARAMETER),
 )
 
 
@@ -138,8 +147,23 @@ class _Costs:
         return found
 
     def _unit(self, unit: ShardedUnit) -> tuple[float, float, float]:
-        kept, freed, reduced = (self.alone * self.calibration.overhead(unit.name(kind)) for kind in Kept)
-        return kept, freed, reduced
+        """Seconds of a unit kept, freed and reduced: as measured at its own size, else added up from the host's work
+        for a unit and its parameters and from the collectives."""
+        if unit.name(Kept.KEPT) in self.calibration.overheads:
+            kept, freed, reduced = (self.alone * self.calibration.overhead(unit.name(kind)) for kind in Kept)
+            return kept, freed, reduced
+        hooks, gather, reduce = (self._host_of(unit, *names) for names in _FSDP)
+        gather += self._exchanged(unit, Collective.ALL_GATHER)
+        reduce += self._exchanged(unit, Collective.REDUCE_SCATTER)
+        return hooks + gather, hooks + 2 * gather, hooks + 2 * gather + reduce
+
+    def _host_of(self, unit: ShardedUnit, base: Overhead, each: Overhead) -> float:
+        seconds = self.calibration.overhead
+        return seconds(name_of(base, unit.divided)) + unit.parameters * seconds(name_of(each, unit.divided))
+
+    def _exchanged(self, unit: ShardedUnit, collective: Collective) -> float:
+        exchange = Exchange(collective, Form.DIRECT, unit.ranks, unit.groups, unit.payload_bytes)
+        return self.alone * CollectiveTimes(self.calibration.collectives).seconds(exchange).seconds
 
     def _gathered_again(self, part: tuple[Placed, ...]) -> float:
         """Backward's gather of a block that forward left in parts, among fewer ranks than hold it."""
