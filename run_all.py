@@ -174,7 +174,7 @@ def _parser() -> argparse.ArgumentParser:
     run.add_argument("--emit", metavar="slurm", help="print an sbatch file for the cases; run nothing")
     flags.add_case_flags(run)
     measured = verb(calibrate)
-    measured.add_argument("--quick", action="store_true", help="half a minute: fewer shapes, fewer readings")
+    measured.add_argument("--quick", action="store_true", help="fewer shapes, fewer readings")
     measured.add_argument("--out", default="calibration.json", metavar="FILE", help="where it goes [calibration.json]")
     measured.add_argument("--ranks", default="1,2,4,8", metavar="N,N", help="ranks at once [1,2,4,8]")
     said = verb(estimate)

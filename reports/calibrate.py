@@ -14,7 +14,7 @@ from memory.estimate import MemoryModel
 from parallelism.calibration.asking import Item, OperatorTimeError, measure_operators
 from parallelism.overheads.asking import Family, OverheadError, exact_families, families, measure_overheads
 from parallelism.simulator.cpu_costs import items_of
-from parallelism.simulator.cpu_operators import is_timed
+from parallelism.simulator.cpu_operators import untimed
 from parallelism.simulator.cpu_wanted import wanted_of
 from reports.streams import output, tell
 from reports.text import plural
@@ -55,7 +55,7 @@ class CalibrationError(RuntimeError):
 
 def calibrate(cases: Sequence[Case], budget: Budget, tell: Callable[[object], None] = tell) -> Calibration:
     """This machine, measured at the very shapes that these cases need: operators, collectives and overheads alone,
-    never a step. Cases on other devices, and those whose optimizer is not timed, are left out.
+    never a step. Cases on other devices, and those of which something is not timed, are left out.
 
     Raises CalibrationError, in one line, where a measuring process fails.
     """
@@ -92,8 +92,8 @@ def needed_by(cases: Iterable[Case]) -> Messages:
 
 
 def _measurable(cases: Iterable[Case]) -> list[Case]:
-    here = [case for case in cases if case.cluster.device == "cpu" and case.cluster.nodes == 1 and is_timed(case)]
-    require(bool(here), "calibrate: none of the cases runs on this machine's CPU with an optimizer that is timed")
+    here = [case for case in cases if case.cluster.device == "cpu" and case.cluster.nodes == 1 and not untimed(case)]
+    require(bool(here), "calibrate: none of the cases runs on this machine's CPU with what is timed")
     return here
 
 

@@ -51,16 +51,23 @@ _UPDATES = {
 }
 
 
-def is_timed(case: Case) -> bool:
-    """Is there a measurement of the case's update?"""
-    return (case.workload.optimizer, kernel_of(case)) in _UPDATES
+def untimed(case: Case) -> str:
+    """What of the case has no measurement on the CPU: the field and what would do; empty where all has."""
+    kind, kernel = case.workload.optimizer, kernel_of(case)
+    if (kind, kernel) not in _UPDATES:
+        return f"workload.optimizer: {kind} by {kernel} kernels is not timed on the CPU; adamw is"
+    if case.model.dropout:
+        return f"model.dropout: {case.model.dropout}: drawing masks is not timed on the CPU; 0 is"
+    if formats_of(case).numerics.scaling is not None:
+        return f"workload.precision: {case.workload.precision} is not timed on the CPU; fp32, bf16 and mixed ones are"
+    return ""
 
 
 def optimizer_of(case: Case) -> Timed:
-    """The update of one tensor. SpecError where it is not timed."""
-    kind, kernel = case.workload.optimizer, kernel_of(case)
-    require(is_timed(case), f"workload.optimizer: {kind} by {kernel} kernels is not timed on the CPU; adamw is")
-    return _UPDATES[kind, kernel]
+    """The update of one tensor. SpecError where the case is not timed."""
+    reason = untimed(case)
+    require(not reason, reason)
+    return _UPDATES[case.workload.optimizer, kernel_of(case)]
 
 
 def _uses(case: Case, operator: Operator) -> Iterator[Use]:

@@ -13,6 +13,7 @@ from parallelism.schedules.orders import Action, Pass, schedule_order
 from parallelism.schedules.stages import Stage, stages_of, stages_of_rank
 from parallelism.simulator.cpu_costs import CpuCosts
 from parallelism.simulator.cpu_messages import message_seconds
+from parallelism.simulator.cpu_operators import untimed
 from parallelism.simulator.cpu_strategies import Added, strategy_costs
 from parallelism.simulator.plan import Cost, Issue, Part, StagePlan, StepPlan, Unit
 from suite.case import Case
@@ -22,6 +23,7 @@ from suite.hardware.calibration import Calibration
 from suite.hardware.overheads import Overhead
 from suite.layout import Reduction
 from suite.operators import Ledger, Placed, Segment
+from suite.parse import require
 
 
 def cpu_plan(case: Case, ledger: Ledger, calibration: Calibration) -> StepPlan:
@@ -29,8 +31,10 @@ def cpu_plan(case: Case, ledger: Ledger, calibration: Calibration) -> StepPlan:
 
     Counted: what CpuCosts and StrategyCosts count, DDP's buckets and hooks, the pipeline's sends, clipping's norm. Not
     counted: what torch's schedules do on the host.
-    Raises SpecError for what the calibration lacks, and for an optimizer that is not timed.
+    Raises SpecError for what the calibration lacks, and for what is not timed (cpu_operators.untimed).
     """
+    reason = untimed(case)
+    require(not reason, reason)
     return _Planner(case, ledger, CpuCosts(case, calibration)).plan()
 
 

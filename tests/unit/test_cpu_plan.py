@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import pytest
@@ -126,9 +127,14 @@ def replace_collectives(calibration: Calibration, *times: CollectiveTime) -> Cal
 
 @pytest.mark.unit
 def test_what_is_not_timed_and_what_was_not_measured_are_refused() -> None:
-    muon = case_from({"model": "llama-1m", "workload": {"optimizer": "muon"}})
-    with pytest.raises(SpecError, match=r"workload\.optimizer: muon by fused kernels is not timed"):
-        cpu_plan(muon, MemoryModel(muon).ledger_of_share(0), calibration_of(a_case()))
+    dropping = {"family": "decoder", "dropout": 0.1}
+    for given, words in (
+        ({"model": "llama-1m", "workload": {"optimizer": "muon"}}, "workload.optimizer: muon by fused kernels"),
+        ({"model": dropping}, "model.dropout: 0.1: drawing masks is not timed on the CPU"),
+    ):
+        case = case_from(given)
+        with pytest.raises(SpecError, match=re.escape(words)):
+            cpu_plan(case, MemoryModel(case).ledger_of_share(0), calibration_of(a_case()))
     other = a_case({"dp": 2})
     with pytest.raises(SpecError, match="was not measured"):
         cpu_plan(other, MemoryModel(other).ledger_of_share(0), calibration_of(a_case()))
