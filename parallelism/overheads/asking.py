@@ -14,6 +14,8 @@ from suite.parse import require
 from suite.stats import Summary, summarize
 
 WORKER = "parallelism.overheads.worker"
+#: work before each probe, as long as it takes alone: some operators; about a block of a small model
+BETWEEN_S, BLOCK_S = 300e-6, 1e-3
 #: of each probe
 READINGS = 7
 #: seconds for torch's import and the forks of a family; and how much longer than their slots slow calls may take
@@ -37,6 +39,8 @@ class Family:
     formula: Formula
     ranks: int = 2
     arguments: dict[str, Any] = field(default_factory=dict)
+    between_s: float = BETWEEN_S
+    """work of a rank before each call: ranks that have worked longer wait longer for each other"""
 
 
 def exact_families(
@@ -70,7 +74,8 @@ def measure_overheads(
     """
     require(0 < seconds < 3600, f"seconds: must be above 0 and below 3600, got {seconds}")
     request = [
-        {"name": each.name, "ranks": each.ranks, "arguments": each.arguments, "seconds": seconds / len(wanted)}
+        {"name": each.name, "ranks": each.ranks, "arguments": each.arguments}
+        | {"seconds": seconds / len(wanted), "between_s": each.between_s}
         for each in wanted
     ]
     try:
@@ -189,7 +194,7 @@ def _core_family(core: ContextCore) -> Family:
     names = {"forward": core.name(whole=False), "whole": core.name(whole=True)}
     return Family(
         "context", lambda row: {names[probe]: seconds for probe, seconds in row.items()},
-        core.world, settings | {"shape": shape},
+        core.world, settings | {"shape": shape}, BLOCK_S,
     )  # fmt: skip
 
 

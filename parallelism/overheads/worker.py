@@ -16,7 +16,7 @@ import torch
 
 from parallelism.overheads import checkpoints, context, divided, engine, replicas, sharding
 from parallelism.zero.trainer import import_deepspeed
-from suite.hardware.collective_times_worker import BETWEEN_S, agreed_count, forked, reading, work_between
+from suite.hardware.collective_times_worker import agreed_count, forked, reading, work_between
 from suite.hardware.matrix_rate_worker import others_cpu_seconds
 
 Calls = Mapping[str, Callable[[], object]]
@@ -42,17 +42,17 @@ def main() -> int:
     for family in request["families"]:
         if family["name"] == "engine":
             import_deepspeed("cpu")  # once, not on every rank; engines come last
-        results = forked(family["ranks"], measure, (family["name"], family["arguments"], family["seconds"], readings))
+        results = forked(family["ranks"], measure, (family, readings))
         answers.append({name: [result[name] for result in results] for name in results[0]})
     others = (others_cpu_seconds() - before) / (time.monotonic() - start)
     print(json.dumps({"answers": answers, "other_cores": max(0.0, others)}))
     return 0
 
 
-def measure(family: str, arguments: dict[str, Any], seconds: float, readings: int) -> dict[str, list[float]]:
+def measure(family: dict[str, Any], readings: int) -> dict[str, list[float]]:
     """This rank's readings of each probe of a family."""
-    calls = FAMILIES[family](**arguments)
-    between, slot = work_between(BETWEEN_S), seconds / len(calls) / readings
+    calls = FAMILIES[family["name"]](**family["arguments"])
+    between, slot = work_between(family["between_s"]), family["seconds"] / len(calls) / readings
     counts = {name: agreed_count(call, between, slot) for name, call in calls.items()}
     taken: dict[str, list[float]] = {name: [] for name in calls}
     for _ in range(readings):

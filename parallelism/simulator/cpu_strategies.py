@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
-from parallelism.data.fsdp import messages as fsdp_messages
+from parallelism.data.fsdp import sharded_units
 from parallelism.data.replicate import REPLICATE
 from parallelism.simulator.cpu_messages import message_seconds
 from parallelism.simulator.cpu_wanted import core_of, engine_of, is_module_gather, unit_of, units_of
@@ -23,8 +23,10 @@ from parallelism.zero.strategy import ZERO
 from parallelism.zero.traffic import modules_of
 from suite.case import Case
 from suite.collectives import Collective, Message
+from suite.formats import formats_of
 from suite.hardware.calibration import Calibration
-from suite.hardware.overheads import Engine, Kept, Overhead, ShardedUnit
+from suite.hardware.collective_times import CollectiveTimes, Exchange, Form
+from suite.hardware.overheads import Engine, Kept, Overhead, ShardedUnit, name_of
 from suite.layout import Layout, RecomputeKind
 from suite.operators import Ledger, Operator, Placed, Region, Split
 
@@ -34,6 +36,14 @@ _REDUCTIONS = (
     frozenset[Collective](),
     frozenset({Collective.ALL_REDUCE}),
     frozenset({Collective.REDUCE_SCATTER}),
+)
+
+
+#: FSDP2's hooks, gathers and reductions: of a unit, of each of its parameters
+_FSDP = (
+    (Overhead.FSDP_HOOKS_UNIT, Overhead.FSDP_HOOKS_PARAMETER),
+    (Overhead.FSDP_GATHER_UNIT, Overhead.FSDP_GATHER_PARAMETER),
+    (Overhead.FSDP_REDUCE_UNIT, Overhead.FSDP_REDUCE_PARAMETER),
 )
 
 
@@ -128,18 +138,38 @@ class _Costs:
             kept, freed, reduced = self._unit(unit_of(self.case, part, layout.shard_ranks))
             gather, hooks = max(0.0, freed - kept), max(0.0, 2 * kept - freed)
             again = self._gathered_again(part) if not is_root else 0.0
+            stays = is_root or layout.reshard_after_forward is not True
+            # a pipeline keeps it to the end of the step; else it is gathered in each micro-batch's forward pass
+            is_blocking = stays and layout.pp == 1
             found[place] = Added(
-                forward=Cost(compute=hooks / 2),
-                backward=Cost(compute=hooks / 2, blocking=((Part.GATHER, again),)),
-                gather=gather,
+                forward=Cost(hooks / 2, 0.0, ((Part.GATHER, gather if is_blocking else 0.0),)),
+                backward=Cost(hooks / 2, 0.0, ((Part.GATHER, again),)),
+                gather=0.0 if is_blocking else gather,
                 reduce=max(0.0, reduced - freed) + self._replicas(ledger, part),
-                is_kept=is_root or layout.reshard_after_forward is not True,
+                is_kept=stays and not is_blocking,
             )
         return found
 
     def _unit(self, unit: ShardedUnit) -> tuple[float, float, float]:
-        kept, freed, reduced = (self.alone * self.calibration.overhead(unit.name(kind)) for kind in Kept)
-        return kept, freed, reduced
+        """Seconds of a unit kept, freed and reduced: as measured at its own size, else added up from the host's work
+        for a unit and its parameters and from the collectives."""
+        if unit.name(Kept.KEPT) in self.calibration.overheads:
+            kept, freed, reduced = (self.alone * self.calibration.overhead(unit.name(kind)) for kind in Kept)
+            return kept, freed, reduced
+        hooks, gather, reduce = (self._host_of(unit, *names) for names in _FSDP)
+        gather += self._exchanged(unit, Collective.ALL_GATHER)
+        reduce += self._exchanged(unit, Collective.REDUCE_SCATTER)
+        return hooks + gather, hooks + 2 * gather, hooks + 2 * gather + reduce
+
+    def _host_of(self, unit: ShardedUnit, base: Overhead, each: Overhead) -> float:
+        seconds = self.calibration.overhead
+        return seconds(name_of(base, unit.divided)) + unit.parameters * seconds(name_of(each, unit.divided))
+
+    def _exchanged(self, unit: ShardedUnit, collective: Collective) -> float:
+        return self._seconds(Exchange(collective, Form.DIRECT, unit.ranks, unit.groups, unit.payload_bytes))
+
+    def _seconds(self, exchange: Exchange) -> float:
+        return self.alone * CollectiveTimes(self.calibration.collectives).seconds(exchange).seconds
 
     def _gathered_again(self, part: tuple[Placed, ...]) -> float:
         """Backward's gather of a block that forward left in parts, among fewer ranks than hold it."""
@@ -151,8 +181,13 @@ class _Costs:
 
     def _replicas(self, ledger: Ledger, part: tuple[Placed, ...]) -> float:
         """HSDP: the all-reduce of one unit's reduced gradients."""
-        rows = fsdp_messages(self.case, replace(ledger, segments=part), self.rank)
-        return self.messages(row for row in rows if row.axis == "dp")
+        shards, replicas = self.case.layout.shard_ranks, self.case.layout.replica_ranks
+        if replicas == 1:
+            return 0.0
+        [unit] = sharded_units(replace(ledger, segments=part), shards)
+        payload = unit.elements // shards * formats_of(self.case).reduced.nbytes
+        groups = max(1, self.case.cluster.per_node // replicas)
+        return self._seconds(Exchange(Collective.ALL_REDUCE, Form.DIRECT, replicas, groups, payload))
 
     def engine(self, ledger: Ledger) -> tuple[list[Added], Cost]:
         """DeepSpeed's engine: each segment's modules, the messages of a micro-batch and the step's. Stage 3's gathers

@@ -11,9 +11,10 @@ from parallelism.simulator.plan import Part
 from parallelism.traffic import messages_of
 from suite.case import Case, case_from
 from suite.cases import DIVISIBLE
+from suite.collectives import Collective
 from suite.hardware.calibration import Calibration, Machine
-from suite.hardware.collective_times import CollectiveTime
-from suite.hardware.overheads import Kept, Overhead
+from suite.hardware.collective_times import CollectiveTime, Form
+from suite.hardware.overheads import Engine, Kept, Overhead, ZeroEngine
 from suite.parse import SpecError
 
 pytestmark = pytest.mark.unit
@@ -77,21 +78,32 @@ def test_ranks_that_share_cores_are_not_stretched_twice() -> None:
     assert shared == pytest.approx(alone / 2)  # the engine gives each of 4 ranks on 2 cores half of one
 
 
-def test_a_block_freed_is_gathered_twice_and_the_root_once() -> None:
+def test_a_freed_block_is_gathered_for_both_passes_and_the_root_for_each_forward() -> None:
     # freed - kept = 1 ms a gather; 2 kept - freed = 1 ms of hooks; reduced - freed = 4 ms a reduction
     costs = costs_of(case_of(fsdp=2))
-    units = [each for each in costs.segments if each.gather]
+    units = [each for each in costs.segments if each.reduce]
     assert len(units) == DIVISIBLE["layers"] + 1
-    assert all(each.gather == pytest.approx(1e-3) and each.reduce == pytest.approx(4e-3) for each in units)
+    assert all(each.reduce == pytest.approx(4e-3) for each in units)
     assert all((each.forward + each.backward).compute == pytest.approx(1e-3) for each in units)
-    assert [each.is_kept for each in units] == [True] + [False] * DIVISIBLE["layers"]
+    assert [each.gather for each in units] == pytest.approx([0.0] + [1e-3] * DIVISIBLE["layers"])
+    assert waited(costs, Part.GATHER) == pytest.approx(BATCHES * 1e-3)
+
+
+def test_what_is_kept_is_gathered_once_a_micro_batch_and_in_a_pipeline_once_a_step() -> None:
+    kept = costs_of(case_of(fsdp=2, reshard_after_forward=False))
+    assert waited(kept, Part.GATHER) == pytest.approx(BATCHES * (DIVISIBLE["layers"] + 1) * 1e-3)
+    assert not any(each.gather for each in kept.segments)
+    piped = costs_of(case_of(fsdp=2, pp=2, reshard_after_forward=False))
+    assert waited(piped, Part.GATHER) == 0
+    gathered = [each for each in piped.segments if each.gather]
+    assert gathered
+    assert all(each.is_kept for each in gathered)
 
 
 def test_a_block_left_in_parts_is_gathered_from_them_in_backward() -> None:
     costs = costs_of(case_of(fsdp=4, reshard_after_forward=2))
-    # 8 blocks, each micro-batch, beside the gather of each unit: 1 ms
-    assert waited(costs, Part.GATHER) == pytest.approx(BATCHES * DIVISIBLE["layers"] * 1e-3)
-    assert all(each.is_kept for each in costs.segments if each.gather)
+    # 8 blocks, forward from all ranks and backward from two, and the root: 1 ms each
+    assert waited(costs, Part.GATHER) == pytest.approx(BATCHES * (2 * DIVISIBLE["layers"] + 1) * 1e-3)
 
 
 def test_replicas_of_shards_are_averaged_once_for_each_unit() -> None:
@@ -115,8 +127,44 @@ def test_divided_parameters_cost_each_use_each_sum_and_the_update() -> None:
     assert costs.finish.compute == pytest.approx(weights * 5e-3)
 
 
+def test_a_unit_that_was_not_measured_itself_is_added_up_from_its_parameters_and_collectives() -> None:
+    case = case_of(fsdp=4)
+    host = {
+        Overhead.FSDP_HOOKS_UNIT: 2e-3, Overhead.FSDP_HOOKS_PARAMETER: 1e-3,
+        Overhead.FSDP_GATHER_UNIT: 3e-3, Overhead.FSDP_GATHER_PARAMETER: 0.0,
+        Overhead.FSDP_REDUCE_UNIT: 0.0, Overhead.FSDP_REDUCE_PARAMETER: 2e-3,
+    }  # fmt: skip
+    known = dict.fromkeys(map(str, Overhead), 0.0) | {str(name): seconds for name, seconds in host.items()}
+    kinds = ((Collective.ALL_GATHER, 10e-3), (Collective.REDUCE_SCATTER, 20e-3), (Collective.ALL_REDUCE, 0.0))
+    times = [CollectiveTime(kind, Form.DIRECT, 4, 1, 1000, seconds, 0.0, 1, 3e-4) for kind, seconds in kinds]
+    wide = Calibration(Machine("a CPU", 2, "2.13", "passive"), collectives=tuple(times), overheads=known)
+    costs = strategy_costs(case, wide, MemoryModel(case).ledger_of_rank(0))
+    block = next(each for each in costs.segments if each.gather)
+    # 4 ranks on 2 cores: the engine stretches everything by two, so measured collectives count half
+    assert block.gather == pytest.approx(3e-3 + 10e-3 / 2)
+    assert block.reduce == pytest.approx(9 * 2e-3 + 20e-3 / 2)
+    assert (block.forward + block.backward).compute == pytest.approx(2e-3 + 9 * 1e-3)
+
+
+def test_a_deepspeed_rank_pays_each_module_each_micro_batch() -> None:
+    case = case_of(dp=2, zero=3, recompute="full")
+    parts = {
+        Engine.MODULE: 1.0,
+        Engine.RERUN: 100.0,
+        Engine.MICRO_BATCH: 0.0,
+        Engine.MODULE_STEP: 0.0,
+        Engine.STEP: 7.0,
+    }
+    engine = {ZeroEngine(3, 2).name(part): seconds for part, seconds in parts.items()}
+    costs = costs_of(case, **engine)
+    # of a block: q, k, v, o, gate, up, down and two norms, all but the last rerun; embedding, norm and head
+    modules, reruns = 9 * DIVISIBLE["layers"] + 3, 8 * DIVISIBLE["layers"]
+    assert waited(costs, Part.GATHER) == pytest.approx(BATCHES * (modules + 100 * reruns))
+    assert costs.finish.compute == pytest.approx(7.0)
+
+
 def test_what_was_not_measured_is_named() -> None:
     case = case_of(fsdp=2)
     empty = Calibration(Machine("a CPU", 2, "2.13", "passive"))
-    with pytest.raises(SpecError, match=r"calibration.overheads.fsdp.2r1g.9p.\d+b.kept: was not measured"):
+    with pytest.raises(SpecError, match=r"calibration.overheads.fsdp.hooks.unit: was not measured"):
         strategy_costs(case, empty, MemoryModel(case).ledger_of_rank(0))
