@@ -1,4 +1,4 @@
-"""`calibrate`: bad input is refused before anything is measured, and what cases need is asked for beside their ranks."""
+"""`calibrate`: bad input is refused before anything is measured; what cases need is asked for beside their ranks."""
 
 from __future__ import annotations
 
