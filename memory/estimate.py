@@ -9,7 +9,6 @@ from functools import cache, cached_property
 
 from memory.events import Label
 from memory.holding import Holding
-from memory.memo import Memo
 from memory.optimizer import optimizer_transient
 from memory.pipeline_buffers import pipeline_holdings
 from memory.pipeline_walk import Pipeline, walk_pipeline
@@ -19,6 +18,7 @@ from suite.case import Case
 from suite.cpu_workspace import has_tiles
 from suite.formats import formats_of
 from suite.layout import Layout
+from suite.memo import Memo
 from suite.models.ledgers import ledger_of
 from suite.operators import Ledger
 from suite.record import MemoryEstimate, Moment, Term

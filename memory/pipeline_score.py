@@ -6,11 +6,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from memory.memo import Memo
 from memory.pipeline_beats import Beat, Freed, Part, beats_of
 from memory.stage_passes import Doing, Progress
 from parallelism.schedules.orders import Pass
 from suite.layout import Layout
+from suite.memo import Memo
 from suite.record import Moment
 
 

@@ -6,7 +6,6 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property
 
 from memory.events import Chain, Event, Label, Phase, phase_of
-from memory.memo import Memo
 from memory.pipeline_beats import Freed, Part
 from memory.pipeline_buffers import BUFFER
 from memory.pipeline_finish import finishing
@@ -21,6 +20,7 @@ from parallelism.pipeline.strategy import joins_weights, stream_bytes
 from parallelism.schedules.ledgers import ledger_of_stages
 from parallelism.schedules.stages import Stage, head_is_copied, stages_of, stages_of_rank
 from suite.case import Case
+from suite.memo import Memo
 from suite.operators import Ledger
 from suite.tape import Backend, Numerics
 

@@ -10,12 +10,12 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from memory.estimate import RANKS_SHOWN, MemoryModel, Outside, representative_ranks
-from memory.memo import Memo
 from memory.pipeline_peaks import PipelinePeaks, peaks_of
 from memory.pipeline_walk import Pipeline
 from memory.pipeline_words import length_of
 from parallelism.data import replicate
 from suite.case import Case
+from suite.memo import Memo
 from suite.operators import Ledger
 from suite.share import share_of
 

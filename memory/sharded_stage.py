@@ -14,7 +14,6 @@ from dataclasses import dataclass, replace
 
 from memory.events import Chain, Label, Phase, Script
 from memory.gathers import Gathers
-from memory.memo import Memo
 from memory.micro_batch import BACKWARD, FORWARD, SLOTS
 from memory.scripts import SHARED_FREED, SHARED_MADE, SLOTS_BEFORE, Form, ScriptWriter
 from memory.stage_passes import Doing, Progress
@@ -22,6 +21,7 @@ from memory.stage_walk import StageWalk
 from memory.units import Exchange, Micro, Unit, unit_of
 from parallelism.schedules.gathers import Held
 from suite.layout import Layout
+from suite.memo import Memo
 
 
 def held_after_forward(layout: Layout) -> Held:

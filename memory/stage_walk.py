@@ -8,12 +8,12 @@ from functools import cached_property
 
 from memory.events import Chain, Event, Label, Phase, phase_of
 from memory.labels import Labels, WalkRules
-from memory.memo import Memo
 from memory.micro_batch import MicroScripts, plain_scripts
 from memory.scripts import Form, ScriptWriter, form_of
 from memory.split_walk import SplitWalk, walk_split
 from memory.walk import SegmentWalk, walk_segment
 from parallelism.schedules.stages import Stage
+from suite.memo import Memo
 from suite.operators import Array, Ledger, Segment
 from suite.record import Component
 

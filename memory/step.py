@@ -8,7 +8,6 @@ from functools import cached_property
 
 from memory.events import Chain, Event, Label, Phase, gradient_label, phase_of
 from memory.leftovers import leftovers
-from memory.memo import Memo
 from memory.micro_batch import Gathering, MicroScripts, plain_scripts, sharded_scripts
 from memory.scripts import Form, form_of
 from memory.units import Unit, exchange_of, micro_of, unit_of
@@ -17,6 +16,7 @@ from memory.zero_walk import Acts, acts_of
 from parallelism.data import replicate
 from suite.case import Case
 from suite.formats import formats_of
+from suite.memo import Memo
 from suite.operators import Ledger, Segment
 from suite.record import Component, Moment
 from suite.tape import Backend, Numerics
