@@ -41,6 +41,8 @@ def block_counts(case: Case) -> tuple[int, ...]:
     layout = case.layout
     if layout.stage_split.layers:
         return layout.stage_split.layers
+    if layout.stages == 1:
+        return (case.model.layers,)
     if layout.stage_split.is_balanced:
         return balanced_split(block_costs(case), layout.stages)
     return even_split(case.model.layers, layout.stages)

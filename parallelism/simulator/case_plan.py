@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from dataclasses import dataclass, replace
-from functools import cached_property
-from typing import Protocol
+from collections.abc import Callable, Hashable, Iterable
+from dataclasses import dataclass, field, replace
+from functools import cached_property, partial
+from typing import Protocol, TypeVar
 
 from parallelism.data.ddp import DDP
 from parallelism.data.fsdp import FSDP
 from parallelism.data.replicate import REPLICATE
 from parallelism.pipeline.strategy import PIPELINE, joins_weights
-from parallelism.schedules.ledgers import ledger_of_stages, stages_of_place
-from parallelism.schedules.orders import schedule_order
-from parallelism.schedules.stages import Stage, rank_of_stage, stages_of
+from parallelism.schedules.orders import Action, order_of
+from parallelism.schedules.stages import head_is_copied, rank_of_stage, stages_of_rank
 from parallelism.simulator.kernel_time import Passes
 from parallelism.simulator.plan import NOTHING, Cost, Issue, Part, StagePlan, StepPlan, Unit
+from parallelism.simulator.stage_ledgers import StageLedgers
 from parallelism.simulator.unit_messages import (
     Seconds,
     hides_ring,
@@ -33,11 +33,14 @@ from suite.case import Case
 from suite.collectives import Collective
 from suite.formats import formats_of
 from suite.layout import Layout, Offload, Reduction
+from suite.memo import Memo
 from suite.models.ledgers import ledger_of
 from suite.operators import Ledger, Placed, Segment
 from suite.parse import require
 from suite.share import share_of
 from suite.tape import Backend
+
+T = TypeVar("T")
 
 
 class Pricing(Protocol):
@@ -60,24 +63,17 @@ def case_plan(case: Case, pricing: Pricing, seconds: Seconds, slowdown: float = 
     every message of parallelism.traffic, clipping and update. Not counted: the loader, logging, validation.
     Raises SpecError for what is offloaded to the host, which has no time here yet.
     """
-    layout = case.layout
-    require(
-        layout.offload is Offload.NONE, f"layout.offload: {layout.offload} has no time yet; none is what can be timed"
-    )
-    builder = _Builder(case, pricing, seconds)
-    stages = tuple(builder.stage(stage) for stage in stages_of(case))
-    finish = tuple(builder.finish(place) for place in range(layout.pp))
-    return StepPlan(
-        orders=tuple(schedule_order(case, place) for place in range(layout.pp)),
-        stages=stages,
-        finish=finish,
-        agree=sum(seconds(row) for row in clipping_messages(layout) if row.axis == "pp" and row.ranks > 1),
-        gathers=Issue.BLOCKING if layout.is_deepspeed else Issue.STREAMS,
-        reductions=Issue.BLOCKING if layout.is_deepspeed and layout.zero < 3 else Issue.STREAMS,
-        gathers_ahead=_gathers_ahead(case),
-        keeps_after_forward=layout.fsdp > 1 and layout.reshard_after_forward is False,
-        reduces_each=_reduces_each(layout),
-        slowdown=slowdown,
+    planner = Planner(case, pricing, seconds, slowdown)
+    plan = planner.plan()
+    stages = (_named(stage, part) for stage, part in zip(plan.stages, planner.parts.ledgers, strict=True))
+    return replace(plan, stages=tuple(stages))
+
+
+def _named(stage: StagePlan, part: Ledger) -> StagePlan:
+    """With each block's own name, where equal ones have that of their kind."""
+    units = zip(stage.units, part.segments, strict=True)
+    return StagePlan(
+        tuple(replace(unit, name=placed.prefix) if placed.prefix else unit for unit, placed in units), stage.send
     )
 
 
@@ -96,23 +92,81 @@ def _reduces_each(layout: Layout) -> bool:
     return layout.zero >= 2 if layout.is_deepspeed else layout.reduction is Reduction.MICRO_BATCH
 
 
+#: fields of a workload that the ledger of a micro-batch does not depend on
+BESIDE_THE_LEDGER = frozenset({"micro_batches", "optimizer", "optimizer_kernel"})
+#: settings of a layout on which no time of a unit or an update depends; where they decide what a stage holds, its
+#: segments tell
+BESIDE_TIMES = frozenset({"schedule", "virtual_stages", "stage_split"})
+
+
 @dataclass(frozen=True)
-class _Builder:
-    """Builds stages and ends of one case."""
+class Planner:
+    """Plans one case. What it works out serves all that is alike in the case and, with a `memo` that other cases of the
+    same machine have, those too."""
 
     case: Case
     pricing: Pricing
     seconds: Seconds
+    slowdown: float = 1.0
+    memo: Memo = field(default_factory=Memo, compare=False, repr=False)
+
+    def plan(self) -> StepPlan:
+        """As `case_plan`, but that equal blocks are one Unit with the name of their kind, equal stages one StagePlan."""
+        case, layout = self.case, self.case.layout
+        require(
+            layout.offload is Offload.NONE,
+            f"layout.offload: {layout.offload} has no time yet; none is what can be timed",
+        )
+        stages = self.parts.stages
+        return StepPlan(
+            orders=self.orders(case.workload.micro_batches),
+            stages=tuple([self._stage(stage.index, joins_weights(case, stage.index)) for stage in stages]),
+            finish=tuple([self._finish(place) for place in range(layout.pp)]),
+            agree=self._once("agree", self._agree),
+            gathers=Issue.BLOCKING if layout.is_deepspeed else Issue.STREAMS,
+            reductions=Issue.BLOCKING if layout.is_deepspeed and layout.zero < 3 else Issue.STREAMS,
+            gathers_ahead=_gathers_ahead(case),
+            keeps_after_forward=layout.fsdp > 1 and layout.reshard_after_forward is False,
+            reduces_each=_reduces_each(layout),
+            slowdown=self.slowdown,
+        )
+
+    def orders(self, micro_batches: int) -> tuple[tuple[Action, ...], ...]:
+        """What each pipeline rank would run of so many micro-batches: one object for equal ones."""
+        layout = self.case.layout
+        return self.memo.once(
+            ("orders", layout.schedule, layout.pp, layout.virtual_stages, micro_batches),
+            lambda: tuple(order_of(layout, micro_batches, place) for place in range(layout.pp)),
+        )
 
     @cached_property
     def ledger(self) -> Ledger:
         """The whole model as the rank of each pipeline place holds it whose share is largest."""
         case = self.case
         backend = Backend.CPU if case.cluster.device == "cpu" else Backend.CUDA
-        return ledger_of(
-            case.model, case.workload, case.layout.recompute, formats_of(case).numerics, backend,
-            share=share_of(case.layout, self.rank(0)),
-        )  # fmt: skip
+        facts = case.layout.recompute, formats_of(case).numerics, backend, share_of(case.layout, self.rank(0))
+        work = tuple([value for name, value in vars(case.workload).items() if name not in BESIDE_THE_LEDGER])
+        return self.memo.once(
+            ("ledger", case.model, work, facts),
+            lambda: ledger_of(case.model, case.workload, *facts[:3], share=facts[3]),
+        )
+
+    @cached_property
+    def parts(self) -> StageLedgers:
+        """What each stage holds."""
+        case, ledger = self.case, self.ledger
+        split = case.layout.stage_split, case.layout.stages, head_is_copied(case)
+        return self.memo.once(("parts", self.memo.name(ledger), split), lambda: StageLedgers.of(case, ledger))
+
+    @cached_property
+    def _settings(self) -> int:
+        """A key for all that times depend on but segments."""
+        case = self.case
+        layout = tuple([value for name, value in vars(case.layout).items() if name not in BESIDE_TIMES])
+        return self.memo.name(self.memo.same((case.model, layout, case.workload, case.recipe, case.cluster)))
+
+    def _once(self, what: str, make: Callable[[], T], *key: Hashable) -> T:
+        return self.memo.once((what, self._settings, *key), make)
 
     def rank(self, place: int) -> int:
         """The rank that stands for a pipeline place: the first, or where a ring is not balanced the last of its
@@ -121,21 +175,23 @@ class _Builder:
         late = 0 if layout.is_balanced else (layout.cp - 1) * layout.tp
         return place * (layout.world_size // layout.pp) + late
 
-    def stage(self, stage: Stage) -> StagePlan:
-        """Its units; a send to the next stage, if that is on another rank."""
-        layout = self.case.layout
-        part = ledger_of_stages(self.case, self.ledger, (stage,))
-        rank = self.rank(rank_of_stage(layout, stage.index))
-        exchanges = self._exchanges(part, rank)
-        known: dict[Segment, Unit] = {}
-        units = []
-        for placed, exchange in zip(part.segments, exchanges, strict=True):
-            if placed.segment not in known:
-                known[placed.segment] = self._unit(part, placed, rank)
-            units.append(self._with(known[placed.segment], placed, exchange))
-        if joins_weights(self.case, stage.index):
-            units = [replace(unit, inputs=unit.backward, weights=NOTHING) for unit in units]
-        return StagePlan(tuple(units), self._send(rank))
+    def _stage(self, index: int, joins: bool) -> StagePlan:
+        return self._once("stage", lambda: self._plan_of(index, joins), self.parts.kinds[index], joins)
+
+    def _plan_of(self, index: int, joins: bool) -> StagePlan:
+        """A stage's units; a send to the next stage, if that is on another rank."""
+        part = self.parts.ledgers[index]
+        rank = self.rank(rank_of_stage(self.case.layout, index))
+        units: dict[tuple[Segment, Exchange], Unit] = {}
+        line = []
+        for placed, exchange in zip(part.segments, self._exchanges(part, rank), strict=True):
+            key = placed.segment, exchange
+            if key not in units:
+                unit = self._once("unit", partial(self._unit, part, placed, rank), placed.segment)
+                unit = self._with(unit, exchange)
+                units[key] = replace(unit, inputs=unit.backward, weights=NOTHING) if joins else unit
+            line.append(units[key])
+        return StagePlan(tuple(line), self._once("send", self._send))
 
     def _unit(self, part: Ledger, placed: Placed, rank: int) -> Unit:
         """A segment's cost with the messages that its own operators wait for."""
@@ -160,11 +216,10 @@ class _Builder:
         nbytes = 3 * formats_of(self.case).gradients.nbytes * segment.parameters
         return self.pricing.cost([Moved(nbytes)]).times((count - 1) / count) if nbytes else Cost()
 
-    def _with(self, unit: Unit, placed: Placed, exchange: Exchange) -> Unit:
-        """The unit where it stands, with what it gathers and reduces; torch's copies of both are compute."""
+    def _with(self, unit: Unit, exchange: Exchange) -> Unit:
+        """The unit with what it gathers and reduces; torch's copies of both are compute."""
         return replace(
             unit,
-            name=placed.prefix or unit.name,
             forward=unit.forward + self.pricing.cost(exchange.forward_copies),
             inputs=unit.inputs + self.pricing.cost(exchange.backward_copies),
             weights=unit.weights + self.pricing.cost(exchange.reduction_copies),
@@ -184,16 +239,25 @@ class _Builder:
             return ddp_exchanges(self.case, part, rank, self.seconds)
         return [Exchange()] * len(part.segments)
 
-    def _send(self, rank: int) -> float:
+    def _agree(self) -> float:
+        rows = clipping_messages(self.case.layout)
+        return sum(self.seconds(row) for row in rows if row.axis == "pp" and row.ranks > 1)
+
+    def _send(self) -> float:
         if self.case.layout.pp == 1:
             return 0.0
-        return self.seconds(PIPELINE.messages(self.case, self.ledger, rank)[0])
+        return self.seconds(PIPELINE.messages(self.case, self.ledger, 0)[0])
 
-    def finish(self, place: int) -> Cost:
+    def _finish(self, place: int) -> Cost:
+        held = stages_of_rank(self.case.layout, place)
+        ends = 0 in held, self.parts.stages[-1].index in held
+        kinds = tuple([self.memo.name(self.parts.kinds[index]) for index in held])
+        return self._once("finish", lambda: self._cost_of(place, self.parts.held(held)), kinds, ends)
+
+    def _cost_of(self, place: int, whole: Ledger) -> Cost:
         """Clipping and update of all that a pipeline place holds, and what is sent once a step before or after."""
         case, layout = self.case, self.case.layout
         rank = self.rank(place)
-        whole = ledger_of_stages(case, self.ledger, stages_of_place(case, place)) if layout.pp > 1 else self.ledger
         rows = {Part.TENSOR: once_a_step(case, whole, rank)}
         rows[Part.NORM] = [row for row in (*clipping_messages(layout), *scaling_messages(case)) if row.axis != "pp"]
         if PIPELINE.is_used(layout):

@@ -12,7 +12,7 @@ from suite.case import Case
 from suite.collectives import Collective, Message
 from suite.formats import formats_of
 from suite.layout import Reduction
-from suite.operators import Ledger, Placed
+from suite.operators import Ledger, Segment
 
 
 @dataclass(frozen=True)
@@ -37,19 +37,19 @@ def sharded_exchanges(case: Case, part: Ledger, seconds: Seconds) -> list[Exchan
     """
     root = [placed for placed in part.segments if not placed.prefix]
     found = []
+    blocks: dict[Segment, Exchange] = {}
     for placed in part.segments:
         if placed.prefix:
-            own = replace(part, segments=(placed,))
-        elif placed is root[0]:
-            own = replace(part, segments=tuple(root))
+            if placed.segment not in blocks:
+                blocks[placed.segment] = _sharded(case, replace(part, segments=(placed,)), seconds)
+            found.append(blocks[placed.segment])
         else:
-            found.append(Exchange())
-            continue
-        found.append(_sharded(case, own, placed, seconds))
+            own = replace(part, segments=tuple(root))
+            found.append(_sharded(case, own, seconds) if placed is root[0] else Exchange())
     return found
 
 
-def _sharded(case: Case, own: Ledger, placed: Placed, seconds: Seconds) -> Exchange:
+def _sharded(case: Case, own: Ledger, seconds: Seconds) -> Exchange:
     layout, formats = case.layout, formats_of(case)
     (unit,) = fsdp.sharded_units(own, layout.shard_ranks)
     compute, reduced = formats.numerics.weights.nbytes, formats.reduced.nbytes
