@@ -111,7 +111,7 @@ class Planner:
     memo: Memo = field(default_factory=Memo, compare=False, repr=False)
 
     def plan(self) -> StepPlan:
-        """As `case_plan`, but that equal blocks are one Unit with the name of their kind, equal stages one StagePlan."""
+        """As `case_plan`, but equal blocks are one Unit with the name of their kind, equal stages one StagePlan."""
         case, layout = self.case, self.case.layout
         require(
             layout.offload is Offload.NONE,

@@ -9,6 +9,7 @@ from typing import Any, cast
 
 from parallelism.schedules.orders import Action
 from parallelism.simulator.engine import Graph, followers_of
+from parallelism.simulator.folding import Folder, distinct, pattern
 from parallelism.simulator.lanes import Lanes, later
 from parallelism.simulator.plan import Cost, StagePlan, StepPlan, Unit
 from parallelism.simulator.program import STREAMS, Stream, program_of
@@ -35,28 +36,31 @@ def step_seconds_of(candidates: Sequence[Candidate]) -> list[float]:
     did on average, or what the busiest rank needs for it, if that comes to more. Not counted: queues that slow each
     other down (`Sharing`). A search's best few are to be run whole.
     """
-    plans = [plan for item in candidates for plan in (item.plan, *_cut(item))[-2:]]
+    folder = Folder()
     groups: dict[Hashable, list[int]] = defaultdict(list)
-    for place, plan in enumerate(plans):
-        groups[_shape(plan)].append(place)
+    plans: list[StepPlan] = []
+    sizes = [_sizes(item) for item in candidates]
+    for item, cut in zip(candidates, sizes, strict=True):
+        plan, shape = folder.plan(item.plan)
+        for size in cut:
+            orders = plan.orders if size == item.micro_batches else item.orders_of(size)
+            groups[id(orders), shape].append(len(plans))
+            plans.append(plan if orders is plan.orders else replace(plan, orders=orders))
     ends: list[_End] = [_End(0.0, ())] * len(plans)
     for places in groups.values():
         for place, end in zip(places, _ends([plans[place] for place in places]), strict=True):
             ends[place] = end
     line, found = iter(ends), []
-    for item in candidates:
-        cut = _cut(item)
-        found.append(_extended(item, next(line), next(line)) if cut else next(line).total)
+    for item, cut in zip(candidates, sizes, strict=True):
+        found.append(next(line).total if len(cut) == 1 else _extended(item, next(line), next(line)))
     return found
 
 
-def _cut(item: Candidate) -> tuple[StepPlan, ...]:
-    """A shorter step of the same kind and one that is shorter still, if the step is long."""
+def _sizes(item: Candidate) -> tuple[int, ...]:
+    """Micro-batches of the steps that are worked out: its own, or where it is long a shorter one and one that is
+    shorter still."""
     kept = _kept(item)
-    if kept == item.micro_batches:
-        return ()
-    sizes = (kept, kept - SETTLED * len(item.plan.orders))
-    return tuple(replace(item.plan, orders=item.orders_of(size)) for size in sizes)
+    return (kept,) if kept == item.micro_batches else (kept, kept - SETTLED * len(item.plan.orders))
 
 
 def _kept(item: Candidate) -> int:
@@ -80,33 +84,6 @@ class _End:
 
     total: float
     ranks: tuple[tuple[float, float], ...]
-
-
-def _shape(plan: StepPlan) -> Hashable:
-    """All that decides which tasks there are and what they wait for."""
-    stages = tuple((_pattern(stage), tuple(map(_kinds, _distinct(stage)))) for stage in plan.stages)
-    rest = (plan.gathers, plan.reductions, plan.gathers_ahead, plan.keeps_after_forward, plan.reduces_each)
-    return id(plan.orders), stages, bool(plan.agree), tuple(map(_blocking, plan.finish)), rest
-
-
-def _distinct(stage: StagePlan) -> list[Unit]:
-    return list({id(unit): unit for unit in stage.units}.values())
-
-
-def _pattern(stage: StagePlan) -> tuple[int, ...]:
-    numbers: dict[int, int] = {}
-    return tuple(numbers.setdefault(id(unit), len(numbers)) for unit in stage.units)
-
-
-def _kinds(unit: Unit) -> Hashable:
-    """Which of its times are there."""
-    costs = (unit.forward, unit.inputs, unit.weights, unit.rerun)
-    flags = (bool(unit.gather), bool(unit.reduce), unit.is_kept)
-    return (*flags, *((bool(cost.compute), bool(cost.host), _blocking(cost)) for cost in costs))
-
-
-def _blocking(cost: Cost) -> Hashable:
-    return tuple(part for part, _ in cost.blocking)
 
 
 def _ends(plans: Sequence[StepPlan]) -> list[_End]:
@@ -149,40 +126,33 @@ def _longest(graph: Graph, places: int) -> tuple[Any, list[tuple[Any, Any]]]:
 
 def _stacked(plans: Sequence[StepPlan]) -> StepPlan:
     """One plan whose times are lanes."""
-    first = plans[0]
+    known: dict[tuple[int, ...], StagePlan] = {}
     stages = []
-    for place, stage in enumerate(first.stages):
-        own = [_distinct(plan.stages[place]) for plan in plans]
-        units = [_unit([units[index] for units in own]) for index in range(len(own[0]))]
-        send = Lanes.of([plan.stages[place].send for plan in plans])
-        stages.append(StagePlan(tuple(units[index] for index in _pattern(stage)), cast(float, send)))
-    finish = tuple(_cost([plan.finish[place] for plan in plans]) for place in range(len(first.finish)))
+    for place in range(len(plans[0].stages)):
+        own = [plan.stages[place] for plan in plans]
+        key = tuple(map(id, own))
+        if key not in known:
+            known[key] = _stage(own)
+        stages.append(known[key])
+    finish = tuple(_cost([plan.finish[place] for plan in plans]) for place in range(len(plans[0].finish)))
     agree = cast(float, Lanes.of([plan.agree for plan in plans]))
-    return _quietly(first, tuple(stages), finish, agree)
+    return replace(plans[0], stages=tuple(stages), finish=finish, agree=agree)
 
 
-def _quietly(first: StepPlan, stages: tuple[StagePlan, ...], finish: tuple[Cost, ...], agree: float) -> StepPlan:
-    return replace(first, stages=stages, finish=finish, agree=agree, slowdown=1.0, cores=None)
+def _stage(stages: Sequence[StagePlan]) -> StagePlan:
+    columns = zip(*(distinct(stage) for stage in stages), strict=True)
+    units = [_unit(column) for column in columns]
+    send = cast(float, Lanes.of([stage.send for stage in stages]))
+    return StagePlan(tuple(units[index] for index in pattern(stages[0])), send)
 
 
 def _unit(units: Sequence[Unit]) -> Unit:
-    first = units[0]
-    return Unit(
-        first.name,
-        _cost([unit.forward for unit in units]),
-        _cost([unit.inputs for unit in units]),
-        _cost([unit.weights for unit in units]),
-        _cost([unit.rerun for unit in units]),
-        cast(float, Lanes.of([unit.gather for unit in units])),
-        cast(float, Lanes.of([unit.reduce for unit in units])),
-        first.is_kept,
-    )
+    """Of units that are folded."""
+    costs = (_cost([getattr(unit, name) for unit in units]) for name in ("forward", "inputs", "weights"))
+    gather, reduce = (cast(float, Lanes.of([getattr(unit, name) for unit in units])) for name in ("gather", "reduce"))
+    return Unit(units[0].name, *costs, gather=gather, reduce=reduce, is_kept=units[0].is_kept)
 
 
 def _cost(costs: Sequence[Cost]) -> Cost:
-    blocking = tuple(
-        (part, cast(float, Lanes.of([cost.blocking[place][1] for cost in costs])))
-        for place, (part, _) in enumerate(costs[0].blocking)
-    )
     compute, host = (Lanes.of([getattr(cost, name) for cost in costs]) for name in ("compute", "host"))
-    return Cost(cast(float, compute), cast(float, host), blocking)
+    return Cost(cast(float, compute), cast(float, host))
