@@ -5,15 +5,15 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, cast
 
 from parallelism.schedules.orders import Action
-from parallelism.simulator.engine import Graph, followers_of
-from parallelism.simulator.folding import Folder, distinct, pattern
-from parallelism.simulator.lanes import Lanes, later
-from parallelism.simulator.plan import Cost, StagePlan, StepPlan, Unit
-from parallelism.simulator.program import STREAMS, Stream, program_of
+from parallelism.simulator.plan import StepPlan
+from parallelism.simulator.stage_sums import StageSums, Sums, finish_seconds
+from parallelism.simulator.step_ends import Shape, ends_of
+from parallelism.simulator.turns import Turn, turns_of
 
+#: settings of a plan that decide, beside its orders and stages, which tasks there are and what they wait for
+SHAPES = ("gathers", "reductions", "gathers_ahead", "keeps_after_forward", "reduces_each")
 #: rounds of `pp` micro-batches that are worked out; those that are left take as long as the last SETTLED of them
 ROUNDS_KEPT, SETTLED = 4, 2
 
@@ -36,24 +36,40 @@ def step_seconds_of(candidates: Sequence[Candidate]) -> list[float]:
     did on average, or what the busiest rank needs for it, if that comes to more. Not counted: queues that slow each
     other down (`Sharing`). A search's best few are to be run whole.
     """
-    folder = Folder()
+    sums = Sums()
     groups: dict[Hashable, list[int]] = defaultdict(list)
-    plans: list[StepPlan] = []
+    steps: list[_Step] = []
     sizes = [_sizes(item) for item in candidates]
     for item, cut in zip(candidates, sizes, strict=True):
-        plan, shape = folder.plan(item.plan)
+        plan = item.plan
+        stages = [sums.of(stage) for stage in plan.stages]
+        shape = tuple([stage.kind for stage in stages]), bool(plan.agree), *[getattr(plan, name) for name in SHAPES]
         for size in cut:
             orders = plan.orders if size == item.micro_batches else item.orders_of(size)
-            groups[id(orders), shape].append(len(plans))
-            plans.append(plan if orders is plan.orders else replace(plan, orders=orders))
-    ends: list[_End] = [_End(0.0, ())] * len(plans)
+            groups[id(orders), shape].append(len(steps))
+            steps.append(_Step(plan, orders, stages))
+    ends: list[_End] = [_End(0.0, ())] * len(steps)
+    turns: dict[int, list[Turn]] = {}
     for places in groups.values():
-        for place, end in zip(places, _ends([plans[place] for place in places]), strict=True):
+        some = [steps[place] for place in places]
+        orders = some[0].orders
+        if id(orders) not in turns:
+            turns[id(orders)] = turns_of(orders)
+        for place, end in zip(places, _ends(some, turns[id(orders)], sums), strict=True):
             ends[place] = end
     line, found = iter(ends), []
     for item, cut in zip(candidates, sizes, strict=True):
         found.append(next(line).total if len(cut) == 1 else _extended(item, next(line), next(line)))
     return found
+
+
+@dataclass(frozen=True, slots=True)
+class _Step:
+    """A plan by orders of its own or shorter ones, and its stages."""
+
+    plan: StepPlan
+    orders: tuple[tuple[Action, ...], ...]
+    stages: list[StageSums]
 
 
 def _sizes(item: Candidate) -> tuple[int, ...]:
@@ -86,73 +102,15 @@ class _End:
     ranks: tuple[tuple[float, float], ...]
 
 
-def _ends(plans: Sequence[StepPlan]) -> list[_End]:
-    """How the steps of plans of one shape end."""
-    graph = program_of(_stacked(plans) if len(plans) > 1 else plans[0]).graph
-    total, ranks = _longest(graph, len(plans[0].orders))
-    lanes = range(len(plans))
-    return [_End(_lane(total, i), tuple((_lane(idle, i), _lane(busy, i)) for idle, busy in ranks)) for i in lanes]
+def _ends(steps: Sequence[_Step], turns: Sequence[Turn], sums: Sums) -> list[_End]:
+    """How steps of one shape end."""
+    import numpy as np
 
-
-def _lane(number: Any, index: int) -> float:
-    return float(number.values[index]) if isinstance(number, Lanes) else number
-
-
-def _longest(graph: Graph, places: int) -> tuple[Any, list[tuple[Any, Any]]]:
-    """As the engine's longest path, for lanes; and each place's idle ends and busy time."""
-    followers, waits = followers_of(graph)
-    start: list[Any] = [0.0] * len(graph)
-    ready = [task for task, count in enumerate(waits) if not count]
-    first: list[Any] = [None] * places
-    last: list[Any] = [0.0] * places
-    busy: list[Any] = [0.0] * places
-    total: Any = 0.0
-    while ready:
-        task = ready.pop()
-        end = start[task] + graph.seconds[task]
-        place, stream = divmod(graph.queue[task], STREAMS)
-        if stream == Stream.COMPUTE:
-            first[place] = start[task] if first[place] is None else first[place]
-            last[place], busy[place] = end, busy[place] + graph.seconds[task]
-        if not followers[task]:
-            total = later(total, end)
-        for other in followers[task]:
-            start[other] = later(start[other], end)
-            waits[other] -= 1
-            if not waits[other]:
-                ready.append(other)
-    return total, [(total + last[place] * -1 + first[place], busy[place]) for place in range(places)]
-
-
-def _stacked(plans: Sequence[StepPlan]) -> StepPlan:
-    """One plan whose times are lanes."""
-    known: dict[tuple[int, ...], StagePlan] = {}
-    stages = []
-    for place in range(len(plans[0].stages)):
-        own = [plan.stages[place] for plan in plans]
-        key = tuple(map(id, own))
-        if key not in known:
-            known[key] = _stage(own)
-        stages.append(known[key])
-    finish = tuple(_cost([plan.finish[place] for plan in plans]) for place in range(len(plans[0].finish)))
-    agree = cast(float, Lanes.of([plan.agree for plan in plans]))
-    return replace(plans[0], stages=tuple(stages), finish=finish, agree=agree)
-
-
-def _stage(stages: Sequence[StagePlan]) -> StagePlan:
-    columns = zip(*(distinct(stage) for stage in stages), strict=True)
-    units = [_unit(column) for column in columns]
-    send = cast(float, Lanes.of([stage.send for stage in stages]))
-    return StagePlan(tuple(units[index] for index in pattern(stages[0])), send)
-
-
-def _unit(units: Sequence[Unit]) -> Unit:
-    """Of units that are folded."""
-    costs = (_cost([getattr(unit, name) for unit in units]) for name in ("forward", "inputs", "weights"))
-    gather, reduce = (cast(float, Lanes.of([getattr(unit, name) for unit in units])) for name in ("gather", "reduce"))
-    return Unit(units[0].name, *costs, gather=gather, reduce=reduce, is_kept=units[0].is_kept)
-
-
-def _cost(costs: Sequence[Cost]) -> Cost:
-    compute, host = (Lanes.of([getattr(cost, name) for cost in costs]) for name in ("compute", "host"))
-    return Cost(cast(float, compute), cast(float, host))
+    first = steps[0]
+    shape = Shape(
+        replace(first.plan, orders=first.orders), turns, [sums.kinds[stage.kind] for stage in first.stages]
+    )  # fmt: skip
+    finish = np.array([finish_seconds(step.plan) for step in steps]).T
+    found = ends_of(shape, [step.stages for step in steps], finish, np.array([step.plan.agree for step in steps]))
+    ranks = np.array([found.idle, found.busy]).T.tolist()
+    return [_End(total, tuple(pairs)) for total, pairs in zip(found.total.tolist(), ranks, strict=True)]

@@ -6,11 +6,9 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from enum import IntEnum
 from functools import cached_property
-from typing import cast
 
 from parallelism.schedules.orders import Action, Pass
 from parallelism.simulator.engine import Cores, Graph, Interference, Sharing
-from parallelism.simulator.lanes import later
 from parallelism.simulator.plan import NOTHING, Cost, Issue, Part, StepPlan, Unit
 
 
@@ -88,7 +86,7 @@ class _Rank:
     def run(self) -> None:
         """Every action of its order."""
         order = self.plan.orders[self.place]
-        left = _reducing(order, self.plan.reduces_each)
+        left = reducing(order, self.plan.reduces_each)
         if self.plan.gathers is Issue.AT_END:
             self._gather_first(order)
         for action, reduces in zip(order, left, strict=True):
@@ -197,7 +195,7 @@ def _connect(plan: StepPlan, graph: Graph, ranks: list[_Rank]) -> None:
     crossing: list[tuple[int, Action, Action]] = []
     for rank in ranks:
         for action in plan.orders[rank.place]:
-            source = _source(action, last_stage)
+            source = source_of(action, last_stage)
             if source is None:
                 continue
             made_by = ranks[places[source.stage]].last
@@ -214,7 +212,7 @@ def _connect(plan: StepPlan, graph: Graph, ranks: list[_Rank]) -> None:
         graph.wait(ranks[places[action.stage]].first[action], sent)
 
 
-def _source(action: Action, last_stage: int) -> Action | None:
+def source_of(action: Action, last_stage: int) -> Action | None:
     """The pass on another stage that an action waits for."""
     if action.kind is Pass.FORWARD:
         return Action(action.stage - 1, Pass.FORWARD, action.micro_batch) if action.stage else None
@@ -228,7 +226,7 @@ def _finish(plan: StepPlan, graph: Graph, ranks: list[_Rank]) -> None:
     ends = [[*rank.open, *rank.recent[-1:], *([] if rank.issued is None else [rank.issued])] for rank in ranks]
     everyone = [task for end in ends for task in end]
     for rank, cost, own in zip(ranks, plan.finish, ends, strict=True):
-        tasks = [(Part.OPTIMIZER, cast(float, later(cost.compute, cost.host))), *cost.blocking]
+        tasks = [(Part.OPTIMIZER, max(cost.compute, cost.host)), *cost.blocking]
         if plan.agree:
             tasks.insert(0, (Part.NORM, plan.agree))
         after = everyone if plan.agree else own
@@ -269,7 +267,7 @@ def _reruns(action: Action) -> bool:
     return action.kind in (Pass.BACKWARD, Pass.INPUT)
 
 
-def _reducing(order: tuple[Action, ...], each: bool) -> list[bool]:
+def reducing(order: tuple[Action, ...], each: bool) -> list[bool]:
     """Which actions a stage's gradients are reduced in: those that make them, the last one of each stage or all."""
     makes = [action.kind in (Pass.BACKWARD, Pass.WEIGHT) for action in order]
     if each:
