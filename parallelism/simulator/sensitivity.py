@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import cache
 from typing import Any
 
+from parallelism.schedules.orders import Action, order_of
 from parallelism.simulator.machine import Machine, Simulator
+from parallelism.simulator.many import Candidate, step_seconds_of
+from parallelism.simulator.plan import StepPlan
 from parallelism.simulator.plan_changes import faster, kinds_of
 from parallelism.simulator.simulation import Simulation
 from suite.case import Case
@@ -18,6 +22,8 @@ from suite.parse import SpecError
 #: of a resource, for each sensitivity
 MORE = 1.1
 LARGER, FASTER = "10 % more", "10 % faster"
+#: tasks of a step that is simulated again for each of them: a fifth of a second
+RUN_WHOLE = 20_000
 
 
 @dataclass(frozen=True)
@@ -33,22 +39,64 @@ class Sensitivity:
 def sensitivities(before: Simulation, simulator: Simulator) -> tuple[Sensitivity, ...]:
     """What each resource buys a step that `simulator` has simulated, and one more micro-batch; most first.
 
-    Resources are those that the machine has figures for; of a measured one, each kind of work that the plan has.
+    Resources are those that the machine has figures for; of a measured one, each kind of work that the plan has. Steps
+    of more than RUN_WHOLE tasks are not simulated again: see `_quickly`.
     """
-    case, found = before.case, []
-    machine = simulator.machine_of(case)
+    case, machine = before.case, simulator.machine_of(before.case)
+    asked: list[_Question] = []
     if machine is None:
         for kind in kinds_of(before.plan):
-            after = simulator.run(case, faster(before.plan, kind, MORE))
-            found.append(_sensitivity(kind.value.replace("_", " "), FASTER, before, after))
+            asked.append(_Question(kind.value.replace("_", " "), FASTER, case, faster(before.plan, kind, MORE)))
     else:
         for resource, change, other in _changes(case, machine):
-            found.append(_sensitivity(resource, change, before, simulator(case, other)))
+            asked.append(_Question(resource, change, case, simulator.plan_of(case, other), other))
     more = one_more_micro_batch(case)
     if more is not None:
         change = f"{case.workload.micro_batches} to {more.workload.micro_batches}"
-        found.append(_sensitivity("micro-batches a step", change, before, simulator(more)))
+        asked.append(_Question("micro-batches a step", change, more, simulator.plan_of(more, machine), machine))
+    is_short = len(before.program.graph) <= RUN_WHOLE
+    found = _whole(before, simulator, asked) if is_short else _quickly(before, simulator, asked)
     return tuple(sorted(found, key=lambda each: -each.gain))
+
+
+@dataclass(frozen=True)
+class _Question:
+    """A change, and the plan that comes of it."""
+
+    resource: str
+    change: str
+    case: Case
+    plan: StepPlan
+    machine: Machine | None = None
+
+    def answer(self, before: Simulation, step_seconds: float) -> Sensitivity:
+        """With the step that the change makes."""
+        tokens_per_second = self.case.tokens_per_step / step_seconds
+        return Sensitivity(self.resource, self.change, step_seconds, tokens_per_second / before.tokens_per_second - 1)
+
+
+def _whole(before: Simulation, simulator: Simulator, asked: Sequence[_Question]) -> list[Sensitivity]:
+    """Each change's step simulated."""
+    return [each.answer(before, simulator.run(each.case, each.plan, each.machine).step_seconds) for each in asked]
+
+
+def _quickly(before: Simulation, simulator: Simulator, asked: Sequence[_Question]) -> list[Sensitivity]:
+    """All steps worked out together, without what queues that share something do to each other: of each, by what share
+    it differs from the step before. Where that very slow-down changes, the step is simulated."""
+    slowdown, layout = before.plan.slowdown, before.case.layout
+
+    @cache
+    def orders(micro_batches: int) -> tuple[tuple[Action, ...], ...]:
+        return tuple(order_of(layout, micro_batches, place) for place in range(layout.pp))
+
+    plans = [(before.case, before.plan), *((each.case, each.plan) for each in asked)]
+    first, *others = step_seconds_of([Candidate(plan, case.workload.micro_batches, orders) for case, plan in plans])
+    return [
+        each.answer(before, before.step_seconds * seconds / first)
+        if each.plan.slowdown == slowdown
+        else _whole(before, simulator, [each])[0]
+        for each, seconds in zip(asked, others, strict=True)
+    ]
 
 
 def one_more_micro_batch(case: Case) -> Case | None:
@@ -60,11 +108,6 @@ def one_more_micro_batch(case: Case) -> Case | None:
         except SpecError:
             continue
     return None
-
-
-def _sensitivity(resource: str, change: str, before: Simulation, after: Simulation) -> Sensitivity:
-    gain = after.tokens_per_second / before.tokens_per_second - 1
-    return Sensitivity(resource, change, after.step_seconds, gain)
 
 
 def _changes(case: Case, machine: Machine) -> Iterator[tuple[str, str, Machine]]:

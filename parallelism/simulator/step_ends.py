@@ -7,7 +7,7 @@ gather or reduce are taken one by one.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -51,8 +51,10 @@ class Shape:
 
 def ends_of(shape: Shape, sums: Sequence[Sequence[StageSums]], finish: Lanes, agree: Lanes) -> Ends:
     """Of plans of that shape; `finish` has a row for each pipeline rank, `agree` one, both a column for each plan."""
+    import numpy as np
+
     numbers = _columns(sums)
-    ranks = [_Rank(shape, numbers, place) for place in range(len(shape.plan.orders))]
+    ranks = [_Rank(shape, numbers, place, np.maximum) for place in range(len(shape.plan.orders))]
     done: list[Lanes] = []
     for turn in shape.turns:
         arrived = None if turn.waits_for is None else done[turn.waits_for]
@@ -96,6 +98,8 @@ class _Rank:
     shape: Shape
     numbers: Sequence[Lanes]
     place: int
+    later: Callable[[Any, Any], Any]
+    """The larger of two, lane by lane"""
     device: Any = 0.0
     host: Any = 0.0
     gathers: Any = 0.0
@@ -130,16 +134,16 @@ class _Rank:
         self.acted += 1
         if turn.sends_on is None:
             return self.device
-        self.sends = _later(self.sends, self.device) + self.numbers[turn.sends_on][0]
+        self.sends = self.later(self.sends, self.device) + self.numbers[turn.sends_on][0]
         return self.sends
 
     def _whole(self, action: Action, arrived: Any, is_by_unit: bool) -> None:
         rows, at = self.numbers[action.stage], RUNS + RUN * PLACE_OF_KIND[action.kind]
         issued = rows[at + 2] if is_by_unit else rows[at]
-        start = self.device if arrived is None else _later(self.device, arrived)
+        start = self.device if arrived is None else self.later(self.device, arrived)
         if self.first is None:
-            self.first = _later(start, self.host)
-        self.device = _later(start + rows[at], self.host + issued)
+            self.first = self.later(start, self.host)
+        self.device = self.later(start + rows[at], self.host + issued)
         self.host = self.host + rows[at + 1]
         self.busy = self.busy + rows[at]
         self.recent.append(self.device)
@@ -153,8 +157,8 @@ class _Rank:
             unit = units[index]
             if index in gathered:
                 there = self._gather(rows[unit.column + GATHER], plan.gathers_ahead[not is_forward])
-                waits = there if waits is None else _later(waits, there)
-            self._on_device(rows[unit.column + at], self.host if waits is None else _later(self.host, waits))
+                waits = there if waits is None else self.later(waits, there)
+            self._on_device(rows[unit.column + at], self.host if waits is None else self.later(self.host, waits))
             self.host = self.host + rows[unit.column + at + 1]
             self.recent.append(self.device)
             waits = None
@@ -166,7 +170,7 @@ class _Rank:
             self._on_device(seconds)
             return self.device
         after = self.recent[-1 - ahead] if len(self.recent) > ahead else 0.0
-        self.gathers = _later(self.gathers, after) + seconds
+        self.gathers = self.later(self.gathers, after) + seconds
         return self.gathers
 
     def _reduce(self, seconds: Lanes) -> None:
@@ -176,10 +180,10 @@ class _Rank:
             case Issue.BLOCKING:
                 self._on_device(seconds)
             case Issue.STREAMS:
-                self.reductions = _later(self.reductions, self.device) + seconds
+                self.reductions = self.later(self.reductions, self.device) + seconds
 
     def _on_device(self, seconds: Lanes, ready: Any = 0.0) -> None:
-        start = _later(self.device, ready)
+        start = self.later(self.device, ready)
         if self.first is None:
             self.first = start
         self.device, self.busy = start + seconds, self.busy + seconds
@@ -187,7 +191,7 @@ class _Rank:
     def ready(self) -> Any:
         """When the update may start."""
         self._on_device(self.put_off)
-        return _later(_later(self.device, self.reductions), self.host)
+        return self.later(self.later(self.device, self.reductions), self.host)
 
 
 def _gathering(
@@ -216,10 +220,3 @@ def _gathering(
             index for index, unit in enumerate(units[action.stage]) if stays or (is_forward and unit.is_kept)
         }
     return found
-
-
-def _later(one: Any, other: Any) -> Any:
-    """The larger, lane by lane."""
-    import numpy as np
-
-    return np.maximum(one, other)
