@@ -269,6 +269,12 @@ class Ledger:
         return Counter(placed.segment for placed in self.segments)
 
     @cached_property
+    def blocks(self) -> range:
+        """Places of the model's blocks among the segments, from the first to the last."""
+        places = [index for index, placed in enumerate(self.segments) if placed.prefix]
+        return range(places[0], places[-1] + 1)
+
+    @cached_property
     def parameters(self) -> int:
         """Parameters on this rank, a tied one once."""
         return sum(count * segment.parameters for segment, count in self.counts.items())

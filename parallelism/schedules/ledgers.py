@@ -29,8 +29,7 @@ def ledger_of_stages(case: Case, ledger: Ledger, stages: tuple[Stage, ...]) -> L
 
 
 def _segments(case: Case, ledger: Ledger, stage: Stage) -> list[Placed]:
-    places = [index for index, placed in enumerate(ledger.segments) if placed.prefix]
-    first, last = places[0], places[-1]
+    first, last = ledger.blocks[0], ledger.blocks[-1]
     start = 0 if stage.has_embedding else first + stage.blocks.start
     end = len(ledger.segments) if stage.has_head else first + stage.blocks.stop
     segments = list(ledger.segments[start:end])

@@ -7,14 +7,15 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
 from typing import Protocol, TypeVar
 
+from parallelism.data import replicate
 from parallelism.data.ddp import DDP
 from parallelism.data.fsdp import FSDP
-from parallelism.data.replicate import REPLICATE
 from parallelism.pipeline.strategy import PIPELINE, joins_weights
 from parallelism.schedules.orders import Action, order_of
-from parallelism.schedules.stages import head_is_copied, rank_of_stage, stages_of_rank
+from parallelism.schedules.stages import head_is_copied, rank_of_stage, stages_of, stages_of_rank
 from parallelism.simulator.kernel_time import Passes
 from parallelism.simulator.plan import NOTHING, Cost, Issue, Part, StagePlan, StepPlan, Unit
+from parallelism.simulator.plan_keys import PlanKeys, weights_key
 from parallelism.simulator.stage_ledgers import StageLedgers
 from parallelism.simulator.unit_messages import (
     Seconds,
@@ -92,13 +93,6 @@ def _reduces_each(layout: Layout) -> bool:
     return layout.zero >= 2 if layout.is_deepspeed else layout.reduction is Reduction.MICRO_BATCH
 
 
-#: fields of a workload that the ledger of a micro-batch does not depend on
-BESIDE_THE_LEDGER = frozenset({"micro_batches", "optimizer", "optimizer_kernel"})
-#: settings of a layout on which no time of a unit or an update depends; where they decide what a stage holds, its
-#: segments tell
-BESIDE_TIMES = frozenset({"schedule", "virtual_stages", "stage_split"})
-
-
 @dataclass(frozen=True)
 class Planner:
     """Plans one case. What it works out serves all that is alike in the case and, with a `memo` that other cases of the
@@ -110,18 +104,19 @@ class Planner:
     slowdown: float = 1.0
     memo: Memo = field(default_factory=Memo, compare=False, repr=False)
 
-    def plan(self) -> StepPlan:
-        """As `case_plan`, but equal blocks are one Unit with the name of their kind, equal stages one StagePlan."""
+    def plan(self, micro_batches: int | None = None) -> StepPlan:
+        """As `case_plan`, but equal blocks are one Unit with the name of their kind, equal stages one StagePlan; with
+        orders of so many micro-batches, by default the case's."""
         case, layout = self.case, self.case.layout
         require(
             layout.offload is Offload.NONE,
             f"layout.offload: {layout.offload} has no time yet; none is what can be timed",
         )
-        stages = self.parts.stages
+        count = case.workload.micro_batches if micro_batches is None else micro_batches
         return StepPlan(
-            orders=self.orders(case.workload.micro_batches),
-            stages=tuple([self._stage(stage.index, joins_weights(case, stage.index)) for stage in stages]),
-            finish=tuple([self._finish(place) for place in range(layout.pp)]),
+            orders=self.orders(count),
+            stages=self._stages(),
+            finish=self._finishes(),
             agree=self._once("agree", self._agree),
             gathers=Issue.BLOCKING if layout.is_deepspeed else Issue.STREAMS,
             reductions=Issue.BLOCKING if layout.is_deepspeed and layout.zero < 3 else Issue.STREAMS,
@@ -140,33 +135,32 @@ class Planner:
         )
 
     @cached_property
+    def _keys(self) -> PlanKeys:
+        return PlanKeys(self.case, self.memo)
+
+    @cached_property
     def ledger(self) -> Ledger:
         """The whole model as the rank of each pipeline place holds it whose share is largest."""
         case = self.case
         backend = Backend.CPU if case.cluster.device == "cpu" else Backend.CUDA
-        facts = case.layout.recompute, formats_of(case).numerics, backend, share_of(case.layout, self.rank(0))
-        work = tuple([value for name, value in vars(case.workload).items() if name not in BESIDE_THE_LEDGER])
+        facts = case.layout.recompute, formats_of(case).numerics, backend
+        share = share_of(case.layout, self.rank(0))
         return self.memo.once(
-            ("ledger", case.model, work, facts),
-            lambda: ledger_of(case.model, case.workload, *facts[:3], share=facts[3]),
+            ("ledger", self._keys.micro_batch, facts, share),
+            lambda: ledger_of(case.model, case.workload, *facts, share=share),
         )
 
     @cached_property
     def parts(self) -> StageLedgers:
         """What each stage holds."""
-        case, ledger = self.case, self.ledger
-        split = case.layout.stage_split, case.layout.stages, head_is_copied(case)
-        return self.memo.once(("parts", self.memo.name(ledger), split), lambda: StageLedgers.of(case, ledger))
-
-    @cached_property
-    def _settings(self) -> int:
-        """A key for all that times depend on but segments."""
-        case = self.case
-        layout = tuple([value for name, value in vars(case.layout).items() if name not in BESIDE_TIMES])
-        return self.memo.name(self.memo.same((case.model, layout, case.workload, case.recipe, case.cluster)))
+        case, ledger, memo = self.case, self.ledger, self.memo
+        split = case.layout.stage_split, case.layout.stages
+        stages = memo.once(("stages", self._keys.micro_batch, split), lambda: stages_of(case))
+        key = "parts", memo.name(ledger), split, case.layout.pp == 1, head_is_copied(case)
+        return memo.once(key, lambda: StageLedgers.of(case, ledger, stages))
 
     def _once(self, what: str, make: Callable[[], T], *key: Hashable) -> T:
-        return self.memo.once((what, self._settings, *key), make)
+        return self.memo.once((what, self._keys.stage, *key), make)
 
     def rank(self, place: int) -> int:
         """The rank that stands for a pipeline place: the first, or where a ring is not balanced the last of its
@@ -175,8 +169,17 @@ class Planner:
         late = 0 if layout.is_balanced else (layout.cp - 1) * layout.tp
         return place * (layout.world_size // layout.pp) + late
 
-    def _stage(self, index: int, joins: bool) -> StagePlan:
-        return self._once("stage", lambda: self._plan_of(index, joins), self.parts.kinds[index], joins)
+    def _stages(self) -> tuple[StagePlan, ...]:
+        kinds, found = self.parts.kinds, dict[int, StagePlan]()
+        for index, kind in enumerate(kinds):
+            if index == kind:
+                joins = joins_weights(self.case, index)
+                key = self.memo.once(
+                    ("segments", self.memo.name(self.parts), index),
+                    lambda index=index: self.memo.name(self.memo.same(self.parts.segments(index))),  # type: ignore[misc]
+                )
+                found[kind] = self._once("stage", partial(self._plan_of, index, joins), key, joins)
+        return tuple([found[kind] for kind in kinds])
 
     def _plan_of(self, index: int, joins: bool) -> StagePlan:
         """A stage's units; a send to the next stage, if that is on another rank."""
@@ -187,7 +190,8 @@ class Planner:
         for placed, exchange in zip(part.segments, self._exchanges(part, rank), strict=True):
             key = placed.segment, exchange
             if key not in units:
-                unit = self._once("unit", partial(self._unit, part, placed, rank), placed.segment)
+                name = "unit", self._keys.unit, placed.segment
+                unit = self.memo.once(name, partial(self._unit, part, placed, rank))
                 unit = self._with(unit, exchange)
                 units[key] = replace(unit, inputs=unit.backward, weights=NOTHING) if joins else unit
             line.append(units[key])
@@ -248,22 +252,31 @@ class Planner:
             return 0.0
         return self.seconds(PIPELINE.messages(self.case, self.ledger, 0)[0])
 
-    def _finish(self, place: int) -> Cost:
-        held = stages_of_rank(self.case.layout, place)
-        ends = 0 in held, self.parts.stages[-1].index in held
-        kinds = tuple([self.memo.name(self.parts.kinds[index]) for index in held])
-        return self._once("finish", lambda: self._cost_of(place, self.parts.held(held)), kinds, ends)
+    def _finishes(self) -> tuple[Cost, ...]:
+        layout, memo = self.case.layout, self.memo
+        key = "held", memo.name(self.parts), layout.pp, layout.schedule.is_v
+        held = memo.once(key, lambda: [self._held(place) for place in range(layout.pp)])
+        return tuple([
+            memo.once(("finish", self._keys.finish, weights), partial(self._cost_of, place))
+            for place, weights in enumerate(held)
+        ])  # fmt: skip
 
-    def _cost_of(self, place: int, whole: Ledger) -> Cost:
+    def _held(self, place: int) -> int:
+        """A key for the weights of a place, and which ends of the pipeline it has."""
+        held, stages = stages_of_rank(self.case.layout, place), self.parts.stages
+        weights = tuple([weights_key(segment) for index in held for segment in self.parts.segments(index)])
+        return self.memo.name(self.memo.same((weights, stages[0].index in held, stages[-1].index in held)))
+
+    def _cost_of(self, place: int) -> Cost:
         """Clipping and update of all that a pipeline place holds, and what is sent once a step before or after."""
         case, layout = self.case, self.case.layout
-        rank = self.rank(place)
+        rank, whole = self.rank(place), self.parts.held(stages_of_rank(layout, place))
         rows = {Part.TENSOR: once_a_step(case, whole, rank)}
         rows[Part.NORM] = [row for row in (*clipping_messages(layout), *scaling_messages(case)) if row.axis != "pp"]
         if PIPELINE.is_used(layout):
             rows[Part.PIPELINE] = list(PIPELINE.messages(case, whole, rank)[1:])
-        if REPLICATE.is_used(layout):
-            rows[Part.REDUCTION] = list(REPLICATE.messages(case, whole, rank))
+        if replicate.REPLICATE.is_used(layout):
+            rows[Part.REDUCTION] = list(replicate.REPLICATE.messages(case, whole, rank))
         if ZERO_REDUNDANCY.is_used(layout):
             rows[Part.GATHER] = list(ZERO_REDUNDANCY.messages(case, whole, rank))
         if ZERO.is_used(layout):

@@ -20,8 +20,8 @@ ROUNDS_KEPT, SETTLED = 4, 2
 
 @dataclass(frozen=True)
 class Candidate:
-    """A plan of a search. `orders_of(n)` gives its orders for n micro-batches: the same object for the same n, so that
-    plans of one shape are known by it."""
+    """A plan of a search, whatever its own orders. `orders_of(n)` gives them for n micro-batches: the same object for
+    the same n, so that plans of one shape are known by it."""
 
     plan: StepPlan
     micro_batches: int
@@ -45,7 +45,7 @@ def step_seconds_of(candidates: Sequence[Candidate]) -> list[float]:
         stages = [sums.of(stage) for stage in plan.stages]
         shape = tuple([stage.kind for stage in stages]), bool(plan.agree), *[getattr(plan, name) for name in SHAPES]
         for size in cut:
-            orders = plan.orders if size == item.micro_batches else item.orders_of(size)
+            orders = item.orders_of(size)
             groups[id(orders), shape].append(len(steps))
             steps.append(_Step(plan, orders, stages))
     ends: list[_End] = [_End(0.0, ())] * len(steps)
@@ -75,19 +75,19 @@ class _Step:
 def _sizes(item: Candidate) -> tuple[int, ...]:
     """Micro-batches of the steps that are worked out: its own, or where it is long a shorter one and one that is
     shorter still."""
-    kept = _kept(item)
+    kept = kept_of(item.micro_batches, len(item.plan.orders))
     return (kept,) if kept == item.micro_batches else (kept, kept - SETTLED * len(item.plan.orders))
 
 
-def _kept(item: Candidate) -> int:
-    """Micro-batches that are worked out; what is left are whole rounds."""
-    pp, count = len(item.plan.orders), item.micro_batches
-    return count if count < (ROUNDS_KEPT + 1) * pp else ROUNDS_KEPT * pp + count % pp
+def kept_of(micro_batches: int, pp: int) -> int:
+    """Micro-batches of a step that are worked out; what is left are whole rounds."""
+    return micro_batches if micro_batches < (ROUNDS_KEPT + 1) * pp else ROUNDS_KEPT * pp + micro_batches % pp
 
 
 def _extended(item: Candidate, long: _End, short: _End) -> float:
     """The step of which two shorter ones are known."""
-    times = (item.micro_batches - _kept(item)) / (SETTLED * len(item.plan.orders))
+    pp = len(item.plan.orders)
+    times = (item.micro_batches - kept_of(item.micro_batches, pp)) / (SETTLED * pp)
     total = long.total + times * (long.total - short.total)
     for (idle, busy), (_, before) in zip(long.ranks, short.ranks, strict=True):
         total = max(total, idle + busy + times * (busy - before))

@@ -9,7 +9,7 @@ from parallelism.simulator.case_plan import Planner
 from parallelism.simulator.collective_time import collective_seconds, distinct_groups
 from parallelism.simulator.kernel_time import GpuPricing, Rates
 from parallelism.simulator.machine import Machine
-from parallelism.simulator.many import Candidate, step_seconds_of
+from parallelism.simulator.many import Candidate, kept_of, step_seconds_of
 from parallelism.simulator.on_cluster import machine_of
 from parallelism.simulator.placement import Placement
 from parallelism.simulator.stack import Execution, Stack
@@ -37,8 +37,8 @@ class StepSearch:
 
     def candidate(self, case: Case) -> Candidate:
         """A case's plan, equal units and stages one object, in other cases' plans too."""
-        planner = self._bench(case).planner(case)
-        return Candidate(planner.plan(), case.workload.micro_batches, planner.orders)
+        planner, count = self._bench(case).planner(case), case.workload.micro_batches
+        return Candidate(planner.plan(kept_of(count, case.layout.pp)), count, planner.orders)
 
     def _bench(self, case: Case) -> _Bench:
         cluster = case.cluster

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 
 from parallelism.schedules.ledgers import ledger_of_stages
-from parallelism.schedules.stages import Stage, stages_of
+from parallelism.schedules.stages import Stage
 from suite.case import Case
 from suite.operators import Ledger, Segment
 
@@ -20,19 +20,22 @@ class StageLedgers:
     ledgers: tuple[Ledger, ...]
 
     @classmethod
-    def of(cls, case: Case, ledger: Ledger) -> StageLedgers:
+    def of(cls, case: Case, ledger: Ledger, stages: tuple[Stage, ...]) -> StageLedgers:
         """Of the whole model's ledger; without a pipeline it is the only stage's."""
-        stages = stages_of(case)
         if case.layout.pp == 1:
             return cls(stages, (ledger,))
         return cls(stages, tuple(ledger_of_stages(case, ledger, (stage,)) for stage in stages))
 
     @cached_property
-    def kinds(self) -> tuple[tuple[Segment, ...], ...]:
-        """Of each stage: its segments, the same object for stages that hold the same."""
-        known: dict[tuple[Segment, ...], tuple[Segment, ...]] = {}
-        kinds = (tuple([placed.segment for placed in ledger.segments]) for ledger in self.ledgers)
-        return tuple(known.setdefault(kind, kind) for kind in kinds)
+    def kinds(self) -> tuple[int, ...]:
+        """Of each stage: the first that holds the same segments."""
+        known: dict[tuple[Segment, ...], int] = {}
+        held = (tuple([placed.segment for placed in ledger.segments]) for ledger in self.ledgers)
+        return tuple([known.setdefault(segments, index) for index, segments in enumerate(held)])
+
+    def segments(self, stage: int) -> tuple[Segment, ...]:
+        """What a stage holds."""
+        return tuple([placed.segment for placed in self.ledgers[stage].segments])
 
     def held(self, stages: Iterable[int]) -> Ledger:
         """All that a rank with these stages holds."""

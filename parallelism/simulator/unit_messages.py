@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from parallelism.context.strategy import CONTEXT
 from parallelism.simulator.plan import Part
 from parallelism.tensor.strategy import TENSOR
-from parallelism.tensor.traffic import ONCE_A_STEP
+from parallelism.tensor.traffic import ONCE_A_STEP, whole_gradients
 from suite.case import Case
 from suite.collectives import Message
 from suite.layout import ContextMethod, Recompute
@@ -48,9 +48,11 @@ def pass_seconds(case: Case, ledger: Ledger, placed: Placed, rank: int, part: Pa
     if not strategy.is_used(case.layout):
         return PassSeconds()
     alone = replace(ledger, segments=(placed,))
-    plain = replace(case, layout=replace(case.layout, recompute=Recompute()))
-    rows = [row for row in strategy.messages(plain, alone, rank) if row.purpose != ONCE_A_STEP]
     again = [row for row in strategy.messages(case, alone, rank) if row.purpose != ONCE_A_STEP]
+    rows = again
+    if case.layout.recompute != Recompute():
+        plain = replace(case, layout=replace(case.layout, recompute=Recompute()))
+        rows = [row for row in strategy.messages(plain, alone, rank) if row.purpose != ONCE_A_STEP]
     count = case.workload.micro_batches
     total = total_seconds(rows, seconds)
     backward = total_seconds(filter(is_backward, rows), seconds)
@@ -74,4 +76,4 @@ def once_a_step(case: Case, ledger: Ledger, rank: int) -> list[Message]:
     holds."""
     if not TENSOR.is_used(case.layout):
         return []
-    return [row for row in TENSOR.messages(case, ledger, rank) if row.purpose == ONCE_A_STEP]
+    return whole_gradients(case, ledger, rank)

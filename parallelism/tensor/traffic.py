@@ -10,7 +10,7 @@ from parallelism.data.fsdp import shard_elements, shard_place
 from suite.collectives import Collective, Message
 from suite.formats import formats_of
 from suite.layout import RecomputeKind
-from suite.operators import Ledger, OperatorKind, Split, Weight
+from suite.operators import Ledger, OperatorKind, Segment, Split, Weight
 from suite.spec import LOSS_CHUNKS, LossKernel
 
 if TYPE_CHECKING:
@@ -38,7 +38,10 @@ class Uses:
         """Counted in the ledger's segments, of which a pipeline's stage has some."""
         blocks = [int(placed.prefix.rpartition(".")[2]) for placed in ledger.segments if placed.prefix]
         return cls(
-            embeddings=sum(weight.split is Split.VOCAB for weight in _tables(ledger)),
+            embeddings=sum(
+                count * sum(weight.split is Split.VOCAB for weight in _tables(segment))
+                for segment, count in ledger.counts.items()
+            ),
             blocks=len(blocks),
             reruns=sum(case.layout.recompute.covers_block(index) for index in blocks),
             heads=sum(placed.segment.name in ledger.loss for placed in ledger.segments),
@@ -58,7 +61,7 @@ def messages(case: Case, ledger: Ledger, rank: int) -> tuple[Message, ...]:
         return ()
     uses = Uses.of(case, ledger)
     rows = _sequence_rows(case, uses) if case.layout.sequence_parallel else _whole_rows(case, uses)
-    return (*rows, *_loss_rows(case, uses), *_whole_gradients(case, ledger, rank))
+    return (*rows, *_loss_rows(case, uses), *whole_gradients(case, ledger, rank))
 
 
 def _sequence_rows(case: Case, uses: Uses) -> list[Message]:
@@ -130,9 +133,9 @@ def _slices(length: int) -> list[int]:
     return [min(step, length - start) for start in range(0, length, step)]
 
 
-def _whole_gradients(case: Case, ledger: Ledger, rank: int) -> list[Message]:
-    """Under sequence parallelism, gradients of norms, row biases and positions, from every rank's part of the sequence:
-    one flat all-reduce, under FSDP2 of this rank's shards."""
+def whole_gradients(case: Case, ledger: Ledger, rank: int) -> list[Message]:
+    """What is sent once a step. Under sequence parallelism, gradients of norms, row biases and positions, from every
+    rank's part of the sequence: one flat all-reduce, under FSDP2 of this rank's shards."""
     if not case.layout.sequence_parallel:
         return []
     ranks, place = case.layout.shard_ranks, shard_place(case.layout, rank)
@@ -151,12 +154,11 @@ def _whole_gradients(case: Case, ledger: Ledger, rank: int) -> list[Message]:
     ]  # fmt: skip
 
 
-def _tables(ledger: Ledger) -> list[Weight]:
+def _tables(segment: Segment) -> list[Weight]:
     """The weights that are looked up."""
     return [
         weight
-        for placed in ledger.segments
-        for operator in placed.segment.operators()
+        for operator in segment.operators()
         if operator.kind is OperatorKind.EMBEDDING
         for weight in operator.weights
     ]
