@@ -173,29 +173,44 @@ class Planner:
         kinds, found = self.parts.kinds, dict[int, StagePlan]()
         for index, kind in enumerate(kinds):
             if index == kind:
-                joins = joins_weights(self.case, index)
-                key = self.memo.once(
-                    ("segments", self.memo.name(self.parts), index),
-                    lambda index=index: self.memo.name(self.memo.same(self.parts.segments(index))),  # type: ignore[misc]
-                )
-                found[kind] = self._once("stage", partial(self._plan_of, index, joins), key, joins)
+                joins, segments = joins_weights(self.case, index), self.parts.segments[index]
+                found[kind] = self._once("stage", partial(self._plan_of, index, joins), self._name(segments), joins)
         return tuple([found[kind] for kind in kinds])
+
+    def _name(self, segments: tuple[Segment, ...]) -> int:
+        """A key for what a stage holds, equal in stages of other cases too."""
+        memo = self.memo
+        return memo.once(("segments", memo.name(segments)), lambda: memo.name(memo.same(segments)))
 
     def _plan_of(self, index: int, joins: bool) -> StagePlan:
         """A stage's units; a send to the next stage, if that is on another rank."""
         part = self.parts.ledgers[index]
         rank = self.rank(rank_of_stage(self.case.layout, index))
-        units: dict[tuple[Segment, Exchange], Unit] = {}
+        key = "exchanges", self._keys.exchange, self._weights(index)
+        units: dict[tuple[Segment, int], Unit] = {}
         line = []
-        for placed, exchange in zip(part.segments, self._exchanges(part, rank), strict=True):
-            key = placed.segment, exchange
-            if key not in units:
+        for placed, exchange in zip(
+            part.segments, self.memo.once(key, lambda: self._exchanges(part, rank)), strict=True
+        ):
+            own = placed.segment, id(exchange)
+            if own not in units:
                 name = "unit", self._keys.unit, placed.segment
                 unit = self.memo.once(name, partial(self._unit, part, placed, rank))
                 unit = self._with(unit, exchange)
-                units[key] = replace(unit, inputs=unit.backward, weights=NOTHING) if joins else unit
-            line.append(units[key])
+                units[own] = replace(unit, inputs=unit.backward, weights=NOTHING) if joins else unit
+            line.append(units[own])
         return StagePlan(tuple(line), self._once("send", self._send))
+
+    def _weights(self, stage: int) -> int:
+        """A key for the weights of a stage."""
+        segments, memo = self.parts.segments[stage], self.memo
+
+        def key(segment: Segment) -> int:
+            return memo.once(("weights", segment), lambda: memo.name(memo.same(weights_key(segment))))
+
+        return memo.once(
+            ("stage's weights", self._name(segments)), lambda: memo.name(memo.same(tuple(map(key, segments))))
+        )
 
     def _unit(self, part: Ledger, placed: Placed, rank: int) -> Unit:
         """A segment's cost with the messages that its own operators wait for."""
@@ -233,15 +248,17 @@ class Planner:
         )
 
     def _exchanges(self, part: Ledger, rank: int) -> list[Exchange]:
-        """What each segment of a stage gathers and reduces, with its data-parallel strategy."""
+        """What each segment of a stage gathers and reduces, with its data-parallel strategy; equal ones one object."""
         layout = self.case.layout
+        found = [Exchange()] * len(part.segments)
         if FSDP.is_used(layout):
-            return sharded_exchanges(self.case, part, self.seconds)
-        if ZERO.is_used(layout):
-            return zero_exchanges(self.case, part, rank, self.seconds)
-        if DDP.is_used(layout):
-            return ddp_exchanges(self.case, part, rank, self.seconds)
-        return [Exchange()] * len(part.segments)
+            found = sharded_exchanges(self.case, part, self.seconds)
+        elif ZERO.is_used(layout):
+            found = zero_exchanges(self.case, part, rank, self.seconds)
+        elif DDP.is_used(layout):
+            found = ddp_exchanges(self.case, part, rank, self.seconds)
+        known: dict[Exchange, Exchange] = {}
+        return [known.setdefault(each, each) for each in found]
 
     def _agree(self) -> float:
         rows = clipping_messages(self.case.layout)
@@ -264,7 +281,7 @@ class Planner:
     def _held(self, place: int) -> int:
         """A key for the weights of a place, and which ends of the pipeline it has."""
         held, stages = stages_of_rank(self.case.layout, place), self.parts.stages
-        weights = tuple([weights_key(segment) for index in held for segment in self.parts.segments(index)])
+        weights = tuple([self._weights(index) for index in held])
         return self.memo.name(self.memo.same((weights, stages[0].index in held, stages[-1].index in held)))
 
     def _cost_of(self, place: int) -> Cost:

@@ -22,6 +22,8 @@ BESIDE_TIMES = frozenset({"schedule", "virtual_stages", "stage_split"})
 BESIDE_UNITS = BESIDE_TIMES | {
     "pp", "dp", "fsdp", "reshard_after_forward", "forward_prefetch", "backward_prefetch", "bucket_mib",
 }  # fmt: skip
+#: nor of what it gathers and reduces, its weights being known
+BESIDE_EXCHANGES = BESIDE_TIMES | {"recompute", "forward_prefetch", "backward_prefetch"}
 #: settings of layout and workload on which an update does not depend, its weights being known
 BESIDE_UPDATES = BESIDE_TIMES | {
     "recompute", "reshard_after_forward", "forward_prefetch", "backward_prefetch", "seq_len", "micro_batch",
@@ -38,42 +40,57 @@ class PlanKeys:
     memo: Memo
 
     @cached_property
-    def micro_batch(self) -> tuple[Hashable, ...]:
-        """Of the work of one micro-batch of the whole model."""
+    def _common(self) -> tuple[Hashable, ...]:
         case = self.case
-        work = tuple([value for name, value in vars(case.workload).items() if name not in BESIDE_THE_LEDGER])
-        return case.model, work, case.layout.recompute
+        return self._short((case.model, case.recipe, case.cluster)), replicate.is_used(case.layout)
 
     @cached_property
-    def stage(self) -> int:
+    def micro_batch(self) -> Hashable:
+        """Of the work of one micro-batch of the whole model."""
+        return *self._common, self._short((self._work(BESIDE_THE_LEDGER), self.case.layout.recompute))
+
+    @cached_property
+    def stage(self) -> Hashable:
         """Of a stage, its segments being known."""
-        return self._key(BESIDE_TIMES)
+        return self._short((self._common, self._settings(BESIDE_TIMES), self.case.workload))
 
     @cached_property
-    def unit(self) -> int:
+    def unit(self) -> Hashable:
         """Of a unit however it is sharded, its segment being known. Groups of tp and cp are the same in worlds of one
         size."""
         layout = self.case.layout
-        return self._key(BESIDE_UNITS, layout.world_size, layout.fsdp > 1)
+        beside = layout.world_size, layout.fsdp > 1, layout.is_deepspeed
+        return self._short((self._common, self._settings(BESIDE_UNITS), beside, self.case.workload))
 
     @cached_property
-    def finish(self) -> int:
-        """Of an update, its weights being known; an engine of its own may ask for anything."""
-        case, layout = self.case, self.case.layout
-        if layout.is_deepspeed:
-            return self.stage
-        each = layout.reduction is Reduction.MICRO_BATCH
-        work = tuple([value for name, value in vars(case.workload).items() if each or name not in BESIDE_UPDATES])
-        settings = tuple([value for name, value in vars(layout).items() if name not in BESIDE_UPDATES])
-        own = case.model, settings, replicate.is_used(layout), head_is_copied(case), work, case.recipe, case.cluster
-        return self.memo.name(self.memo.same(("finish", own)))
+    def exchange(self) -> Hashable:
+        """Of what a stage gathers and reduces, its weights being known."""
+        layout = self.case.layout
+        is_once = layout.fsdp > 1 and layout.reduction is Reduction.STEP
+        work = self._work(BESIDE_UPDATES if is_once else BESIDE_UPDATES - {"micro_batches"})
+        return self._own_engine or self._short((self._common, self._settings(BESIDE_EXCHANGES), work))
 
-    def _key(self, beside: frozenset[str], *more: Hashable) -> int:
-        case, layout = self.case, self.case.layout
-        settings = tuple([value for name, value in vars(layout).items() if name not in beside])
-        used = replicate.is_used(layout), layout.is_deepspeed  # what they say of other settings
-        own = case.model, settings, used, case.workload, case.recipe, case.cluster, more
-        return self.memo.name(self.memo.same(("times", own)))
+    @cached_property
+    def finish(self) -> Hashable:
+        """Of an update, its weights being known."""
+        is_once = self.case.layout.reduction is Reduction.STEP
+        work = self._work(BESIDE_UPDATES if is_once else BESIDE_UPDATES - {"micro_batches"})
+        own = self._common, self._settings(BESIDE_UPDATES), work, head_is_copied(self.case)
+        return self._own_engine or self._short(own)
+
+    @property
+    def _own_engine(self) -> Hashable:
+        """DeepSpeed may ask for anything."""
+        return self.stage if self.case.layout.is_deepspeed else None
+
+    def _short(self, key: Hashable) -> int:
+        return self.memo.name(self.memo.same(key))
+
+    def _settings(self, beside: frozenset[str]) -> tuple[Hashable, ...]:
+        return tuple([value for name, value in vars(self.case.layout).items() if name not in beside])
+
+    def _work(self, beside: frozenset[str]) -> tuple[Hashable, ...]:
+        return tuple([value for name, value in vars(self.case.workload).items() if name not in beside])
 
 
 def weights_key(segment: Segment) -> Hashable:

@@ -30,12 +30,12 @@ class StageLedgers:
     def kinds(self) -> tuple[int, ...]:
         """Of each stage: the first that holds the same segments."""
         known: dict[tuple[Segment, ...], int] = {}
-        held = (tuple([placed.segment for placed in ledger.segments]) for ledger in self.ledgers)
-        return tuple([known.setdefault(segments, index) for index, segments in enumerate(held)])
+        return tuple([known.setdefault(segments, index) for index, segments in enumerate(self.segments)])
 
-    def segments(self, stage: int) -> tuple[Segment, ...]:
-        """What a stage holds."""
-        return tuple([placed.segment for placed in self.ledgers[stage].segments])
+    @cached_property
+    def segments(self) -> tuple[tuple[Segment, ...], ...]:
+        """Of each stage: those that it holds."""
+        return tuple([tuple([placed.segment for placed in ledger.segments]) for ledger in self.ledgers])
 
     def held(self, stages: Iterable[int]) -> Ledger:
         """All that a rank with these stages holds."""

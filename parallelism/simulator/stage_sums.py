@@ -93,10 +93,9 @@ def _both(*costs: Cost) -> tuple[float, float]:
 
 def _run(costs: Sequence[tuple[float, float]]) -> tuple[float, float, float]:
     """Of units one after the other: each starts once the host is through with the one before."""
-    device, host = sum(cost[0] for cost in costs), sum(cost[1] for cost in costs)
-    issued = accumulate((cost[1] for cost in costs), initial=0.0)
-    before = accumulate((cost[0] for cost in costs), initial=0.0)
-    return device, host, max(list(map(sub, issued, before))[:-1]) + device
+    *before, device = accumulate([cost[0] for cost in costs], initial=0.0)
+    *issued, host = accumulate([cost[1] for cost in costs], initial=0.0)
+    return device, host, max(map(sub, issued, before)) + device
 
 
 def finish_seconds(plan: StepPlan) -> list[float]:
