@@ -99,19 +99,20 @@ def kind_of(layout: Layout) -> str:
     return "+".join(["pp"] * (layout.pp > 1) + ["fsdp" if layout.fsdp > 1 else "dp"])
 
 
-def search_cases() -> Iterator[Case]:
+def search_cases(worlds: Sequence[int] = WORLDS, contexts: Sequence[int] = (1,)) -> Iterator[Case]:
     """Every layout of the grid that the rules take and whose micro-batches make up the global batch."""
     model = preset(MODEL)
-    for world, tp, (pp, schedule, stages), fsdp, micro_batch, recompute, reshards in product(
-        WORLDS, DEGREES, PIPELINES, (1, *(2**power for power in range(1, 11))), (1, 2, 4), RECOMPUTE, (True, False)
-    ):
-        dp, left = divmod(world, tp * pp * fsdp)
+    for world, cp, tp, (pp, schedule, stages), fsdp, micro_batch, recompute, reshards in product(
+        worlds, contexts, DEGREES, PIPELINES, (1, *(2**power for power in range(1, 11))), (1, 2, 4), RECOMPUTE,
+        (True, False),
+    ):  # fmt: skip
+        dp, left = divmod(world, tp * pp * fsdp * cp)
         count, rest = divmod(GLOBAL_BATCH, max(1, dp) * fsdp * micro_batch)
         if not dp or left or not count or rest or (fsdp == 1 and not reshards):
             continue
         try:
             layout = Layout(
-                dp=dp, fsdp=fsdp, tp=tp, pp=pp, schedule=schedule, virtual_stages=stages, recompute=recompute,
+                dp=dp, fsdp=fsdp, cp=cp, tp=tp, pp=pp, schedule=schedule, virtual_stages=stages, recompute=recompute,
                 reshard_after_forward=reshards,
             )  # fmt: skip
             work = Workload(seq_len=SEQ_LEN, micro_batch=micro_batch, micro_batches=count)

@@ -12,9 +12,10 @@ from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 
-from memory.speed import lines, measure
+from memory import speed as estimate_speed
 from memory.trace_asking import record_traces
 from parallelism.peers.asking import record_answers
+from reports import step_speed
 from reports.calibrated import calibration_for, keep_calibration, kept_calibration
 from reports.compare import Run
 from reports.export import run_mapping, write_report
@@ -162,16 +163,17 @@ def _resumed(options: argparse.Namespace, machines: Machines) -> tuple[RunStore,
 
 
 def _speed(options: argparse.Namespace) -> int:
-    """How long an estimate takes; our training step beside transformers' own, timed in a process of its own."""
+    """How long estimates and step times take to work out; our step beside transformers' own, in a process of its own."""
     why = "it has flags of its own: python -m parallelism.speed --help"
     flags.refuse_beside(options, "--suite speed", "resume", "runs", "rdzv", "node_rank", "emit", why=why)
-    estimates, race = measure(), [sys.executable, "-m", "parallelism.speed"]
+    estimates, steps = estimate_speed.measure(), step_speed.measure()
+    race = [sys.executable, "-m", "parallelism.speed"]
     if not options.json:
-        print("\n".join(lines(estimates)), flush=True)
+        print("\n".join([*estimate_speed.lines(estimates), *step_speed.lines(steps)]), flush=True)
         return subprocess.run(race, cwd=ROOT, check=False).returncode
     done = subprocess.run([*race, "--json"], cwd=ROOT, check=False, stdout=subprocess.PIPE, text=True)
     if not done.returncode:
-        print(json.dumps({**json.loads(done.stdout), "estimates": to_mapping(estimates)}))
+        print(json.dumps({**json.loads(done.stdout), "estimates": to_mapping(estimates), "steps": to_mapping(steps)}))
     return done.returncode
 
 
