@@ -163,7 +163,7 @@ def _resumed(options: argparse.Namespace, machines: Machines) -> tuple[RunStore,
 
 
 def _speed(options: argparse.Namespace) -> int:
-    """How long estimates and step times take to work out; our step beside transformers' own, in a process of its own."""
+    """How long estimates and step times take; our training step beside transformers' own, in a process of its own."""
     why = "it has flags of its own: python -m parallelism.speed --help"
     flags.refuse_beside(options, "--suite speed", "resume", "runs", "rdzv", "node_rank", "emit", why=why)
     estimates, steps = estimate_speed.measure(), step_speed.measure()

@@ -82,9 +82,9 @@ def _finished(plan: StepPlan, ranks: Sequence[_Rank], finish: Lanes, agree: Lane
 
     ready = [rank.ready() for rank in ranks]
     if plan.agree:
-        everyone = np.maximum.reduce(ready) + agree
-        ready = [everyone] * len(ranks)
-    ends = [start + finish[place] for place, start in enumerate(ready)]
+        ready = [np.maximum.reduce(ready)] * len(ranks)
+    starts = [np.maximum(start, rank.device) for start, rank in zip(ready, ranks, strict=True)]
+    ends = [start + agree + finish[place] for place, start in enumerate(starts)]
     total = np.maximum.reduce(ends)
     idle = [total - end + rank.first for end, rank in zip(ends, ranks, strict=True)]
     busy = [rank.busy + agree + finish[place] for place, rank in enumerate(ranks)]
@@ -132,9 +132,10 @@ class _Rank:
         else:
             self._by_unit(turn.action, arrived, gathered, reduces)
         self.acted += 1
+        made = self.recent[-1]  # reduced or not
         if turn.sends_on is None:
-            return self.device
-        self.sends = self.later(self.sends, self.device) + self.numbers[turn.sends_on][0]
+            return made
+        self.sends = self.later(self.sends, made) + self.numbers[turn.sends_on][0]
         return self.sends
 
     def _whole(self, action: Action, arrived: Any, is_by_unit: bool) -> None:
@@ -189,9 +190,10 @@ class _Rank:
         self.device, self.busy = start + seconds, self.busy + seconds
 
     def ready(self) -> Any:
-        """When the update may start."""
+        """When what the update waits for is done, but for what the device still reduces at once."""
         self._on_device(self.put_off)
-        return self.later(self.later(self.device, self.reductions), self.host)
+        last = self.recent[-1] if self.shape.plan.reductions is Issue.BLOCKING else self.device
+        return self.later(self.later(last, self.reductions), self.host)
 
 
 def _gathering(

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import random
+from dataclasses import replace
 from functools import cache
+from itertools import product
 
 import pytest
 
 from parallelism.schedules.orders import Action, order_of
 from parallelism.simulator.engine import run
 from parallelism.simulator.many import Candidate, step_seconds_of
-from parallelism.simulator.plan import Cost, Part, StagePlan, StepPlan, Unit
+from parallelism.simulator.plan import Cost, Issue, Part, StagePlan, StepPlan, Unit
 from parallelism.simulator.program import program_of
 from suite.layout import Layout, Schedule
 
@@ -47,6 +49,28 @@ def candidate(rng: random.Random, schedule: Schedule, pp: int, micro_batches: in
 def test_short_steps_are_those_of_the_engine(schedule: Schedule, gather: bool) -> None:
     rng = random.Random(1)
     found = [candidate(rng, schedule, pp, 8, gather) for pp in (2, 4) for _ in range(3)]
+    expected = [run(program_of(item.plan).graph).total for item in found]
+    assert step_seconds_of(found) == pytest.approx(expected, rel=1e-12)
+
+
+@pytest.mark.parametrize("schedule", list(Schedule))
+def test_communication_is_issued_as_the_engine_issues_it(schedule: Schedule) -> None:
+    rng = random.Random(4)
+    found = []
+    for pp, gathers, reductions in product((1, 2), Issue, Issue):
+        if pp == 1 and schedule is not Schedule.ONE_F_ONE_B:
+            continue
+        item = candidate(rng, schedule, pp, 6, gather=True)
+        stages = tuple(
+            StagePlan((replace(stage.units[0], is_kept=True, gather=0.3), *stage.units[1:3]), 0.4)
+            for stage in item.plan.stages
+        )
+        plan = replace(
+            item.plan, stages=stages, gathers=gathers, reductions=reductions, agree=rng.choice([0.0, 0.3]),
+            gathers_ahead=rng.choice([(0, 0), (1, 1), (2, 1)]), keeps_after_forward=rng.random() < 0.5,
+            reduces_each=rng.random() < 0.5,
+        )  # fmt: skip
+        found.append(replace(item, plan=plan))
     expected = [run(program_of(item.plan).graph).total for item in found]
     assert step_seconds_of(found) == pytest.approx(expected, rel=1e-12)
 
