@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from parallelism.overheads.pipeline_parts import messages, pipeline
 from parallelism.overheads.shapes import ENGINE_FEW, ENGINE_MANY, FEW, LONG, LOTS, MANY, SHORT, SOME, TALL
 from suite.child import ChildError, ask
 from suite.hardware.overheads import ContextCore, Engine, Kept, Overhead, ShardedUnit, ZeroEngine, name_of
@@ -62,6 +63,8 @@ def families() -> tuple[Family, ...]:
         Family("divided", divided),
         Family("checkpoints", checkpoints),
         Family("replicas", replicas),
+        Family("pipeline", pipeline),
+        Family("messages", messages),
     )
 
 
