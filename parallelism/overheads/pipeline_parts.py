@@ -21,8 +21,8 @@ from suite.hardware.overheads import Overhead
 
 
 def pipeline(row: Mapping[str, float]) -> dict[str, float]:
-    """A micro-batch more has two passes of every stage more. The halves of a split backward pass are over autograd's own
-    gradients of the inputs, and over a whole backward pass; more parameters or more operators tell them apart."""
+    """A micro-batch more has two passes of every stage more. The halves of a split backward pass are what they take
+    over autograd's gradients of the inputs, and over a whole pass; more parameters and more operators tell apart."""
 
     def schedule(batches: int) -> float:
         return row[f"schedule.{batches}"] - row[f"stages.{batches}"]
