@@ -13,26 +13,28 @@ from parallelism.overheads.shapes import LARGE_MESSAGE, MESSAGES, SMALL_MESSAGE
 from suite.hardware.collective_times_worker import work_between
 
 Call = Callable[[], object]
-#: work beside a message, several times as long as its way
-WORK_S = 3e-3
+#: a piece of work, about as long as a message's way
+WORK_S = 500e-6
 
 
 def calls() -> dict[str, Call]:
-    """Some work, alone, and while messages are sent to the neighbour and received from it, small and large."""
+    """Pieces of work, alone, and with a message sent to the neighbour and one received before each, small and large."""
     peer, work = dist.get_rank() ^ 1, work_between(WORK_S)
     sizes = (SMALL_MESSAGE, LARGE_MESSAGE)
-    return {"work": work} | {f"message.{size}": partial(_crossing, _tensors(size), peer, work) for size in sizes}
+    found: dict[str, Call] = {"work": lambda: [work() for _ in range(MESSAGES)]}
+    return found | {f"message.{size}": partial(_crossing, _tensors(size), peer, work) for size in sizes}
 
 
-def _tensors(size: int) -> list[Tensor]:
-    return [torch.ones(size // 4) for _ in range(2 * MESSAGES)]
+def _tensors(size: int) -> list[tuple[Tensor, Tensor]]:
+    return [(torch.ones(size // 4), torch.ones(size // 4)) for _ in range(MESSAGES)]
 
 
-def _crossing(tensors: list[Tensor], peer: int, work: Call) -> None:
-    """Both ranks send and receive at once; work hides the way. Many, for the ranks wait for each other only once."""
-    started = [dist.irecv(into, peer) for into in tensors[:MESSAGES]]
-    started += [dist.isend(out, peer) for out in tensors[MESSAGES:]]
-    work()
+def _crossing(tensors: list[tuple[Tensor, Tensor]], peer: int, work: Call) -> None:
+    """Both ranks send and receive at once; work hides the way. They wait for each other once, after the last."""
+    started: list[dist.Work | None] = []
+    for out, into in tensors:
+        started += [dist.irecv(into, peer), dist.isend(out, peer)]
+        work()
     for each in started:
         assert each is not None
         each.wait()
