@@ -69,9 +69,11 @@ class PipelineCosts:
             return replace(unit, inputs=unit.backward, weights=NOTHING)
         if not self._splits(stage):
             return unit
-        parameters, operators = len(segment.weights), sum(len(each.kernels) for each in segment.operators())
-        inputs = self._host(Overhead.INPUTS_PARAMETER, parameters) + self._host(Overhead.INPUTS_OPERATOR, operators)
-        return replace(unit, apart=(inputs, self._host(Overhead.WEIGHTS_PARAMETER, parameters)))
+        operators = tuple(segment.operators())
+        # torch's parameter groups: a weight and its bias, which one operator uses, are one
+        groups, kernels = sum(bool(each.weights) for each in operators), sum(len(each.kernels) for each in operators)
+        inputs = self._host(Overhead.INPUTS_PARAMETER, groups) + self._host(Overhead.INPUTS_OPERATOR, kernels)
+        return replace(unit, apart=(inputs, self._host(Overhead.WEIGHTS_PARAMETER, groups)))
 
     def _late(self, unit: Unit, more: Cost) -> Unit:
         return replace(unit, inputs=NOTHING, weights=unit.backward + more, apart=(NOTHING, NOTHING))

@@ -36,7 +36,7 @@ class Overhead(StrEnum):
     PIPELINE_STEP = "pipeline.step"  # torch's schedule: dividing a batch, gathering losses
     PIPELINE_PASS = "pipeline.pass"  # a stage's forward or backward pass under it, over a bare one
     INPUTS = "pipeline.inputs"  # a backward pass for inputs alone: finding the weights' part of the graph
-    INPUTS_PARAMETER = "pipeline.inputs.parameter"
+    INPUTS_PARAMETER = "pipeline.inputs.parameter"  # a weight and its bias together
     INPUTS_OPERATOR = "pipeline.inputs.operator"
     WEIGHTS = "pipeline.weights"  # a backward pass for weights alone: a run of autograd for each
     WEIGHTS_PARAMETER = "pipeline.weights.parameter"
