@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -182,6 +183,14 @@ def test_torch_splits_no_backward_pass_of_the_first_stage() -> None:
     assert added[1, Pass.WEIGHT] == pytest.approx(2 * BLOCK_WEIGHTS * US)
     first = plan_of(case).stages[0].units
     assert sum(unit.inputs.seconds for unit in first) == 0
+
+
+@pytest.mark.unit
+def test_a_bias_is_of_its_weights_group() -> None:
+    case = a_case({"pp": 2, "schedule": "zbv", "virtual_stages": 2}, micro_batches=4)
+    biased = replace(case, model=replace(case.model, bias=True))
+    each = {str(Overhead.WEIGHTS_PARAMETER): US}
+    assert costs_of(biased, **each)[1, Pass.WEIGHT] == pytest.approx(BLOCK_WEIGHTS * US)
 
 
 @pytest.mark.unit
