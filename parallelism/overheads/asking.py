@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from parallelism.overheads.pipeline_parts import messages, pipeline
 from parallelism.overheads.shapes import ENGINE_FEW, ENGINE_MANY, FEW, LONG, LOTS, MANY, SHORT, SOME, TALL
 from suite.child import ChildError, ask
 from suite.hardware.overheads import ContextCore, Engine, Kept, Overhead, ShardedUnit, ZeroEngine, name_of
@@ -41,6 +42,8 @@ class Family:
     arguments: dict[str, Any] = field(default_factory=dict)
     between_s: float = BETWEEN_S
     """work of a rank before each call: ranks that have worked longer wait longer for each other"""
+    shares: float = 1.0
+    """of time: more for more probes"""
 
 
 def exact_families(
@@ -62,20 +65,23 @@ def families() -> tuple[Family, ...]:
         Family("divided", divided),
         Family("checkpoints", checkpoints),
         Family("replicas", replicas),
+        Family("pipeline", pipeline, shares=6.0),
+        Family("messages", messages, shares=3.0),
     )
 
 
 def measure_overheads(
     wanted: Sequence[Family], seconds: float, readings: int = READINGS
 ) -> tuple[dict[str, Summary], float]:
-    """Each overhead's readings, about `seconds` for all families, and the cores that others kept busy meanwhile.
+    """Each overhead's readings, about `seconds` for all families of one share each, and the cores that others kept
+    busy meanwhile.
 
     Raises OverheadError, in one line, where the measuring process fails or hangs.
     """
     require(0 < seconds < 3600, f"seconds: must be above 0 and below 3600, got {seconds}")
     request = [
         {"name": each.name, "ranks": each.ranks, "arguments": each.arguments}
-        | {"seconds": seconds / len(wanted), "between_s": each.between_s}
+        | {"seconds": each.shares * seconds / len(wanted), "between_s": each.between_s}
         for each in wanted
     ]
     try:

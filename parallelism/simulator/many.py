@@ -100,7 +100,7 @@ def _pattern(stage: StagePlan) -> tuple[int, ...]:
 
 def _kinds(unit: Unit) -> Hashable:
     """Which of its times are there."""
-    costs = (unit.forward, unit.inputs, unit.weights, unit.rerun)
+    costs = (unit.forward, unit.inputs, unit.weights, unit.rerun, *unit.apart)
     flags = (bool(unit.gather), bool(unit.reduce), unit.is_kept)
     return (*flags, *((bool(cost.compute), bool(cost.host), _blocking(cost)) for cost in costs))
 
@@ -176,6 +176,7 @@ def _unit(units: Sequence[Unit]) -> Unit:
         cast(float, Lanes.of([unit.gather for unit in units])),
         cast(float, Lanes.of([unit.reduce for unit in units])),
         first.is_kept,
+        (_cost([unit.apart[0] for unit in units]), _cost([unit.apart[1] for unit in units])),
     )
 
 

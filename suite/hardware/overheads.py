@@ -33,6 +33,15 @@ class Overhead(StrEnum):
     DDP_PARAMETER = "ddp.parameter"  # its hook on a parameter, a micro-batch
     DDP_REDUCE = "ddp.reduction"  # a reduced micro-batch's more than one left unreduced, without the all-reduce
     DDP_REDUCE_PARAMETER = "ddp.reduction.parameter"  # copying into a bucket and out of it
+    PIPELINE_STEP = "pipeline.step"  # torch's schedule: dividing a batch, gathering losses
+    PIPELINE_PASS = "pipeline.pass"  # a stage's forward or backward pass under it, over a bare one
+    INPUTS = "pipeline.inputs"  # a backward pass for inputs alone: finding the weights' part of the graph
+    INPUTS_PARAMETER = "pipeline.inputs.parameter"  # a weight and its bias together
+    INPUTS_OPERATOR = "pipeline.inputs.operator"
+    WEIGHTS = "pipeline.weights"  # a backward pass for weights alone: a run of autograd for each
+    WEIGHTS_PARAMETER = "pipeline.weights.parameter"
+    PIPELINE_MESSAGE = "pipeline.message"  # issuing a send or a receive, and its part of gloo's threads
+    PIPELINE_BYTE = "pipeline.message.byte"
 
 
 #: of DTensors on two meshes' dimensions (FSDP2 beside tensor parallelism) the sharding costs more

@@ -12,9 +12,9 @@ pytestmark = pytest.mark.distributed
 
 def test_host_work_and_exact_shapes_are_measured() -> None:
     core, unit = ContextCore("ring", "flash", True, 2, 1, 1, 8, 2, 2, 8), ShardedUnit(2, 1, 2, 2048, True)
-    some = [family for family in families() if family.name in ("divided", "checkpoints")]
+    some = [family for family in families() if family.name in ("divided", "checkpoints", "pipeline", "messages")]
     found, _ = measure_overheads((*some, *exact_families([core], [unit])), 0.1, readings=1)
-    host = {str(name) for name in Overhead if name.startswith(("divided", "checkpoint"))}
+    host = {str(name) for name in Overhead if name.startswith(("divided", "checkpoint", "pipeline"))}
     assert set(found) == host | {unit.name(kind) for kind in Kept} | {core.name(whole) for whole in (False, True)}
     assert all(math.isfinite(summary.median) for summary in found.values())
     assert found[core.name(whole=True)].median > 0  # a ring's messages alone take longer than nothing

@@ -13,7 +13,24 @@ from parallelism.overheads.asking import (
     summaries,
     units,
 )
-from parallelism.overheads.shapes import ENGINE_FEW, ENGINE_MANY, FEW, LONG, LOTS, MANY, SHORT, SOME, TALL
+from parallelism.overheads.pipeline_parts import messages, pipeline
+from parallelism.overheads.shapes import (
+    ENGINE_FEW,
+    ENGINE_MANY,
+    FEW,
+    FEW_BATCHES,
+    LARGE_MESSAGE,
+    LONG,
+    LOTS,
+    MANY,
+    MANY_BATCHES,
+    MESSAGES,
+    SHORT,
+    SMALL_MESSAGE,
+    SOME,
+    STAGES,
+    TALL,
+)
 from suite.hardware.overheads import ContextCore, Engine, Kept, Overhead, ShardedUnit, ZeroEngine, name_of
 
 pytestmark = pytest.mark.unit
@@ -141,3 +158,33 @@ def test_what_is_measured_at_a_cases_own_shape_has_its_own_names() -> None:
     assert names == {core.name(whole=False): 1.0, core.name(whole=True): 2.0}
     assert unit.name(Kept.FREED) == "fsdp.2r2g.9p.4096b.beside-tensor.freed"
     assert engine.name(Engine.STEP) == "zero3.4r.step"
+
+
+def test_a_schedule_is_its_passes_and_what_is_left_of_a_step() -> None:
+    row = {}
+    for batches in (FEW_BATCHES, MANY_BATCHES):
+        row |= {f"stages.{batches}": 11.0 * batches, f"schedule.{batches}": 5 + (11 + 2 * STAGES * 3.0) * batches}
+    for parameters, operators in ((FEW, SHORT), (MANY, SHORT), (FEW, LONG)):
+        gradient, whole = 10.0 + operators, 20.0 + operators + parameters
+        inputs, weights = 7 + 0.5 * parameters + 0.25 * operators, 4 + 0.75 * parameters
+        sizes = f"{parameters}.{operators}"
+        row |= {f"gradient.{sizes}": gradient, f"inputs.{sizes}": gradient + inputs}
+        row |= {f"whole.{sizes}": whole, f"split.{sizes}": whole + inputs + weights}
+    assert pipeline(row) == pytest.approx(
+        {
+            Overhead.PIPELINE_STEP: 5,
+            Overhead.PIPELINE_PASS: 3,
+            Overhead.INPUTS: 7,
+            Overhead.INPUTS_PARAMETER: 0.5,
+            Overhead.INPUTS_OPERATOR: 0.25,
+            Overhead.WEIGHTS: 4,
+            Overhead.WEIGHTS_PARAMETER: 0.75,
+        }
+    )
+
+
+def test_a_message_costs_as_much_to_send_as_to_receive() -> None:
+    row = {"work": 50.0}
+    for size in (SMALL_MESSAGE, LARGE_MESSAGE):
+        row[f"message.{size}"] = 50 + MESSAGES * 2 * (3 + size * 1e-3)
+    assert messages(row) == pytest.approx({Overhead.PIPELINE_MESSAGE: 3, Overhead.PIPELINE_BYTE: 1e-3})
