@@ -13,3 +13,7 @@ SHORT, LONG = 4, 16
 UNIT_BYTES = SIDE * SIDE * 4
 #: side and number of the linears under DeepSpeed's engine
 ENGINE_SIDE, ENGINE_FEW, ENGINE_MANY = 64, 4, 16
+#: halves of blocks in a stack under tensor parallelism
+HALVES = 8
+#: operators beside the use of each parameter of a unit: with them a unit takes about as long as a small block
+WORK = 6
