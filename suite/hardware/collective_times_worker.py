@@ -23,7 +23,7 @@ from suite.hardware.collective_times import Exchange, Form
 from suite.hardware.matrix_rate_worker import collect, others_cpu_seconds
 
 #: readings of each exchange, and the calls of one
-READINGS, FEWEST_CALLS, MOST_CALLS = 7, 2, 60
+READINGS, FEWEST_CALLS, MOST_CALLS = 7, 1, 60
 #: seconds of work between two calls, as long as it takes alone: some operators of a small model
 BETWEEN_S = 600e-6
 #: side of the work's square matrices; operators and rounds of its timing
