@@ -8,9 +8,10 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from parallelism.overheads.pipeline_parts import messages, pipeline
-from parallelism.overheads.shapes import ENGINE_FEW, ENGINE_MANY, FEW, LONG, LOTS, MANY, SHORT, SOME, TALL
+from parallelism.overheads.shapes import ENGINE_FEW, ENGINE_MANY, FEW, HALVES, LONG, LOTS, MANY, SHORT, SOME, TALL
 from suite.child import ChildError, ask
-from suite.hardware.overheads import ContextCore, Engine, Kept, Overhead, ShardedUnit, ZeroEngine, name_of
+from suite.hardware.overheads import ContextCore, Engine, Kept, Overhead, ShardedUnit, TensorHalf, ZeroEngine, name_of
+from suite.launch import rank_variables
 from suite.parse import require
 from suite.stats import Summary, summarize
 
@@ -47,10 +48,15 @@ class Family:
 
 
 def exact_families(
-    cores: Iterable[ContextCore], stacks: Iterable[ShardedUnit], engines: Iterable[ZeroEngine] = ()
+    cores: Iterable[ContextCore],
+    stacks: Iterable[ShardedUnit],
+    engines: Iterable[ZeroEngine] = (),
+    halves: Iterable[TensorHalf] = (),
 ) -> tuple[Family, ...]:
-    """What cases need measured at their own shapes: attention cores, FSDP2's units, DeepSpeed's engines."""
+    """What cases need measured at their own shapes: attention cores, halves of blocks divided over ranks, FSDP2's
+    units, DeepSpeed's engines."""
     return (
+        *map(_half_family, sorted(set(halves))),
         *map(_core_family, sorted(set(cores))),
         *map(_unit_family, sorted(set(stacks))),
         *map(_engine_family, sorted(set(engines))),
@@ -89,6 +95,7 @@ def measure_overheads(
             WORKER,
             {"families": request, "readings": readings},
             START_ALLOWANCE_S * len(wanted) + SLOWNESS_ALLOWANCE * seconds,
+            rank_variables(1),
         )
     except ChildError as error:
         raise OverheadError(f"overheads: the measuring process: {error}") from None
@@ -202,6 +209,18 @@ def _core_family(core: ContextCore) -> Family:
         "context", lambda row: {names[probe]: seconds for probe, seconds in row.items()},
         core.world, settings | {"shape": shape}, BLOCK_S,
     )  # fmt: skip
+
+
+def _half_family(half: TensorHalf) -> Family:
+    def formula(row: Mapping[str, float]) -> dict[str, float]:
+        return {
+            half.name(whole=name == "whole"): (row[f"divided.{name}"] - row[f"bare.{name}"]) / HALVES
+            for name in ("forward", "whole")
+        }
+
+    sizes = asdict(half)
+    groups = sizes.pop("groups")
+    return Family("tensor", formula, half.ranks * groups, sizes)
 
 
 def _unit_family(unit: ShardedUnit) -> Family:

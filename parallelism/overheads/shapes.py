@@ -17,3 +17,7 @@ ENGINE_SIDE, ENGINE_FEW, ENGINE_MANY = 64, 4, 16
 STAGES, FEW_BATCHES, MANY_BATCHES = 3, 2, 6
 #: messages that a rank sends, and receives, in a probe; bytes of one
 MESSAGES, SMALL_MESSAGE, LARGE_MESSAGE = 8, 4096, 262144
+#: halves of blocks in a stack under tensor parallelism
+HALVES = 8
+#: operators beside the use of each parameter of a unit: with them a unit takes about as long as a small block
+WORK = 6

@@ -115,6 +115,39 @@ class ShardedUnit:
         return f"fsdp.{self.ranks}r{self.groups}g.{self.parameters}p.{self.payload_bytes}b{beside}.{kept}"
 
 
+@dataclass(frozen=True, slots=True, order=True)
+class TensorHalf:
+    """Half a block whose operators are divided over ranks, at one shape of the stream, so many groups at once."""
+
+    ranks: int
+    groups: int
+    sequences: int
+    tokens: int
+    width: int
+    """in fp32 values, which a narrower stream has fewer of"""
+    sequence_parallel: bool
+
+    def __post_init__(self) -> None:
+        require(self.ranks >= 2, f"tensor half: ranks must be at least 2, got {self.ranks}")
+
+    @property
+    def world(self) -> int:
+        """Ranks on the machine."""
+        return self.ranks * self.groups
+
+    def name(self, whole: bool) -> str:
+        """Its key in a calibration: what dividing adds to the forward pass, or to that and the backward pass
+        together; three weights' DTensors and the collectives with it."""
+        stream = "sequence" if self.sequence_parallel else "whole"
+        sizes = "x".join(map(str, (self.sequences, self.tokens, self.width)))
+        passes = "forward-backward" if whole else "forward"
+        return f"tensor.{stream}.{self.ranks}r{self.groups}g.{sizes}.{passes}"
+
+
+#: divided weights of a TensorHalf
+HALF_WEIGHTS = 3
+
+
 class Engine(StrEnum):
     """What DeepSpeed's engine adds to a bare step. Stage 3: its all-gathers with it, which are one a module."""
 

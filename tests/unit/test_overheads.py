@@ -19,6 +19,7 @@ from parallelism.overheads.shapes import (
     ENGINE_MANY,
     FEW,
     FEW_BATCHES,
+    HALVES,
     LARGE_MESSAGE,
     LONG,
     LOTS,
@@ -31,7 +32,7 @@ from parallelism.overheads.shapes import (
     STAGES,
     TALL,
 )
-from suite.hardware.overheads import ContextCore, Engine, Kept, Overhead, ShardedUnit, ZeroEngine, name_of
+from suite.hardware.overheads import ContextCore, Engine, Kept, Overhead, ShardedUnit, TensorHalf, ZeroEngine, name_of
 
 pytestmark = pytest.mark.unit
 
@@ -146,6 +147,16 @@ def test_rounds_are_averaged_over_ranks_before_their_median_is_taken() -> None:
 
 def test_a_median_below_nothing_is_nothing() -> None:
     assert seconds_of(summaries(lambda row: dict(row), {"probe": [[-1.0, -2.0, 3.0]]})) == {"probe": 0.0}
+
+
+def test_a_half_is_what_dividing_adds_to_a_stack_of_halves() -> None:
+    half = TensorHalf(2, 4, 1, 64, 32, sequence_parallel=True)
+    [family] = exact_families([], [], [], [half, half])
+    assert (family.name, family.ranks) == ("tensor", 8)
+    row = {"bare.forward": 1.0, "bare.whole": 3.0}
+    row |= {"divided.forward": 1.0 + 2 * HALVES, "divided.whole": 3.0 + 5 * HALVES}
+    assert family.formula(row) == {half.name(whole=False): 2.0, half.name(whole=True): 5.0}
+    assert half.name(whole=True) == "tensor.sequence.2r4g.1x64x32.forward-backward"
 
 
 def test_what_is_measured_at_a_cases_own_shape_has_its_own_names() -> None:
