@@ -19,7 +19,7 @@ WORKER = "parallelism.overheads.worker"
 #: work before each probe, as long as it takes alone: some operators; about a block of a small model
 BETWEEN_S, BLOCK_S = 300e-6, 1e-3
 #: of each probe
-READINGS = 7
+READINGS = 5
 #: seconds for torch's import and the forks of a family; and how much longer than their slots slow calls may take
 START_ALLOWANCE_S, SLOWNESS_ALLOWANCE = 60.0, 12.0
 

@@ -19,7 +19,7 @@ from typing import Any
 
 from suite.collectives import Collective
 from suite.environment import available_cores
-from suite.hardware.collective_times import Exchange, Form
+from suite.hardware.collective_times import IN_A_ROW, Exchange, Form
 from suite.hardware.matrix_rate_worker import collect, others_cpu_seconds
 
 #: readings of each exchange, and the calls of one
@@ -106,11 +106,13 @@ def measure(exchanges: Sequence[Exchange], slot_seconds: float) -> list[list[flo
     """This rank's readings of each exchange, taken in turns, so that a busy spell spoils few of each."""
     groups = {size: own_group(size) for size in sorted({exchange.ranks for exchange in exchanges})}
     calls = [call_of(exchange, groups[exchange.ranks]) for exchange in exchanges]
-    between = work_between(BETWEEN_S)
-    counts = [agreed_count(call, between, slot_seconds / READINGS) for call in calls]
+    work = work_between(BETWEEN_S)
+    betweens = [(lambda: None) if exchange.collective in IN_A_ROW else work for exchange in exchanges]
+    pairs = list(zip(calls, betweens, strict=True))
+    counts = [agreed_count(call, between, slot_seconds / READINGS) for call, between in pairs]
     taken: list[list[float]] = [[] for _ in calls]
     for _ in range(READINGS):
-        for call, count, into in zip(calls, counts, taken, strict=True):
+        for (call, between), count, into in zip(pairs, counts, taken, strict=True):
             into.append(reading(call, between, count))
     return taken
 
