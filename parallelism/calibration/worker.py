@@ -205,8 +205,8 @@ class ChainTaker:
             self.forward += seconds
 
     def __call__(self, index: int) -> dict[str, float]:
-        """The round's reading, of calls in a row where nobody made them. A backward pass is `inputs` or `weights` where it
-        makes gradients of nothing else."""
+        """The round's reading, of calls in a row where nobody made them. A backward pass is `inputs` or `weights` where
+        it makes gradients of nothing else."""
         if not self.outputs:
             self.begin(index)
             for place in range(len(self.chain)):
