@@ -88,7 +88,9 @@ def needed_by(cases: Iterable[Case]) -> Messages:
     wanted = wanted_of((case, MemoryModel(case).ledger_of_share(0)) for case in cases)
     if not wanted.exchanges:
         return Messages((), ())
-    return Messages(wanted.exchanges, (*families(), *exact_families(wanted.cores, wanted.units, wanted.engines)))
+    return Messages(
+        wanted.exchanges, (*families(), *exact_families(wanted.cores, wanted.units, wanted.engines, wanted.halves))
+    )
 
 
 def _measurable(cases: Iterable[Case]) -> list[Case]:

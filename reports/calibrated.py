@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from reports.streams import tell
 from suite.case import Case
-from suite.hardware.calibration import Calibration, read_calibration, write_calibration
-from suite.parse import SpecError
+
+if TYPE_CHECKING:
+    from suite.hardware.calibration import Calibration
 
 #: a run's own, in its folder
 KEPT = "calibration.json"
@@ -19,7 +21,11 @@ FEW_CASES = 4
 
 def calibration_given(path: str | None) -> Calibration | None:
     """The one in the file that --calibration names; None where it names none. SpecError for what is no calibration."""
-    return None if path in (None, NONE) else read_calibration(str(path))
+    if path in (None, NONE):
+        return None
+    from suite.hardware.calibration import read_calibration  # here, because most estimates need none
+
+    return read_calibration(str(path))
 
 
 def calibration_for(cases: Sequence[Case], path: str | None) -> Calibration | None:
@@ -40,13 +46,12 @@ def calibration_for(cases: Sequence[Case], path: str | None) -> Calibration | No
 def keep_calibration(calibration: Calibration | None, folder: Path) -> None:
     """Beside a run's records."""
     if calibration is not None:
+        from suite.hardware.calibration import write_calibration
+
         write_calibration(calibration, folder / KEPT)
 
 
 def kept_calibration(folder: Path) -> Calibration | None:
     """The one that a run was begun with. SpecError where its file is damaged."""
     path = folder / KEPT
-    try:
-        return read_calibration(str(path)) if path.exists() else None
-    except OSError as error:
-        raise SpecError(f"{path}: cannot be read: {error}") from None
+    return calibration_given(str(path)) if path.exists() else None

@@ -170,6 +170,7 @@ def _errors(errors: Errors | None) -> dict[str, Any] | None:
     return {
         "rows": errors.count,
         "mean_absolute": errors.mean_absolute,
+        "median_absolute": errors.median_absolute,
         "worst": errors.worst,
         "bias": errors.bias,
     }

@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from memory.estimate import MemoryModel, representative_ranks
 from memory.timeline import timeline_of
-from parallelism.simulator.on_cpu import simulator_of
+from parallelism.simulator.simulators import simulator_of
 from parallelism.traffic import estimate_traffic
 from suite.case import Case
 from suite.hardware import device
-from suite.hardware.calibration import Calibration
 from suite.parse import SpecError
 from suite.passes import ON_RANKS, Pass, on_ranks
 from suite.record import TimeEstimate
 from suite.store import EstimateRow
+
+if TYPE_CHECKING:
+    from suite.hardware.calibration import Calibration
 
 
 @dataclass(frozen=True)

@@ -10,9 +10,9 @@ from typing import Any
 from rich.text import Text
 
 from parallelism.simulator.machine import Simulator
-from parallelism.simulator.on_cpu import simulator_of
 from parallelism.simulator.sensitivity import sensitivities
 from parallelism.simulator.simulation import Simulation
+from parallelism.simulator.simulators import simulator_of
 from parallelism.simulator.stack import Execution
 from parallelism.simulator.stragglers import meeting_of, seconds_of
 from reports.calibrated import calibration_given

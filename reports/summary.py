@@ -30,6 +30,7 @@ class Errors:
     mean_absolute: float
     worst: float  # signed
     bias: float  # mean of the signed errors
+    median_absolute: float
 
     @property
     def is_within_band(self) -> bool:
@@ -185,6 +186,7 @@ def errors_of(errors: Sequence[float | None]) -> Errors | None:
         mean_absolute=statistics.fmean(abs(error) for error in known),
         worst=max(known, key=abs),
         bias=statistics.fmean(known),
+        median_absolute=statistics.median(abs(error) for error in known),
     )
 
 

@@ -84,7 +84,8 @@ def time_sentence(comparison: RunComparison) -> str:
     noisy = sum(case.speed.is_noisy for case in comparison.cases)
     note = f"; {plural(noisy, 'row')} of steps scattered too much to lean on" if noisy else ""
     return (
-        f"Predicted step time is off by {percent_text(errors.mean_absolute, 1)} on average and by"
+        f"Predicted step time is off by {percent_text(errors.median_absolute, 1)} in median,"
+        f" {percent_text(errors.mean_absolute, 1)} on average and"
         f" {percent_text(errors.worst, 1, signed=True)} at worst{note}."
     )
 

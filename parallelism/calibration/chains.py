@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
@@ -47,6 +48,14 @@ class Chain:
         with torch.autocast("cpu", compute, enabled=self.format in _AUTOCAST):
             return [call() for call in self.calls]
 
+    def timed(self, place: int) -> tuple[float, Tensor]:
+        """Seconds of one call, and what it gives."""
+        compute = _COMPUTE[self.format]
+        with torch.autocast("cpu", compute, enabled=self.format in _AUTOCAST):
+            start = time.perf_counter()
+            output = self.calls[place]()
+            return time.perf_counter() - start, output
+
     def prepare(self) -> None:
         """Gradients of the outputs, made once."""
         self.gradients = [torch.ones_like(output) for output in self.forward()]
@@ -57,9 +66,10 @@ class Chain:
             weight.requires_grad_(not frozen)
 
     @torch.no_grad()
-    def touch_inputs(self) -> None:
-        """Bring the inputs into the caches, where a step's are that the operator before has just written."""
-        for each in self.inputs:
+    def touch_inputs(self, place: int) -> None:
+        """Bring a call's inputs into the caches, where a step's are that the operator before has just written."""
+        each_has = len(self.inputs) // len(self)
+        for each in self.inputs[place * each_has : (place + 1) * each_has]:
             each.add_(0)
 
     def touch_gradients(self) -> None:

@@ -7,9 +7,11 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from parallelism.overheads.shapes import ENGINE_FEW, ENGINE_MANY, FEW, LONG, LOTS, MANY, SHORT, SOME, TALL
+from parallelism.overheads.pipeline_parts import messages, pipeline
+from parallelism.overheads.shapes import ENGINE_FEW, ENGINE_MANY, FEW, HALVES, LONG, LOTS, MANY, SHORT, SOME, TALL
 from suite.child import ChildError, ask
-from suite.hardware.overheads import ContextCore, Engine, Kept, Overhead, ShardedUnit, ZeroEngine, name_of
+from suite.hardware.overheads import ContextCore, Engine, Kept, Overhead, ShardedUnit, TensorHalf, ZeroEngine, name_of
+from suite.launch import rank_variables
 from suite.parse import require
 from suite.stats import Summary, summarize
 
@@ -17,7 +19,7 @@ WORKER = "parallelism.overheads.worker"
 #: work before each probe, as long as it takes alone: some operators; about a block of a small model
 BETWEEN_S, BLOCK_S = 300e-6, 1e-3
 #: of each probe
-READINGS = 7
+READINGS = 5
 #: seconds for torch's import and the forks of a family; and how much longer than their slots slow calls may take
 START_ALLOWANCE_S, SLOWNESS_ALLOWANCE = 60.0, 12.0
 
@@ -41,13 +43,20 @@ class Family:
     arguments: dict[str, Any] = field(default_factory=dict)
     between_s: float = BETWEEN_S
     """work of a rank before each call: ranks that have worked longer wait longer for each other"""
+    shares: float = 1.0
+    """of time: more for more probes"""
 
 
 def exact_families(
-    cores: Iterable[ContextCore], stacks: Iterable[ShardedUnit], engines: Iterable[ZeroEngine] = ()
+    cores: Iterable[ContextCore],
+    stacks: Iterable[ShardedUnit],
+    engines: Iterable[ZeroEngine] = (),
+    halves: Iterable[TensorHalf] = (),
 ) -> tuple[Family, ...]:
-    """What cases need measured at their own shapes: attention cores, FSDP2's units, DeepSpeed's engines."""
+    """What cases need measured at their own shapes: attention cores, halves of blocks divided over ranks, FSDP2's
+    units, DeepSpeed's engines."""
     return (
+        *map(_half_family, sorted(set(halves))),
         *map(_core_family, sorted(set(cores))),
         *map(_unit_family, sorted(set(stacks))),
         *map(_engine_family, sorted(set(engines))),
@@ -62,20 +71,23 @@ def families() -> tuple[Family, ...]:
         Family("divided", divided),
         Family("checkpoints", checkpoints),
         Family("replicas", replicas),
+        Family("pipeline", pipeline, shares=6.0),
+        Family("messages", messages, shares=3.0),
     )
 
 
 def measure_overheads(
     wanted: Sequence[Family], seconds: float, readings: int = READINGS
 ) -> tuple[dict[str, Summary], float]:
-    """Each overhead's readings, about `seconds` for all families, and the cores that others kept busy meanwhile.
+    """Each overhead's readings, about `seconds` for all families of one share each, and the cores that others kept
+    busy meanwhile.
 
     Raises OverheadError, in one line, where the measuring process fails or hangs.
     """
     require(0 < seconds < 3600, f"seconds: must be above 0 and below 3600, got {seconds}")
     request = [
         {"name": each.name, "ranks": each.ranks, "arguments": each.arguments}
-        | {"seconds": seconds / len(wanted), "between_s": each.between_s}
+        | {"seconds": each.shares * seconds / len(wanted), "between_s": each.between_s}
         for each in wanted
     ]
     try:
@@ -83,6 +95,7 @@ def measure_overheads(
             WORKER,
             {"families": request, "readings": readings},
             START_ALLOWANCE_S * len(wanted) + SLOWNESS_ALLOWANCE * seconds,
+            rank_variables(1),
         )
     except ChildError as error:
         raise OverheadError(f"overheads: the measuring process: {error}") from None
@@ -196,6 +209,18 @@ def _core_family(core: ContextCore) -> Family:
         "context", lambda row: {names[probe]: seconds for probe, seconds in row.items()},
         core.world, settings | {"shape": shape}, BLOCK_S,
     )  # fmt: skip
+
+
+def _half_family(half: TensorHalf) -> Family:
+    def formula(row: Mapping[str, float]) -> dict[str, float]:
+        return {
+            half.name(whole=name == "whole"): (row[f"divided.{name}"] - row[f"bare.{name}"]) / HALVES
+            for name in ("forward", "whole")
+        }
+
+    sizes = asdict(half)
+    groups = sizes.pop("groups")
+    return Family("tensor", formula, half.ranks * groups, sizes)
 
 
 def _unit_family(unit: ShardedUnit) -> Family:

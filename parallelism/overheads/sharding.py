@@ -8,19 +8,21 @@ from typing import Any, cast
 
 import torch
 import torch.distributed as dist
+import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 from torch.distributed.fsdp import FSDPModule, fully_shard
 from torch.distributed.tensor import DTensor, Shard, distribute_tensor
 
-from parallelism.overheads.shapes import FEW, MANY, SIDE, TALL, UNIT_BYTES
+from parallelism.overheads.shapes import FEW, MANY, SIDE, TALL, UNIT_BYTES, WORK
 
 Call = Callable[[], object]
 KINDS = ("bare", "kept", "freed", "reduced")
 
 
 class Unit(nn.Module):
-    """Some parameters, each used once. `divided`: parts of DTensors, as beside tensor parallelism."""
+    """Some parameters, each used once, and operators between them, after which ranks meet as ill as after a block's.
+    `divided`: parts of DTensors, as beside tensor parallelism."""
 
     def __init__(self, parameters: int, columns: int, divided: DeviceMesh | None) -> None:
         super().__init__()
@@ -30,9 +32,11 @@ class Unit(nn.Module):
         self.weights = nn.ParameterList([nn.Parameter(each) for each in whole])
 
     def forward(self, x: Tensor) -> Tensor:
-        """A product with each."""
+        """A product with each, and some work."""
         for weight in self.weights:
             x = x * (weight.to_local() if isinstance(weight, DTensor) else weight)
+            for _ in range(WORK):
+                x = F.silu(x)
         return x
 
 

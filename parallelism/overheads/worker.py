@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 
-from parallelism.overheads import checkpoints, context, divided, engine, replicas, sharding
+from parallelism.overheads import checkpoints, context, divided, engine, messages, pipeline, replicas, sharding, tensor
 from parallelism.zero.trainer import import_deepspeed
 from suite.hardware.collective_times_worker import agreed_count, forked, reading, work_between
 from suite.hardware.matrix_rate_worker import others_cpu_seconds
@@ -28,6 +28,9 @@ FAMILIES: dict[str, Callable[..., Calls]] = {
     "checkpoints": checkpoints.calls,
     "context": context.calls,
     "replicas": replicas.calls,
+    "pipeline": pipeline.calls,
+    "messages": messages.calls,
+    "tensor": tensor.calls,
     "engine": engine.calls,
 }
 

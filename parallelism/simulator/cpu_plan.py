@@ -7,13 +7,13 @@ from dataclasses import dataclass, replace
 from functools import cache, cached_property
 
 from parallelism.data.ddp import BUCKET_BYTES, DDP, FIRST_BUCKET_BYTES
-from parallelism.pipeline.strategy import stream_bytes
 from parallelism.schedules.ledgers import ledger_of_stages
 from parallelism.schedules.orders import Action, Pass, schedule_order
 from parallelism.schedules.stages import Stage, stages_of, stages_of_rank
 from parallelism.simulator.cpu_costs import CpuCosts
 from parallelism.simulator.cpu_messages import message_seconds
 from parallelism.simulator.cpu_operators import untimed
+from parallelism.simulator.cpu_pipeline import PipelineCosts
 from parallelism.simulator.cpu_strategies import Added, strategy_costs
 from parallelism.simulator.plan import Cost, Issue, Part, StagePlan, StepPlan, Unit
 from suite.case import Case
@@ -29,8 +29,7 @@ from suite.parse import require
 def cpu_plan(case: Case, ledger: Ledger, calibration: Calibration) -> StepPlan:
     """The step of a case whose ranks share this machine; `ledger` is of a rank's share of the whole model.
 
-    Counted: what CpuCosts and StrategyCosts count, DDP's buckets and hooks, the pipeline's sends, clipping's norm. Not
-    counted: what torch's schedules do on the host.
+    Counted: what CpuCosts, StrategyCosts and PipelineCosts count, DDP's buckets and hooks, clipping's norm.
     Raises SpecError for what the calibration lacks, and for what is not timed (cpu_operators.untimed).
     """
     reason = untimed(case)
@@ -83,7 +82,7 @@ class _Planner:
         units[0] = replace(units[0], forward=units[0].forward + Cost(self.costs.micro_batch() + self._hooks(part)))
         if DDP.is_used(self.case.layout):
             units = self._reduced(units, part)
-        return StagePlan(tuple(units), self._send)
+        return StagePlan(tuple(self._pipeline.stage(units, part, stage.index)), self._pipeline.send)
 
     def _unit(self, placed: Placed, added: Added) -> Unit:
         unit = self._alike(placed.segment)
@@ -132,13 +131,9 @@ class _Planner:
         ranks = self.case.layout.replica_ranks
         return Message(Collective.ALL_REDUCE, "dp", ranks, payload, 1, "average the gradients", "", "")
 
-    @cached_property
-    def _send(self) -> float:
-        """The stream to the next stage, or its gradient back."""
-        ranks = self.case.layout.pp
-        if ranks == 1:
-            return 0.0
-        return self._seconds(Message(Collective.SEND, "pp", ranks, stream_bytes(self.case), 1, "the stream", "", ""))
+    @property
+    def _pipeline(self) -> PipelineCosts:
+        return PipelineCosts(self.case, self.costs.calibration)
 
     def _seconds(self, message: Message) -> float:
         return message_seconds(self.costs.calibration, message, self.case).seconds
@@ -147,7 +142,7 @@ class _Planner:
         layout, calibration = self.case.layout, self.costs.calibration
         stages = stages_of(self.case)
         own = self._part(tuple(stages[index] for index in stages_of_rank(layout, place)))
-        cost = self.costs.finish(own) + strategy_costs(self.case, calibration, own).finish
+        cost = self.costs.finish(own) + strategy_costs(self.case, calibration, own).finish + self._pipeline.step
         if DDP.is_used(layout):
             often = self.case.workload.micro_batches if layout.reduction is Reduction.MICRO_BATCH else 1
             copied = _parameters(own) * calibration.overhead(Overhead.DDP_REDUCE_PARAMETER)

@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from parallelism.data.fsdp import sharded_units
 from parallelism.data.replicate import REPLICATE
 from parallelism.simulator.cpu_messages import message_seconds
-from parallelism.simulator.cpu_wanted import core_of, engine_of, is_module_gather, unit_of, units_of
+from parallelism.simulator.cpu_wanted import core_of, engine_of, half_of, is_module_gather, unit_of, units_of
 from parallelism.simulator.plan import NOTHING, Cost, Part
 from parallelism.tensor.strategy import TENSOR
 from parallelism.tensor.traffic import ONCE_A_STEP
@@ -26,7 +26,7 @@ from suite.collectives import Collective, Message
 from suite.formats import formats_of
 from suite.hardware.calibration import Calibration
 from suite.hardware.collective_times import CollectiveTimes, Exchange, Form
-from suite.hardware.overheads import Engine, Kept, Overhead, ShardedUnit, name_of
+from suite.hardware.overheads import HALF_WEIGHTS, Engine, Kept, Overhead, ShardedUnit, name_of
 from suite.layout import Layout, RecomputeKind
 from suite.operators import Ledger, Operator, Placed, Region, Split
 
@@ -252,13 +252,25 @@ class _Segment:
         reruns = [row for row in rows if "rerun" in row.purpose]
         gradients = [row for row in rows if "gradient" in row.purpose]
         forward = [row for row in rows if row not in reruns and row not in gradients]
-        times = (self._each(part) for part in (forward, gradients, reruns))
-        said = [Cost(blocking=((Part.TENSOR, seconds),)) for seconds in times]
         weights = sum(weight.split is not Split.NONE for weight in self.placed.segment.weights)
-        half = costs.host(Overhead.DIVIDED_USE, weights / 2)
+        parts = (forward, gradients, reruns)
+        halves = self._halves(*parts)
+        times = halves or [self._each(part) for part in parts]
+        said = [Cost(blocking=((Part.TENSOR, seconds),)) for seconds in times]
+        half = costs.host(Overhead.DIVIDED_USE, (weights - 2 * HALF_WEIGHTS if halves else weights) / 2)
         again = 1 - 1 / case.workload.micro_batches
         added = costs.host(Overhead.DIVIDED_ADD, weights * again)
         return Added(said[0] + half, said[1] + half + added, said[2] + half if reruns else NOTHING)
+
+    def _halves(self, *parts: list[Message]) -> list[float] | None:
+        """Seconds of a block's forward and backward pass and its rerun, as its halves were measured at their own
+        shape; a rerun's by its share of the calls. None where they were not, and for what is no block."""
+        half, costs = half_of(self.costs.case), self.costs
+        if not self.placed.prefix or half.name(whole=True) not in costs.calibration.overheads:
+            return None
+        forward, whole = (2 * costs.alone * costs.calibration.overhead(half.name(which)) for which in (False, True))
+        calls = [sum(row.count for row in part) for part in parts]
+        return [forward, max(0.0, whole - forward), forward * calls[2] / calls[0]]
 
     def _each(self, rows: list[Message]) -> float:
         """Seconds of a micro-batch."""

@@ -1,4 +1,4 @@
-"""What has to be measured on this machine for a case's strategies: messages, FSDP2's units, cores, engines."""
+"""What has to be measured on this machine for a case's strategies: messages, units, cores, engines, halves."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from suite.case import Case
 from suite.collectives import Collective, Message
 from suite.formats import formats_of
 from suite.hardware.collective_times import Exchange, distinct
-from suite.hardware.overheads import ContextCore, ShardedUnit, ZeroEngine
+from suite.hardware.overheads import ContextCore, ShardedUnit, TensorHalf, ZeroEngine
 from suite.layout import Layout
 from suite.operators import Ledger, Placed
 
@@ -26,6 +26,7 @@ class Wanted:
     cores: tuple[ContextCore, ...]
     units: tuple[ShardedUnit, ...]
     engines: tuple[ZeroEngine, ...]
+    halves: tuple[TensorHalf, ...] = ()
 
 
 def wanted_of(cases: Iterable[tuple[Case, Ledger]]) -> Wanted:
@@ -35,17 +36,26 @@ def wanted_of(cases: Iterable[tuple[Case, Ledger]]) -> Wanted:
     cores: set[ContextCore] = set()
     units: set[ShardedUnit] = set()
     engines: set[ZeroEngine] = set()
+    halves: set[TensorHalf] = set()
     for case, ledger in cases:
         layout = case.layout
         exchanges += [exchange_for(row, case) for row in _messages(case, ledger)]
         if layout.cp > 1:
             cores.add(core_of(case))
+        if layout.tp > 1:
+            halves.add(half_of(case))
         if layout.is_deepspeed:
             engines.add(engine_of(layout))
         if layout.fsdp > 1:
             parts = [part for stage in _stages(case, ledger) for part in units_of(stage)]
             units |= {unit_of(case, part, ranks) for part in parts for ranks in _gather_ranks(layout)}
-    return Wanted(distinct(exchanges), tuple(sorted(cores)), tuple(sorted(units)), tuple(sorted(engines)))
+    return Wanted(
+        distinct(exchanges),
+        tuple(sorted(cores)),
+        tuple(sorted(units)),
+        tuple(sorted(engines)),
+        tuple(sorted(halves)),
+    )
 
 
 def _stages(case: Case, ledger: Ledger) -> list[Ledger]:
@@ -105,6 +115,19 @@ def unit_of(case: Case, part: tuple[Placed, ...], ranks: int) -> ShardedUnit:
         parameters=len(weights),
         payload_bytes=sum(weight.elements for weight in weights) * element,
         divided=case.layout.tp > 1,
+    )
+
+
+def half_of(case: Case) -> TensorHalf:
+    """The probe for half a block under tensor parallelism."""
+    layout, workload, formats = case.layout, case.workload, formats_of(case)
+    return TensorHalf(
+        ranks=layout.tp,
+        groups=max(1, case.cluster.per_node // layout.tp),
+        sequences=workload.micro_batch,
+        tokens=workload.seq_len // layout.cp,
+        width=max(1, case.model.hidden * formats.numerics.compute.nbytes // 4),
+        sequence_parallel=layout.sequence_parallel,
     )
 
 

@@ -34,7 +34,9 @@ class Machine:
         attention = self.speeds.attention.get(matmul_dtype(case.workload.precision))
         memory = self.speeds.memory
         sources = {"products": products and products.source, "attention": attention and attention.source}
-        sources |= {"memory": memory and memory.source, "beside them": self.speeds.source}
+        sources["memory"] = memory and memory.source
+        if self.speeds.source not in sources.values():
+            sources["beside them"] = self.speeds.source
         if not any(sources.values()):
             sources["rates"] = "shares of its datasheet"
         levels = [self.fabric.levels[place] for place in self.levels_of(case)]

@@ -6,26 +6,17 @@ from functools import partial
 
 from parallelism.simulator.cpu_plan import cpu_plan
 from parallelism.simulator.machine import Machine, Simulator
-from parallelism.simulator.on_cluster import cluster_simulator
 from parallelism.simulator.plan import StepPlan
-from parallelism.simulator.stack import Execution
 from suite.case import Case
 from suite.formats import formats_of
 from suite.hardware.calibration import Calibration
 from suite.models.ledgers import ledger_of
-from suite.parse import SpecError
 from suite.share import share_of
 from suite.tape import Backend
 
 
-def simulator_of(case: Case, calibration: Calibration | None, execution: Execution = Execution.EAGER) -> Simulator:
-    """What simulates a case: a calibration on the CPU, published figures on a GPU. SpecError where a CPU has none."""
-    if case.cluster.device != "cpu":
-        return cluster_simulator(execution)
-    if calibration is None:
-        raise SpecError(
-            "cluster.device: cpu has no datasheet; measure it with `calibrate` and name the file: --calibration FILE"
-        )
+def cpu_simulator(calibration: Calibration) -> Simulator:
+    """Of any case whose operators and messages the calibration has."""
     return Simulator(_unknown_machine, partial(_plan_of, calibration=calibration), partial(_basis, calibration))
 
 

@@ -84,6 +84,8 @@ class Unit:
     reduce: float = 0.0
     is_kept: bool = False
     """stays gathered from its forward to its backward pass; in a pipeline to the end of the step"""
+    apart: tuple[Cost, Cost] = (NOTHING, NOTHING)
+    """what the halves, inputs and weights, take on top where they are run apart"""
 
     @property
     def backward(self) -> Cost:

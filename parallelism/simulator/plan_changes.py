@@ -35,11 +35,12 @@ def faster(plan: StepPlan, kind: Part, times: float) -> StepPlan:
         return Cost(seconds(Part.COMPUTE, value.compute), seconds(Part.HOST, value.host), blocking)
 
     def unit(value: Unit) -> Unit:
-        forward, inputs, weights, rerun = map(cost, _costs(value))
+        forward, inputs, weights, rerun, *apart = map(cost, _costs(value))
         gather, reduce = seconds(Part.GATHER, value.gather), seconds(Part.REDUCTION, value.reduce)
         return replace(
-            value, forward=forward, inputs=inputs, weights=weights, rerun=rerun, gather=gather, reduce=reduce
-        )
+            value, forward=forward, inputs=inputs, weights=weights, rerun=rerun, gather=gather, reduce=reduce,
+            apart=(apart[0], apart[1]),
+        )  # fmt: skip
 
     stages = tuple(
         StagePlan(tuple(map(unit, stage.units)), seconds(Part.PIPELINE, stage.send)) for stage in plan.stages
@@ -48,4 +49,4 @@ def faster(plan: StepPlan, kind: Part, times: float) -> StepPlan:
 
 
 def _costs(unit: Unit) -> tuple[Cost, ...]:
-    return unit.forward, unit.inputs, unit.weights, unit.rerun
+    return unit.forward, unit.inputs, unit.weights, unit.rerun, *unit.apart

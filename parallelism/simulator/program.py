@@ -256,9 +256,9 @@ def _cost(unit: Unit, kind: Pass) -> Cost:
         case Pass.FORWARD:
             return unit.forward
         case Pass.INPUT:
-            return unit.inputs
+            return unit.inputs + unit.apart[0]
         case Pass.WEIGHT:
-            return unit.weights
+            return unit.weights + unit.apart[1]
         case Pass.BACKWARD:
             return unit.backward
 

@@ -81,13 +81,17 @@ class Sums:
 
 def _unit_row(unit: Unit) -> list[float]:
     """What is rerun comes right before the gradients of inputs, in either kind of backward pass."""
-    inputs, weights = _both(unit.rerun, unit.inputs), _both(unit.weights)
-    both = inputs[0] + weights[0], inputs[1] + weights[1]
-    by_kind = {Pass.FORWARD: _both(unit.forward), Pass.BACKWARD: both, Pass.INPUT: inputs, Pass.WEIGHT: weights}
+    more_inputs, more_weights = unit.apart
+    by_kind = {
+        Pass.FORWARD: _all(unit.forward),
+        Pass.BACKWARD: _all(unit.rerun, unit.inputs, unit.weights),
+        Pass.INPUT: _all(unit.rerun, unit.inputs, more_inputs),
+        Pass.WEIGHT: _all(unit.weights, more_weights),
+    }
     return [*(seconds for kind in KINDS for seconds in by_kind[kind]), unit.gather, unit.reduce]
 
 
-def _both(*costs: Cost) -> tuple[float, float]:
+def _all(*costs: Cost) -> tuple[float, float]:
     return sum(cost.seconds for cost in costs), sum(cost.host for cost in costs)
 
 

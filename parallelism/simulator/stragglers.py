@@ -185,6 +185,7 @@ def _slow_unit(unit: Unit, factor: float) -> Unit:
         inputs=_slow_cost(unit.inputs, factor),
         weights=_slow_cost(unit.weights, factor),
         rerun=_slow_cost(unit.rerun, factor),
+        apart=(_slow_cost(unit.apart[0], factor), _slow_cost(unit.apart[1], factor)),
     )
 
 

@@ -1,4 +1,4 @@
-"""How long a step takes in rows of PyTorch runs: torchtitan, llm-foundry, torchtune, torchao, TinyLlama, InternEvo."""
+"""How long a step takes in rows of PyTorch runs: torchtitan, llm-foundry, torchtune, torchao, TinyLlama."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from suite.published import PublishedRow
 from suite.spec import Cluster, OptimizerKernel, Precision, Workload
 from suite.tape import FP32, Backend
 
-FAMILIES = ("torchtitan", "llm_foundry", "fms_fsdp", "dlrover", "torchao", "torchtune", "tinyllama", "internevo")
+FAMILIES = ("torchtitan", "llm_foundry", "fms_fsdp", "dlrover", "torchao", "torchtune", "tinyllama")
 #: devices of a node where a row does not say: what every one of these sources ran on
 USUAL_NODE = 8
 
@@ -150,8 +150,6 @@ def _stack(row: PublishedRow, case: Case, assumed: list[str]) -> Stack:
         case "llm_foundry":  # FlashAttention 1.0 in setup.py; torch 2.1, which stops reruns early, came with the H100s
             reruns = Reruns.EARLY_STOP if is_hopper else Reruns.WHOLE
             return Stack(execution, losses=Losses.FUSED, reruns=reruns, flash=Flash.ONE)
-        case "internevo":  # flash-attn's loss and its own checkpointing
-            return Stack(execution, losses=Losses.FUSED, reruns=Reruns.WHOLE)
         case "tinyllama":  # flash-attn's and xFormers' fused norms, rotation, SwiGLU and loss
             return Stack(Execution.COMPILED)
         case "torchtitan" | "torchao":  # complex rotation; a Triton norm in 2024's tables of A100s, torch's own later

@@ -7,7 +7,8 @@ from dataclasses import astuple
 from itertools import product
 
 from suite.collectives import Collective
-from suite.hardware.collective_times import CollectiveTime, Exchange, Form, distinct
+from suite.hardware.collective_times import IN_A_ROW, CollectiveTime, Exchange, Form, distinct
+from suite.launch import rank_variables
 from suite.parse import require
 from suite.stats import summarize
 
@@ -61,7 +62,7 @@ def measure_collectives(exchanges: Iterable[Exchange], seconds: float) -> tuple[
         "slot_seconds": seconds / len(wanted),
     }
     try:
-        answer = ask(WORKER, request, START_ALLOWANCE_S + SLOWNESS_ALLOWANCE * seconds)
+        answer = ask(WORKER, request, START_ALLOWANCE_S + SLOWNESS_ALLOWANCE * seconds, rank_variables(1))
     except ChildError as error:
         raise CollectiveTimeError(f"collectives: the measuring process: {error}") from None
     rows = zip(wanted, answer["rows"], strict=True)
@@ -83,5 +84,5 @@ def _time(exchange: Exchange, readings: list[float], between: float) -> Collecti
         seconds=max(0.0, summary.median) * share,
         iqr_seconds=summary.iqr * share,
         readings=summary.count,
-        between_seconds=between,
+        between_seconds=0.0 if exchange.collective in IN_A_ROW else between,
     )

@@ -18,6 +18,10 @@ from suite.parse import SpecError, require
 from suite.stats import NOISY_SPREAD
 from suite.units import bytes_text
 
+#: what a step says one right after another, so that nothing lies between its calls: torch's ZeroRedundancyOptimizer
+#: sends each new parameter to all ranks
+IN_A_ROW = frozenset({Collective.BROADCAST})
+
 
 class Form(StrEnum):
     """How a strategy calls a collective, which on the host costs differently."""

@@ -19,15 +19,15 @@ from typing import Any
 
 from suite.collectives import Collective
 from suite.environment import available_cores
-from suite.hardware.collective_times import Exchange, Form
+from suite.hardware.collective_times import IN_A_ROW, Exchange, Form
 from suite.hardware.matrix_rate_worker import collect, others_cpu_seconds
 
 #: readings of each exchange, and the calls of one
-READINGS, FEWEST_CALLS, MOST_CALLS = 7, 2, 60
+READINGS, FEWEST_CALLS, MOST_CALLS = 7, 1, 60
 #: seconds of work between two calls, as long as it takes alone: some operators of a small model
-BETWEEN_S = 300e-6
-#: elements of the work's square matrix
-SIDE = 64
+BETWEEN_S = 600e-6
+#: side of the work's square matrices; operators and rounds of its timing
+SIDE, CHAIN = 64, 10
 FP32_BYTES = 4
 
 Call = Callable[[], object]
@@ -106,11 +106,13 @@ def measure(exchanges: Sequence[Exchange], slot_seconds: float) -> list[list[flo
     """This rank's readings of each exchange, taken in turns, so that a busy spell spoils few of each."""
     groups = {size: own_group(size) for size in sorted({exchange.ranks for exchange in exchanges})}
     calls = [call_of(exchange, groups[exchange.ranks]) for exchange in exchanges]
-    between = work_between(BETWEEN_S)
-    counts = [agreed_count(call, between, slot_seconds / READINGS) for call in calls]
+    work = work_between(BETWEEN_S)
+    betweens = [(lambda: None) if exchange.collective in IN_A_ROW else work for exchange in exchanges]
+    pairs = list(zip(calls, betweens, strict=True))
+    counts = [agreed_count(call, between, slot_seconds / READINGS) for call, between in pairs]
     taken: list[list[float]] = [[] for _ in calls]
     for _ in range(READINGS):
-        for call, count, into in zip(calls, counts, taken, strict=True):
+        for (call, between), count, into in zip(pairs, counts, taken, strict=True):
             into.append(reading(call, between, count))
     return taken
 
@@ -122,7 +124,8 @@ def reading(call: Call, between: Call, count: int) -> float:
 
 
 def loop(between: Call, call: Call, count: int) -> float:
-    """Seconds of one round; all ranks begin together."""
+    """Seconds of one round; all ranks begin together, and the last one's end is the end: ranks that share cores do not
+    get through the same work at the same time."""
     import torch.distributed as dist
 
     dist.barrier()
@@ -130,6 +133,7 @@ def loop(between: Call, call: Call, count: int) -> float:
     for _ in range(count):
         between()
         call()
+    dist.barrier()
     return (time.perf_counter() - start) / count
 
 
@@ -146,23 +150,25 @@ def agreed_count(call: Call, between: Call, seconds: float) -> int:
 
 
 def work_between(seconds: float) -> Call:
-    """Small operators that take about so long on a core of their own; the same number on every rank."""
+    """A small model's operators, forward and backward, that take about so long on a core of their own; the same number
+    on every rank."""
     import torch
     import torch.distributed as dist
+    from torch import nn
 
-    x, weight = torch.randn(4 * SIDE, SIDE), torch.randn(SIDE, SIDE)
+    x = torch.randn(4 * SIDE, SIDE, requires_grad=True)
+    pair = nn.Sequential(nn.RMSNorm(SIDE), nn.Linear(SIDE, SIDE, bias=False))
 
     def operators(count: int) -> None:
         y = x
         for _ in range(count):
-            y = torch.nn.functional.linear(y, weight).mul_(0.1)
+            y = y + pair(y)
+        y.sum().backward()
 
-    count = torch.zeros(1, dtype=torch.int64)
-    if dist.get_rank() == 0:  # the others wait
-        operators(20)
-        start = time.perf_counter()
-        operators(100)
-        count[0] = max(1, round(seconds * 100 / (time.perf_counter() - start)))
+    loop(lambda: operators(CHAIN), lambda: None, CHAIN)
+    crowd = max(1.0, dist.get_world_size() / available_cores())
+    alone = loop(lambda: operators(CHAIN), lambda: None, CHAIN) / crowd
+    count = torch.tensor([max(1, round(seconds * CHAIN / alone))])
     dist.broadcast(count, 0)
     return lambda: operators(int(count))
 

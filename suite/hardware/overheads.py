@@ -33,6 +33,15 @@ class Overhead(StrEnum):
     DDP_PARAMETER = "ddp.parameter"  # its hook on a parameter, a micro-batch
     DDP_REDUCE = "ddp.reduction"  # a reduced micro-batch's more than one left unreduced, without the all-reduce
     DDP_REDUCE_PARAMETER = "ddp.reduction.parameter"  # copying into a bucket and out of it
+    PIPELINE_STEP = "pipeline.step"  # torch's schedule: dividing a batch, gathering losses
+    PIPELINE_PASS = "pipeline.pass"  # a stage's forward or backward pass under it, over a bare one
+    INPUTS = "pipeline.inputs"  # a backward pass for inputs alone: finding the weights' part of the graph
+    INPUTS_PARAMETER = "pipeline.inputs.parameter"  # a weight and its bias together
+    INPUTS_OPERATOR = "pipeline.inputs.operator"
+    WEIGHTS = "pipeline.weights"  # a backward pass for weights alone: a run of autograd for each
+    WEIGHTS_PARAMETER = "pipeline.weights.parameter"
+    PIPELINE_MESSAGE = "pipeline.message"  # issuing a send or a receive, and its part of gloo's threads
+    PIPELINE_BYTE = "pipeline.message.byte"
 
 
 #: of DTensors on two meshes' dimensions (FSDP2 beside tensor parallelism) the sharding costs more
@@ -104,6 +113,39 @@ class ShardedUnit:
         """Its key in a calibration."""
         beside = f".{BESIDE_TENSOR}" if self.divided else ""
         return f"fsdp.{self.ranks}r{self.groups}g.{self.parameters}p.{self.payload_bytes}b{beside}.{kept}"
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class TensorHalf:
+    """Half a block whose operators are divided over ranks, at one shape of the stream, so many groups at once."""
+
+    ranks: int
+    groups: int
+    sequences: int
+    tokens: int
+    width: int
+    """in fp32 values, which a narrower stream has fewer of"""
+    sequence_parallel: bool
+
+    def __post_init__(self) -> None:
+        require(self.ranks >= 2, f"tensor half: ranks must be at least 2, got {self.ranks}")
+
+    @property
+    def world(self) -> int:
+        """Ranks on the machine."""
+        return self.ranks * self.groups
+
+    def name(self, whole: bool) -> str:
+        """Its key in a calibration: what dividing adds to the forward pass, or to that and the backward pass
+        together; three weights' DTensors and the collectives with it."""
+        stream = "sequence" if self.sequence_parallel else "whole"
+        sizes = "x".join(map(str, (self.sequences, self.tokens, self.width)))
+        passes = "forward-backward" if whole else "forward"
+        return f"tensor.{stream}.{self.ranks}r{self.groups}g.{sizes}.{passes}"
+
+
+#: divided weights of a TensorHalf
+HALF_WEIGHTS = 3
 
 
 class Engine(StrEnum):

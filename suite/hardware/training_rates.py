@@ -55,7 +55,8 @@ def training_speeds(device: Device, fitted: FittedRate | None = None) -> Speeds 
     flash = _flash(device.name, top)
     return Speeds(
         device.name, products, {MatmulDtype.BF16: flash, MatmulDtype.FP16: flash},
-        Curve.flat(moved, "MEMORY_SHARE of the datasheet's bandwidth"), LAUNCH_S, HOST_S, SLOWDOWN, source,
+        Curve.flat(moved, "0.8 of the datasheet's bandwidth, as norms reach in hw_micro.csv"),
+        LAUNCH_S, HOST_S, SLOWDOWN, source,
     )  # fmt: skip
 
 

@@ -29,7 +29,7 @@ VERBS = ("bench", "estimate", "report", "models")
 @pytest.mark.parametrize(
     "words, message",
     [
-        ("estimte", "VERB: 'estimte' is not known; did you mean estimate?"),
+        ("estimte", "VERB: 'estimte' is not known; did you mean estimate, simulate?"),
         ("--json models", "--json: write it after models"),
         ("models --json --jsn", "--jsn: unknown argument; did you mean --json?"),
         ("estimate", "--model: missing; name a preset"),

@@ -134,13 +134,12 @@ def test_a_folder_without_a_run(verb: tuple[str, ...], tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
-def test_rates_that_cannot_be_read_stop_a_run_from_going_on(folder: Path) -> None:
-    records = folder / RECORDS
-    harm = _first_line(lambda row: row.update(environment={"matrix_rates": 5}))
-    records.write_bytes(harm(records.read_bytes()))
+def test_a_calibration_that_cannot_be_read_stops_a_run_from_going_on(folder: Path) -> None:
+    kept = folder / "calibration.json"
+    kept.write_text('{"machine": 5}')
     said = refusal(run("bench", "--resume", str(folder)))
-    assert said == f"{records}: matrix_rates: expected an object with keys, got 5"
-    assert run("report", str(folder)).returncode == 0  # the page needs no rates
+    assert said == f"{kept}: calibration.machine: expected an object with keys, got 5"
+    assert run("report", str(folder)).returncode == 0  # the page needs none
 
 
 def test_data_that_has_gone_is_told_before_the_run_goes_on(folder: Path) -> None:

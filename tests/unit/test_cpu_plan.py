@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
 from memory.estimate import MemoryModel
 from parallelism.data.ddp import DDP
+from parallelism.schedules.orders import Pass
 from parallelism.simulator.cpu_costs import items_of
 from parallelism.simulator.cpu_plan import cpu_plan
 from parallelism.simulator.engine import run
 from parallelism.simulator.parts import parts_of
 from parallelism.simulator.plan import Part, StepPlan
-from parallelism.simulator.program import program_of
+from parallelism.simulator.program import Label, Stream, program_of
 from suite.case import Case, case_from
 from suite.collectives import Collective
 from suite.hardware.calibration import Calibration, Machine
@@ -138,3 +140,62 @@ def test_what_is_not_timed_and_what_was_not_measured_are_refused() -> None:
     other = a_case({"dp": 2})
     with pytest.raises(SpecError, match="was not measured"):
         cpu_plan(other, MemoryModel(other).ledger_of_share(0), calibration_of(a_case()))
+
+
+def costs_of(case: Case, **overheads: float) -> dict[tuple[int, Pass], float]:
+    """Seconds that overheads add to each stage's passes."""
+    plans = [plan_of(case, calibration_of(case, **given)) for given in ({}, overheads)]
+    found = []
+    for plan in plans:
+        labels = [
+            (label.action, seconds)
+            for label, seconds in zip(program_of(plan).graph.label, program_of(plan).graph.seconds, strict=True)
+            if isinstance(label, Label) and label.action and label.stream is Stream.COMPUTE
+        ]
+        sums: dict[tuple[int, Pass], float] = {}
+        for action, seconds in labels:
+            if action.micro_batch == 0:
+                sums[action.stage, action.kind] = sums.get((action.stage, action.kind), 0.0) + seconds
+        found.append(sums)
+    return {key: found[1][key] - found[0][key] for key in found[0]}
+
+
+@pytest.mark.unit
+def test_a_pipelines_passes_carry_the_schedule_and_the_messages_of_their_neighbours() -> None:
+    case = a_case({"pp": 2, "schedule": "zbv", "virtual_stages": 2}, micro_batches=4)
+    # a V: rank 0 has stages 0 and 3, rank 1 stages 1 and 2; 1 and 2 hand over within their rank
+    each = {str(Overhead.PIPELINE_PASS): 100 * US, str(Overhead.PIPELINE_MESSAGE): 10 * US}
+    added = costs_of(case, **each)
+    assert {stage: added[stage, Pass.FORWARD] for stage in range(4)} == pytest.approx(dict.fromkeys(range(4), 110 * US))
+    assert added[1, Pass.INPUT] == pytest.approx(110 * US)
+    assert added[1, Pass.WEIGHT] == pytest.approx(100 * US)  # says nothing
+    loop = a_case({"pp": 2, "schedule": "interleaved-1f1b", "virtual_stages": 2}, micro_batches=4)
+    assert costs_of(loop, **each)[1, Pass.FORWARD] == pytest.approx(120 * US)  # the other rank is on both sides
+
+
+@pytest.mark.unit
+def test_torch_splits_no_backward_pass_of_the_first_stage() -> None:
+    case = a_case({"pp": 2, "schedule": "zbv", "virtual_stages": 2}, micro_batches=4)
+    split = {str(Overhead.INPUTS_PARAMETER): US, str(Overhead.WEIGHTS_PARAMETER): 2 * US, str(Overhead.INPUTS): 50 * US}
+    added = costs_of(case, **split)
+    assert added[0, Pass.INPUT] == added[0, Pass.WEIGHT] == pytest.approx(0.0)
+    assert added[1, Pass.INPUT] == pytest.approx((50 + BLOCK_WEIGHTS) * US)  # a block a stage
+    assert added[1, Pass.WEIGHT] == pytest.approx(2 * BLOCK_WEIGHTS * US)
+    first = plan_of(case).stages[0].units
+    assert sum(unit.inputs.seconds for unit in first) == 0
+
+
+@pytest.mark.unit
+def test_a_bias_is_of_its_weights_group() -> None:
+    case = a_case({"pp": 2, "schedule": "zbv", "virtual_stages": 2}, micro_batches=4)
+    biased = replace(case, model=replace(case.model, bias=True))
+    each = {str(Overhead.WEIGHTS_PARAMETER): US}
+    assert costs_of(biased, **each)[1, Pass.WEIGHT] == pytest.approx(BLOCK_WEIGHTS * US)
+
+
+@pytest.mark.unit
+def test_hosts_work_is_no_part_of_a_messages_way() -> None:
+    case = a_case({"pp": 2, "schedule": "1f1b"}, micro_batches=4)
+    whole = plan_of(case).stages[0].send
+    host = {str(Overhead.PIPELINE_MESSAGE): whole / 8}
+    assert plan_of(case, calibration_of(case, **host)).stages[0].send == pytest.approx(whole * 6 / 8)

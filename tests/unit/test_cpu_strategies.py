@@ -6,7 +6,7 @@ import pytest
 
 from memory.estimate import MemoryModel
 from parallelism.simulator.cpu_strategies import StrategyCosts, strategy_costs
-from parallelism.simulator.cpu_wanted import wanted_of
+from parallelism.simulator.cpu_wanted import half_of, wanted_of
 from parallelism.simulator.plan import Part
 from parallelism.traffic import messages_of
 from suite.case import Case, case_from
@@ -125,6 +125,28 @@ def test_divided_parameters_cost_each_use_each_sum_and_the_update() -> None:
     each = sum((part.forward + part.backward).compute for part in costs.segments)
     assert each * BATCHES == pytest.approx(weights * (BATCHES * 1e-3 + (BATCHES - 1) * 3e-3))
     assert costs.finish.compute == pytest.approx(weights * 5e-3)
+
+
+@pytest.mark.parametrize(
+    ("recompute", "sequence_parallel", "rerun"),
+    # calls of a forward pass: two gathers, two sums; of a full rerun both gathers and the first sum, or that sum alone
+    [("none", True, 0.0), ("full", True, 2 * 2e-3 * 3 / 4), ("full", False, 2 * 2e-3 / 2)],
+)
+def test_halves_of_blocks_that_were_measured_take_the_place_of_their_messages(
+    recompute: str, sequence_parallel: bool, rerun: float
+) -> None:
+    case = case_of(tp=4, recompute=recompute, sequence_parallel=sequence_parallel)
+    half = half_of(case)
+    known = {half.name(whole=False): 2e-3, half.name(whole=True): 5e-3, str(Overhead.DIVIDED_USE): 1.0}
+    costs = costs_of(case, 2, 7.0, **known)
+    blocks = [each for each in costs.segments if 0 < dict(each.forward.blocking).get(Part.TENSOR, 0.0) < 1]
+    assert len(blocks) == DIVISIBLE["layers"]
+    for block in blocks:
+        # 4 ranks on 2 cores: the engine stretches what was measured with all at work
+        said = [dict(each.blocking).get(Part.TENSOR, 0.0) * 2 for each in (block.forward, block.backward, block.rerun)]
+        assert said == pytest.approx([2 * 2e-3, 2 * (5e-3 - 2e-3), rerun])
+        # of 7 divided weights the halves hold 6
+        assert (block.forward + block.backward).compute == pytest.approx(1.0)
 
 
 def test_a_unit_that_was_not_measured_itself_is_added_up_from_its_parameters_and_collectives() -> None:

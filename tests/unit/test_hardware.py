@@ -190,7 +190,8 @@ def test_a_precision_names_the_format_of_its_matrix_products() -> None:
 
 def test_asking_for_a_device_loads_no_torch() -> None:
     code = (
-        "import sys, suite.hardware as h, suite.hardware.matrix_rate, parallelism.simulator.on_cpu;"
+        "import sys, suite.hardware as h, suite.hardware.matrix_rate;"
+        "import parallelism.simulator.on_cpu, parallelism.simulator.simulators;"
         "h.device('cpu'); h.device('b200');"
         "sys.exit('torch' in sys.modules)"
     )

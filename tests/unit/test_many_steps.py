@@ -56,13 +56,14 @@ def test_short_steps_are_those_of_the_engine(schedule: Schedule, gather: bool) -
 @pytest.mark.parametrize("schedule", list(Schedule))
 def test_communication_is_issued_as_the_engine_issues_it(schedule: Schedule) -> None:
     rng = random.Random(4)
+    apart = Cost(0.2, 0.1), Cost(0.0, 0.0, ((Part.TENSOR, 0.3),))  # of halves that are run apart
     found = []
     for pp, gathers, reductions in product((1, 2), Issue, Issue):
         if pp == 1 and schedule is not Schedule.ONE_F_ONE_B:
             continue
         item = candidate(rng, schedule, pp, 6, gather=True)
         stages = tuple(
-            StagePlan((replace(stage.units[0], is_kept=True, gather=0.3), *stage.units[1:3]), 0.4)
+            StagePlan((replace(stage.units[0], is_kept=True, gather=0.3, apart=apart), *stage.units[1:3]), 0.4)
             for stage in item.plan.stages
         )
         plan = replace(

@@ -13,8 +13,26 @@ from parallelism.overheads.asking import (
     summaries,
     units,
 )
-from parallelism.overheads.shapes import ENGINE_FEW, ENGINE_MANY, FEW, LONG, LOTS, MANY, SHORT, SOME, TALL
-from suite.hardware.overheads import ContextCore, Engine, Kept, Overhead, ShardedUnit, ZeroEngine, name_of
+from parallelism.overheads.pipeline_parts import messages, pipeline
+from parallelism.overheads.shapes import (
+    ENGINE_FEW,
+    ENGINE_MANY,
+    FEW,
+    FEW_BATCHES,
+    HALVES,
+    LARGE_MESSAGE,
+    LONG,
+    LOTS,
+    MANY,
+    MANY_BATCHES,
+    MESSAGES,
+    SHORT,
+    SMALL_MESSAGE,
+    SOME,
+    STAGES,
+    TALL,
+)
+from suite.hardware.overheads import ContextCore, Engine, Kept, Overhead, ShardedUnit, TensorHalf, ZeroEngine, name_of
 
 pytestmark = pytest.mark.unit
 
@@ -131,6 +149,16 @@ def test_a_median_below_nothing_is_nothing() -> None:
     assert seconds_of(summaries(lambda row: dict(row), {"probe": [[-1.0, -2.0, 3.0]]})) == {"probe": 0.0}
 
 
+def test_a_half_is_what_dividing_adds_to_a_stack_of_halves() -> None:
+    half = TensorHalf(2, 4, 1, 64, 32, sequence_parallel=True)
+    [family] = exact_families([], [], [], [half, half])
+    assert (family.name, family.ranks) == ("tensor", 8)
+    row = {"bare.forward": 1.0, "bare.whole": 3.0}
+    row |= {"divided.forward": 1.0 + 2 * HALVES, "divided.whole": 3.0 + 5 * HALVES}
+    assert family.formula(row) == {half.name(whole=False): 2.0, half.name(whole=True): 5.0}
+    assert half.name(whole=True) == "tensor.sequence.2r4g.1x64x32.forward-backward"
+
+
 def test_what_is_measured_at_a_cases_own_shape_has_its_own_names() -> None:
     core = ContextCore("ring", "flash", True, 2, 1, 4, 32, 8, 4, 8)
     unit = ShardedUnit(2, 2, 9, 4096, True)
@@ -141,3 +169,33 @@ def test_what_is_measured_at_a_cases_own_shape_has_its_own_names() -> None:
     assert names == {core.name(whole=False): 1.0, core.name(whole=True): 2.0}
     assert unit.name(Kept.FREED) == "fsdp.2r2g.9p.4096b.beside-tensor.freed"
     assert engine.name(Engine.STEP) == "zero3.4r.step"
+
+
+def test_a_schedule_is_its_passes_and_what_is_left_of_a_step() -> None:
+    row = {}
+    for batches in (FEW_BATCHES, MANY_BATCHES):
+        row |= {f"stages.{batches}": 11.0 * batches, f"schedule.{batches}": 5 + (11 + 2 * STAGES * 3.0) * batches}
+    for parameters, operators in ((FEW, SHORT), (MANY, SHORT), (FEW, LONG)):
+        gradient, whole = 10.0 + operators, 20.0 + operators + parameters
+        inputs, weights = 7 + 0.5 * parameters + 0.25 * operators, 4 + 0.75 * parameters
+        sizes = f"{parameters}.{operators}"
+        row |= {f"gradient.{sizes}": gradient, f"inputs.{sizes}": gradient + inputs}
+        row |= {f"whole.{sizes}": whole, f"split.{sizes}": whole + inputs + weights}
+    assert pipeline(row) == pytest.approx(
+        {
+            Overhead.PIPELINE_STEP: 5,
+            Overhead.PIPELINE_PASS: 3,
+            Overhead.INPUTS: 7,
+            Overhead.INPUTS_PARAMETER: 0.5,
+            Overhead.INPUTS_OPERATOR: 0.25,
+            Overhead.WEIGHTS: 4,
+            Overhead.WEIGHTS_PARAMETER: 0.75,
+        }
+    )
+
+
+def test_a_message_costs_as_much_to_send_as_to_receive() -> None:
+    row = {"work": 50.0}
+    for size in (SMALL_MESSAGE, LARGE_MESSAGE):
+        row[f"message.{size}"] = 50 + MESSAGES * 2 * (3 + size * 1e-3)
+    assert messages(row) == pytest.approx({Overhead.PIPELINE_MESSAGE: 3, Overhead.PIPELINE_BYTE: 1e-3})

@@ -144,8 +144,8 @@ def test_the_estimate_is_the_simulation() -> None:
 
 def test_the_basis_names_the_links_that_are_used() -> None:
     machine = machine_of(case_of())
-    assert machine.basis(case_of()).endswith("products: by hand; beside them: by hand")
-    assert machine.basis(case_of({"dp": 2})).endswith("beside them: by hand; node: by hand")
+    assert machine.basis(case_of()).endswith("; products: by hand")
+    assert machine.basis(case_of({"dp": 2})).endswith("; products: by hand; node: by hand")
     wide = case_from({"model": "llama-1m", "layout": {"dp": 16}, "cluster": {"device": "h100-sxm", "nodes": 2}})
     assert [len(machine.levels_of(case)) for case in (case_of(), case_of({"dp": 8}), wide)] == [0, 1, 2]
 
