@@ -7,7 +7,6 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
 from typing import Protocol, TypeVar
 
-from parallelism.data import replicate
 from parallelism.data.ddp import DDP
 from parallelism.data.fsdp import FSDP
 from parallelism.pipeline.strategy import PIPELINE, joins_weights
@@ -20,18 +19,16 @@ from parallelism.simulator.stage_ledgers import StageLedgers
 from parallelism.simulator.unit_messages import (
     Seconds,
     hides_ring,
-    once_a_step,
     pass_seconds,
     total_seconds,
 )
 from parallelism.simulator.unit_reductions import Exchange, ddp_exchanges, sharded_exchanges, zero_exchanges
 from parallelism.simulator.update_cost import update_work
+from parallelism.simulator.update_messages import update_messages
 from parallelism.simulator.work import Moved, Work
-from parallelism.traffic import clipping_messages, scaling_messages
-from parallelism.zero.redundancy import ZERO_REDUNDANCY
+from parallelism.traffic import clipping_messages
 from parallelism.zero.strategy import ZERO
 from suite.case import Case
-from suite.collectives import Collective
 from suite.formats import formats_of
 from suite.layout import Layout, Offload, Reduction
 from suite.memo import Memo
@@ -288,25 +285,9 @@ class Planner:
         """Clipping and update of all that a pipeline place holds, and what is sent once a step before or after."""
         case, layout = self.case, self.case.layout
         rank, whole = self.rank(place), self.parts.held(stages_of_rank(layout, place))
-        rows = {Part.TENSOR: once_a_step(case, whole, rank)}
-        rows[Part.NORM] = [row for row in (*clipping_messages(layout), *scaling_messages(case)) if row.axis != "pp"]
-        if PIPELINE.is_used(layout):
-            rows[Part.PIPELINE] = list(PIPELINE.messages(case, whole, rank)[1:])
-        if replicate.REPLICATE.is_used(layout):
-            rows[Part.REDUCTION] = list(replicate.REPLICATE.messages(case, whole, rank))
-        if ZERO_REDUNDANCY.is_used(layout):
-            rows[Part.GATHER] = list(ZERO_REDUNDANCY.messages(case, whole, rank))
-        if ZERO.is_used(layout):
-            sent = [row for row in ZERO.messages(case, whole, rank) if _ends_step(layout, row.purpose)]
-            rows[Part.GATHER] = [row for row in sent if row.collective is Collective.ALL_GATHER]
-            rows[Part.NORM] += [row for row in sent if row.collective is not Collective.ALL_GATHER]
+        rows = update_messages(case, whole, rank)
         blocking = tuple((part, total_seconds(found, self.seconds)) for part, found in rows.items())
         return self.pricing.cost(update_work(case, whole)) + Cost(blocking=blocking)
-
-
-def _ends_step(layout: Layout, purpose: str) -> bool:
-    """Is it DeepSpeed's for the update: norms, the overflow's flag, the new parameters?"""
-    return not purpose.startswith(("average the gradients", "gather a module"))
 
 
 def _blocking(tensor: float, context: float) -> Cost:
