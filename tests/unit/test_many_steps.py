@@ -53,6 +53,11 @@ def test_short_steps_are_those_of_the_engine(schedule: Schedule, gather: bool) -
     assert step_seconds_of(found) == pytest.approx(expected, rel=1e-12)
 
 
+def slow_host(unit: Unit) -> Unit:
+    """One that the device has to wait for."""
+    return replace(unit, forward=replace(unit.forward, host=5.0), inputs=replace(unit.inputs, host=2.0))
+
+
 @pytest.mark.parametrize("schedule", list(Schedule))
 def test_communication_is_issued_as_the_engine_issues_it(schedule: Schedule) -> None:
     rng = random.Random(4)
@@ -63,8 +68,8 @@ def test_communication_is_issued_as_the_engine_issues_it(schedule: Schedule) -> 
             continue
         item = candidate(rng, schedule, pp, 6, gather=True)
         stages = tuple(
-            StagePlan((replace(stage.units[0], is_kept=True, gather=0.3, apart=apart), *stage.units[1:3]), 0.4)
-            for stage in item.plan.stages
+            StagePlan((replace(first, is_kept=True, gather=0.3, apart=apart), slow_host(first), last), 0.4)
+            for first, _, _, last in (stage.units for stage in item.plan.stages)
         )
         plan = replace(
             item.plan, stages=stages, gathers=gathers, reductions=reductions, agree=rng.choice([0.0, 0.3]),
