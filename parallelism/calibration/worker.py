@@ -119,7 +119,8 @@ def _measured(request: dict[str, Any], meeting: Meeting, is_first: bool) -> dict
         meeting.barrier.wait(BARRIER_S)
         if meeting.over.is_set():
             return {"rows": rows[:-2], "frames": rows[-2], "copies": rows[-1]}
-        _forward(takers, index)
+        if request["threads"] == 1:
+            _forward(takers, index)
         for take, into in zip(takers, rows, strict=True):
             for name, seconds in take(index).items():
                 if index >= WARMUP:
@@ -128,7 +129,8 @@ def _measured(request: dict[str, Any], meeting: Meeting, is_first: bool) -> dict
 
 
 def _forward(takers: list[Taker], index: int) -> None:
-    """The chains' calls of a round, one of each chain in turn."""
+    """The chains' calls of a round, one of each chain in turn. With several threads they come in a row instead, as in a
+    step: what is done between them would let the other threads fall asleep, and waking them is most of a call."""
     chains = [take for take in takers if isinstance(take, ChainTaker)]
     for chain in chains:
         chain.begin(index)
@@ -207,11 +209,13 @@ class ChainTaker:
     def __call__(self, index: int) -> dict[str, float]:
         """The round's reading, of calls in a row where nobody made them. A backward pass is `inputs` or `weights` where
         it makes gradients of nothing else."""
+        chain = self.chain
         if not self.outputs:
             self.begin(index)
-            for place in range(len(self.chain)):
-                self.call(place)
-        chain, outputs = self.chain, self.outputs
+            for place in range(len(chain)):
+                chain.touch_inputs(place)
+            self.forward, self.outputs = clock(chain.forward)
+        outputs = self.outputs
         chain.touch_gradients()
         backward, _ = clock(lambda: chain.backward(outputs))
         self.outputs = []
