@@ -98,7 +98,8 @@ def test_each_setting_has_its_own_errors(comparison: RunComparison) -> None:
 def test_json_says_why_a_case_has_no_trace(comparison: RunComparison) -> None:
     said = run_mapping(comparison)
     assert said["summary"]["traced_cases"] == 2
-    assert said["summary"]["trace_error"] == {"rows": 4, "mean_absolute": 0.01, "worst": 0.04, "bias": 0.01}
+    expected = {"rows": 4, "mean_absolute": 0.01, "median_absolute": 0.0, "worst": 0.04, "bias": 0.01}
+    assert said["summary"]["trace_error"] == expected
     assert said["summary"]["trace_rows_beyond_scalars"] == 1
     assert said["summary"]["untraced"] == {"no numbers": 1}
     assert said["cases"][2]["trace"] == {"reason": "no numbers", "totals_bytes": []}
