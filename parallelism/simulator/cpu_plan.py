@@ -37,6 +37,13 @@ def cpu_plan(case: Case, ledger: Ledger, calibration: Calibration) -> StepPlan:
     return _Planner(case, ledger, CpuCosts(case, calibration)).plan()
 
 
+def interpolated(case: Case, ledger: Ledger, calibration: Calibration) -> tuple[str, ...]:
+    """What the plan takes from operators that were measured at other shapes, in words; nothing where all were exact."""
+    costs = CpuCosts(case, calibration)
+    _Planner(case, ledger, costs).plan()
+    return tuple(sorted(costs.bases))
+
+
 @dataclass(frozen=True)
 class _Planner:
     case: Case

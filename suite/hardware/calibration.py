@@ -12,7 +12,7 @@ from typing import Any
 from suite.documents import read_json
 from suite.hardware.collective_times import CollectiveTime
 from suite.hardware.curve import Curve
-from suite.hardware.matrix_rate import MatrixRate, MatrixRates
+from suite.hardware.matrix_rate import MatrixRate
 from suite.hardware.operator_times import Crowd, OperatorTime, OperatorTimes
 from suite.parse import SpecError, from_mapping, require, to_mapping
 
@@ -79,12 +79,6 @@ class Calibration:
     def operator_times(self) -> OperatorTimes:
         """Operators by shape."""
         return OperatorTimes(self.operators)
-
-    @cached_property
-    def matrix_rates(self) -> MatrixRates:
-        """Matrix products by shape."""
-        machine = self.machine
-        return MatrixRates(machine.cpu, machine.cores, machine.torch, self.matrix, machine.other_cores)
 
     def crowd(self, ranks: int) -> Crowd:
         """How so many ranks share this machine."""

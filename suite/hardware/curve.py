@@ -47,11 +47,3 @@ class Curve:
         low, high = self.sizes[above - 1], self.sizes[above]
         part = math.log(size / low) / math.log(high / low)
         return float(self.values[above - 1] * (self.values[above] / self.values[above - 1]) ** part)
-
-    def measured_at(self, size: float) -> bool:
-        """Was this very size measured?"""
-        return size in self.sizes
-
-    def covers(self, size: float) -> bool:
-        """Does it lie between the smallest and the largest that were?"""
-        return self.sizes[0] <= size <= self.sizes[-1]
