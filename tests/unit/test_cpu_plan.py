@@ -12,7 +12,7 @@ from memory.estimate import MemoryModel
 from parallelism.data.ddp import DDP
 from parallelism.schedules.orders import Pass
 from parallelism.simulator.cpu_costs import items_of
-from parallelism.simulator.cpu_plan import cpu_plan
+from parallelism.simulator.cpu_plan import cpu_plan, interpolated
 from parallelism.simulator.engine import run
 from parallelism.simulator.parts import parts_of
 from parallelism.simulator.plan import Part, StepPlan
@@ -140,6 +140,15 @@ def test_what_is_not_timed_and_what_was_not_measured_are_refused() -> None:
     other = a_case({"dp": 2})
     with pytest.raises(SpecError, match="was not measured"):
         cpu_plan(other, MemoryModel(other).ledger_of_share(0), calibration_of(a_case()))
+
+
+@pytest.mark.unit
+def test_operators_of_other_shapes_are_named() -> None:
+    case = a_case()
+    longer = replace(case, workload=replace(case.workload, seq_len=128))
+    ledger = MemoryModel(longer).ledger_of_share(0)
+    assert interpolated(longer, ledger, calibration_of(longer)) == ()
+    assert any(text.startswith("linear") for text in interpolated(longer, ledger, calibration_of(case)))
 
 
 def costs_of(case: Case, **overheads: float) -> dict[tuple[int, Pass], float]:
