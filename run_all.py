@@ -44,7 +44,7 @@ def estimate(options: argparse.Namespace) -> int:
     from reports.predict import Predictor
 
     case = flags.case_of(options)
-    if options.new_tokens is not None:
+    if case.serves:
         return _serve(case, options)
     predictor = Predictor(calibration_given(options.calibration))
     if options.json:
@@ -82,9 +82,9 @@ def _serve(case: Case, options: argparse.Namespace) -> int:
 
     require(not options.explain, "--explain: given beside --new-tokens, which lists every term; leave it out")
     if options.json:
-        print(json.dumps(inference_mapping(case, options.new_tokens), allow_nan=False))
+        print(json.dumps(inference_mapping(case), allow_nan=False))
     else:
-        print_inference(case, options.new_tokens, output())
+        print_inference(case, output())
     return 0
 
 
@@ -196,8 +196,6 @@ def _parser() -> argparse.ArgumentParser:
     said.add_argument("--explain", action="store_true", help="every term of the largest moment, with its source")
     said.add_argument("--calibration", metavar="FILE", help=CALIBRATION)
     said.add_argument("--alloc-conf", metavar="TEXT", help=ALLOC_CONF)
-    text = "serve the model: micro_batch prompts of seq_len tokens, then N more of each"
-    said.add_argument("--new-tokens", type=flags.above_zero(int), metavar="N", help=text)
     flags.add_case_flags(said)
     timed = verb(simulate)
     how = "how operators run: eager (kernel by kernel), compiled (fused between products) [eager]"

@@ -14,10 +14,11 @@ from memory.walk import Walker
 from parallelism.schedules.ledgers import ledger_of_stages, stages_of_place
 from suite.case import Case
 from suite.cpu_workspace import has_tiles
-from suite.layout import Layout, Recompute
+from suite.layout import Recompute
 from suite.models.ledgers import ledger_of
 from suite.operators import Ledger
 from suite.parse import require
+from suite.serving_rules import context_tokens
 from suite.share import share_of
 from suite.spec import AttentionKernel, Precision, Workload
 from suite.tape import BF16_POLICY, FP32, Numerics
@@ -47,7 +48,7 @@ class InferenceTerm:
 
 @dataclass(frozen=True)
 class InferenceModel:
-    """A case answered instead of trained: micro_batch prompts of seq_len tokens, then `new_tokens` for each.
+    """A case answered instead of trained: micro_batch prompts of seq_len tokens, then serving.new_tokens of each.
 
     Counted: weights in the compute type, buffers, token ids, a cache of prompt and answer allocated whole, the forward
     pass's tensors as torch frees them without autograd, the last token's logits and their fp32 copy. Not counted: what
@@ -55,25 +56,9 @@ class InferenceModel:
     """
 
     case: Case
-    new_tokens: int
 
     def __post_init__(self) -> None:
-        layout, workload = self.case.layout, self.case.workload
-        require(self.new_tokens >= 1, f"--new-tokens: must be at least 1, got {self.new_tokens}")
-        longest = self.case.model.max_positions
-        require(
-            workload.seq_len + self.new_tokens <= longest,
-            f"--new-tokens: seq_len({workload.seq_len}) + {self.new_tokens} is beyond the model's"
-            f" max_positions({longest}); shorten one of them",
-        )
-        plain = Layout(tp=layout.tp, pp=layout.pp, dp=layout.dp)
-        given = replace(
-            plain, schedule=layout.schedule, virtual_stages=layout.virtual_stages, stage_split=layout.stage_split,
-            sequence_parallel=layout.sequence_parallel,
-        )  # fmt: skip
-        require(
-            layout == given, f"layout: {layout} is a training layout; inference takes tp, pp and dp (replicas) alone"
-        )
+        require(self.case.serves, "serving.new_tokens: missing; give the tokens that are made of each prompt")
 
     def terms(self, rank: int = 0) -> tuple[InferenceTerm, ...]:
         """Every term of every phase on one rank."""
@@ -104,7 +89,7 @@ class InferenceModel:
 
     @property
     def _context(self) -> int:
-        return self.case.workload.seq_len + self.new_tokens
+        return context_tokens(self.case)
 
     def _held(self, rank: int) -> list[InferenceTerm]:
         """What is there in both phases."""

@@ -18,9 +18,9 @@ from suite.hardware import device
 from suite.units import NOT_KNOWN, bytes_text, count_text
 
 
-def inference_mapping(case: Case, new_tokens: int) -> dict[str, Any]:
+def inference_mapping(case: Case) -> dict[str, Any]:
     """`estimate --new-tokens --json`: memory of the rank that needs most. SpecError for what cannot be served."""
-    model = InferenceModel(case, new_tokens)
+    model = InferenceModel(case)
     rank = max(representative_ranks(case.layout), key=model.peak_bytes)
     peak, available = model.peak_bytes(rank), available_bytes(case, device(case.cluster.device))
     terms = model.terms(rank)
@@ -28,7 +28,7 @@ def inference_mapping(case: Case, new_tokens: int) -> dict[str, Any]:
         "case_id": case.case_id,
         "case": case.to_mapping(),
         "world_size": case.layout.world_size,
-        "new_tokens": new_tokens,
+        "new_tokens": case.serving.new_tokens,
         "inference": {
             "peak_bytes": peak,
             "rank": rank,
@@ -50,11 +50,11 @@ def inference_mapping(case: Case, new_tokens: int) -> dict[str, Any]:
     }
 
 
-def print_inference(case: Case, new_tokens: int, console: Console) -> None:
+def print_inference(case: Case, console: Console) -> None:
     """The same for a person: a row a term, a column a phase."""
-    answer = inference_mapping(case, new_tokens)
+    answer = inference_mapping(case)
     found, workload = answer["inference"], case.workload
-    batch = f"{workload.micro_batch} x ({count_text(workload.seq_len)} + {count_text(new_tokens)}) tokens"
+    batch = f"{workload.micro_batch} x ({count_text(workload.seq_len)} + {count_text(case.serving.new_tokens)}) tokens"
     console.print(Text(plain(f"{case.model.name} served on {case.cluster.device}: {batch} a rank"), style="bold"))
     table = Table(box=box.SIMPLE_HEAD, title_justify="left", pad_edge=False)
     for heading in ("term", *Phase):

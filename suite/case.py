@@ -1,4 +1,4 @@
-"""Case: model x layout x workload x cluster (x recipe), frozen; its id is a hash of its canonical JSON."""
+"""Case: model x layout x workload x cluster (x recipe, x serving and cache), frozen; its id hashes its canonical JSON."""
 
 from __future__ import annotations
 
@@ -9,31 +9,41 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
+from suite.cache import CacheSpec
 from suite.case_rules import check_case
 from suite.layout import Layout, degrees
 from suite.links import Level
 from suite.models import ModelSpec, model_from
 from suite.parse import SpecError, from_mapping, nearest, require, shown, to_mapping
+from suite.serving import Serving
+from suite.serving_rules import check_serving
 from suite.spec import Cluster, Recipe, Workload
 
 #: the workload's settings that every case's id names
 NAMED_ALWAYS = ("seq_len", "micro_batch", "micro_batches", "precision", "optimizer", "attention", "loss")
+#: the model's later settings, which ids name only where they are given
+NAMED_WHERE_GIVEN = ("window", "latent")
 
 
 @dataclass(frozen=True)
 class Case:
-    """One training run, fully described. Building it checks that its parts fit each other."""
+    """One run, fully described: training, or with `serving.new_tokens` answering prompts. Building it checks that its
+    parts fit each other; a served case has no sequence parallelism, since a step has one token of a sequence."""
 
     model: ModelSpec
     layout: Layout = field(default_factory=Layout)
     workload: Workload = field(default_factory=Workload)
     cluster: Cluster = field(default_factory=Cluster)
     recipe: Recipe = field(default_factory=Recipe)
+    serving: Serving = field(default_factory=Serving)
+    cache: CacheSpec = field(default_factory=CacheSpec)
 
     def __post_init__(self) -> None:
+        if self.serves:
+            object.__setattr__(self, "layout", replace(self.layout, sequence_parallel=False))
         seq_len, positions = self.workload.seq_len, self.model.max_positions
         require(
-            seq_len <= positions,
+            seq_len <= positions or self.serves,  # whose own rule counts the answer too
             f"workload.seq_len: {seq_len} is beyond the model's max_positions({positions}) of {self.model.name}",
         )
         ranks, nodes = self.layout.world_size, self.cluster.nodes
@@ -48,6 +58,7 @@ class Case:
         )
 
         check_case(self)
+        check_serving(self)
 
     @cached_property
     def case_id(self) -> str:
@@ -64,12 +75,25 @@ class Case:
             data["cluster"]["links"] = [
                 {key: value for key, value in link.items() if value != bare[key]} for link in links
             ]
+        data["model"] = {
+            key: value for key, value in data["model"].items() if key not in NAMED_WHERE_GIVEN or value is not None
+        }
+        for part, unset in (("serving", to_mapping(Serving())), ("cache", to_mapping(CacheSpec()))):
+            given = {key: value for key, value in data.pop(part).items() if value != unset[key]}
+            data |= {part: given} if given else {}
         text = json.dumps(data, sort_keys=True, separators=(",", ":"))
         return hashlib.sha256(text.encode()).hexdigest()[:12]
 
     @property
+    def serves(self) -> bool:
+        """Does the model answer prompts, rather than learn?"""
+        return self.serving.new_tokens is not None
+
+    @property
     def label(self) -> str:
-        """A short name for tables: model, layout, and the workload's choices."""
+        """A short name for tables: model, layout, and the workload's choices; of a served case, its cache's too."""
+        if self.serves:
+            return self._serving_label
         parts = [self.model.name, str(self.layout), self.workload.precision.value, self.workload.attention.value]
         if self.workload.optimizer.value != "adamw":
             parts.append(self.workload.optimizer.value)
@@ -80,6 +104,15 @@ class Case:
         if self.workload.micro_batches > 1:
             parts.append(f"x{self.workload.micro_batches}")
         return " ".join(parts)
+
+    @property
+    def _serving_label(self) -> str:
+        batch, tokens = self.workload.micro_batch, f"{self.workload.seq_len}+{self.serving.new_tokens}"
+        layout = replace(self.layout, sequence_parallel=True)  # its default: nothing to say
+        parts = [self.model.name, str(layout), self.workload.precision.value, f"{batch} x {tokens}"]
+        if self.serving.sampling.value != "greedy":
+            parts.append(self.serving.sampling.value)
+        return " ".join([*parts, f"cache {self.cache}"])
 
     @property
     def global_batch(self) -> int:
@@ -96,7 +129,10 @@ class Case:
         return to_mapping(self)
 
 
-_PARTS = {"layout": Layout, "workload": Workload, "cluster": Cluster, "recipe": Recipe}
+PARTS: dict[str, type] = {
+    "layout": Layout, "workload": Workload, "cluster": Cluster, "recipe": Recipe, "serving": Serving,
+    "cache": CacheSpec,
+}  # fmt: skip
 
 
 def case_from(data: Mapping[str, Any]) -> Case:
@@ -104,8 +140,8 @@ def case_from(data: Mapping[str, Any]) -> Case:
     if not isinstance(data, Mapping):
         raise SpecError(f"case: expected an object with keys, got {shown(data)}")
     for key in data:
-        if key not in ("model", *_PARTS):
-            raise SpecError(f"case.{key}: unknown key; {nearest(str(key), ['model', *_PARTS])}")
+        if key not in ("model", *PARTS):
+            raise SpecError(f"case.{key}: unknown key; {nearest(str(key), ['model', *PARTS])}")
     require("model" in data, "case.model: missing; give a preset's name or an object")
-    parts: dict[str, Any] = {key: from_mapping(kind, data[key], key) for key, kind in _PARTS.items() if key in data}
+    parts: dict[str, Any] = {key: from_mapping(kind, data[key], key) for key, kind in PARTS.items() if key in data}
     return Case(model=model_from(data["model"]), **parts)

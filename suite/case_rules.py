@@ -38,7 +38,13 @@ def _precision_on_engine(case: Case) -> str:
 
 CASE_RULES: tuple[Rule[Case], ...] = (
     _divides("model.heads", lambda case: case.model.heads, "tp", "each rank takes whole heads"),
-    _divides("model.kv_heads", lambda case: case.model.kv_heads, "tp", "each rank takes whole key-value heads"),
+    Rule(
+        "model.kv_heads that tp does not divide",
+        "each rank takes whole key-value heads; serving also takes a tp that they divide, and copies them",
+        lambda case: case.model.kv_heads % case.layout.tp != 0
+        and not (case.serves and case.layout.tp % case.model.kv_heads == 0),
+        lambda case: f"model.kv_heads({case.model.kv_heads}) % layout.tp({case.layout.tp}) != 0",
+    ),
     _divides("model.ffn", lambda case: case.model.ffn, "tp", "each rank takes as many columns of the MLP"),
     Rule(
         "a vocabulary that leaves a tp rank none of it",
@@ -49,7 +55,7 @@ CASE_RULES: tuple[Rule[Case], ...] = (
     Rule(
         "workload.seq_len that cp and tp do not divide",
         "each rank takes equal parts: cp of them (2 cp where balanced), and tp of each under sequence parallelism",
-        lambda case: case.workload.seq_len % sequence_parts(case.layout) != 0,
+        lambda case: case.workload.seq_len % sequence_parts(case.layout) != 0 and not case.serves,
         lambda case: f"workload.seq_len({case.workload.seq_len}) % {sequence_parts(case.layout)} parts != 0",
     ),
     Rule(
@@ -129,7 +135,8 @@ CASE_RULES: tuple[Rule[Case], ...] = (
     Rule(
         "fewer micro-batches than stages",
         "1f1b and dualpipev fill the pipeline first; take at least as many, or gpipe",
-        lambda case: case.layout.pp > 1 and case.layout.schedule in (Schedule.ONE_F_ONE_B, Schedule.DUAL_PIPE_V)
+        lambda case: not case.serves
+        and case.layout.pp > 1 and case.layout.schedule in (Schedule.ONE_F_ONE_B, Schedule.DUAL_PIPE_V)
         and case.workload.micro_batches < case.layout.stages,
         lambda case: f"workload.micro_batches({case.workload.micro_batches}) < stages({case.layout.stages})",
     ),

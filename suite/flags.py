@@ -11,14 +11,11 @@ from enum import Enum, StrEnum
 from pathlib import Path
 from typing import Any, NoReturn, TypeVar
 
-from suite.case import Case, case_from
+from suite.case import PARTS, Case, case_from
 from suite.documents import read_json
-from suite.layout import Layout
 from suite.parse import SpecError, from_text, nearest, require, shown, to_mapping
 from suite.passes import ON_RANKS, Pass, passes_of
-from suite.spec import Cluster, Recipe, Workload
 
-PARTS: dict[str, type] = {"layout": Layout, "workload": Workload, "cluster": Cluster, "recipe": Recipe}
 #: flags that say which cases there are; the rest change them
 BASES = ("case", "model", "hf_config")
 E = TypeVar("E", bound=StrEnum)

@@ -14,16 +14,19 @@ class Pass(StrEnum):
     TRAIN = "train"  # timed, without probes
     MEMORY = "memory"  # a few steps under the allocator's recorder
     TRAFFIC = "traffic"  # a step with every collective counted
+    SERVE = "serve"  # prompts answered: the cache's bytes, what it gives, how long it takes
     TRACE = "trace"  # a few steps on fake tensors, in a process that is none of the case's ranks
 
 
 #: what ranks run: each of them where nothing else is asked for
 ON_RANKS = (Pass.TRAIN, Pass.MEMORY, Pass.TRAFFIC)
+#: what ranks run of a case that is served
+SERVED = (Pass.SERVE,)
 
 
 def on_ranks(passes: Collection[Pass]) -> tuple[Pass, ...]:
     """Those of the passes that a case's ranks run, in the order in which they are run."""
-    return tuple(each for each in ON_RANKS if each in passes)
+    return tuple(each for each in (*ON_RANKS, *SERVED) if each in passes)
 
 
 def passes_of(text: str) -> tuple[Pass, ...]:

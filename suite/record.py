@@ -37,6 +37,15 @@ class Quantity(StrEnum):
     BYTES_SENT = "bytes_sent"  # a rank's share of a step's collectives (suite.collectives.sent_bytes)
     PAYLOAD = "payload_bytes"  # what a rank hands over to a step's collectives
     COLLECTIVE_CALLS = "collective_calls"
+    CACHE = "cache_bytes"  # what a served model's cache holds when the answers are whole
+    CACHE_READ = "cache_read_bytes"  # of it, what the last token of every sequence reads
+    PREFILL_TIME = "prefill_seconds"  # until every sequence has its first token
+    DECODE_TIME = "decode_seconds"  # until every sequence has one token more
+    TOKENS_MADE = "tokens_made"  # a sequence, until its answer is whole or the cache full
+    TOKENS_DIFFER = "tokens_differ"  # of all sequences, from what the same model makes without a cache
+    LOGIT_DIFFERENCE = "logit_difference"  # furthest from the same model's without a cache
+    EXACT_LOSS = "exact_loss_nats"  # held-out text, without a cache
+    CACHED_LOSS = "cached_loss_nats"  # the same text, token by token through the cache
 
 
 class Component(StrEnum):
@@ -52,6 +61,11 @@ class Component(StrEnum):
     LOSS = "loss"  # made by the head and the loss, kept for the backward pass
     GATHERED = "gathered"  # whole parameters that sharding gathers for a while, and its collectives' buffers
     TRANSIENTS = "transients"  # made and freed inside the phase: workspace, gradients of activations
+    KEYS = "keys"  # of a served model's cache; latents where attention is latent
+    VALUES = "values"  # rotated keys that heads share where attention is latent
+    SCALES = "scales"  # and offsets of quantized keys and values
+    TABLES = "tables"  # where tokens lie: positions, pages
+    HOST = "host"  # blocks that the host keeps
     UNEXPLAINED = "unexplained"
 
 
@@ -159,6 +173,28 @@ class TimeEstimate:
     mfu_full_attention: float | None = None  # as PaLM's: the masked half of attention counted too
 
 
+@dataclass(frozen=True, slots=True)
+class CacheTerm:
+    """One line of a cache: so many bytes of a component on a rank, stored (CACHE) or read (CACHE_READ), and why."""
+
+    component: Component
+    nbytes: int
+    formula: str
+    source: str
+    rank: int = 0
+    quantity: Quantity = Quantity.CACHE
+
+
+@dataclass(frozen=True)
+class ServingEstimate:
+    """What the formulas say of a served case: its cache on every rank, and its times. None where a rate is not known."""
+
+    cache: tuple[CacheTerm, ...]
+    prefill_seconds: float | None = None
+    decode_seconds: float | None = None  # of the middle token of the answers
+    basis: str = ""  # where the rates come from, in words
+
+
 class Outcome(StrEnum):
     """How a case ended. Failure is a result, never a gap."""
 
@@ -167,6 +203,7 @@ class Outcome(StrEnum):
     TIMEOUT = "timeout"  # ran past its deadline while making progress
     HANG = "hang"  # made no progress for the hang limit
     FAILED = "failed"
+    CACHE_FULL = "cache_full"  # a served model's cache had no room for the next token
     SKIPPED = "skipped"
 
 

@@ -19,7 +19,7 @@ from suite.collectives import TrafficEstimate
 from suite.parse import SpecError, from_mapping, require, to_mapping
 from suite.passes import ON_RANKS, Pass
 from suite.peers import Peer, PeerAnswer
-from suite.record import SCHEMA_VERSION, Measurement, MemoryEstimate, Sample, TimeEstimate
+from suite.record import SCHEMA_VERSION, Measurement, MemoryEstimate, Sample, ServingEstimate, TimeEstimate
 from suite.timeline import Timeline
 
 RECORDS = "records.jsonl"
@@ -51,6 +51,7 @@ class EstimateRow:
     reason: str = ""  # why there is no estimate, where there is none
     traffic: tuple[TrafficEstimate, ...] = ()  # one a rank
     timelines: tuple[Timeline, ...] = ()  # one a rank
+    serving: ServingEstimate | None = None  # of a served case
 
 
 @dataclass(frozen=True)

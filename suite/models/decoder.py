@@ -43,6 +43,24 @@ class RopeScaling:
 
 
 @dataclass(frozen=True)
+class Latent:
+    """Multi-head latent attention (arXiv:2405.04434, section 2.1.2): keys and values of all heads come from one
+    compressed latent a token, beside a rotated key that all heads share. Elements, a token or a head."""
+
+    kv_rank: int  # d_c: the latent that is cached
+    rope_dim: int  # d_h^R: of the shared rotated key, which is cached too
+    nope_dim: int  # of each head's key that is not rotated
+    v_dim: int  # of each head's value
+    q_rank: int = 0  # d_c': of the queries' own latent; 0: queries are projected directly
+
+    def __post_init__(self) -> None:
+        for name in ("kv_rank", "rope_dim", "nope_dim", "v_dim"):
+            require(getattr(self, name) >= 1, f"model.latent.{name}: must be at least 1, got {getattr(self, name)}")
+        require(self.q_rank >= 0, f"model.latent.q_rank: must be at least 0, got {self.q_rank}")
+        require(self.rope_dim % 2 == 0, f"model.latent.rope_dim: rope rotates pairs; {self.rope_dim} is odd")
+
+
+@dataclass(frozen=True)
 class DecoderSpec:
     """A decoder-only transformer, pre-norm. h hidden, a heads of d, k key-value heads, f ffn, V vocab.
 
@@ -69,6 +87,8 @@ class DecoderSpec:
     rope_scaling: RopeScaling | None = setting(None, "Llama 3.1's frequency scaling")
     dropout: float = setting(0.0, "share of the embedding's and the sub-blocks' outputs that is dropped in training")
     norm_eps: float = setting(1e-5, "added under the norm's root")
+    window: int | None = setting(None, "newest tokens that a query sees, its own included (none: all)")
+    latent: Latent | None = setting(None, "multi-head latent attention's sizes (none: keys and values of their own)")
     family: str = setting("decoder", "model family")
     name: str = setting("custom", "what reports call it")
 
@@ -92,6 +112,10 @@ class DecoderSpec:
         require(
             self.heads % self.kv_heads == 0,
             f"model.kv_heads: heads({self.heads}) % kv_heads({self.kv_heads}) != 0",
+        )
+        require(
+            self.window is None or self.window >= 1,
+            f"model.window: must be at least 1 where it is given, got {self.window}",
         )
         require(0 < self.rope_fraction <= 1, f"model.rope_fraction: must be in (0, 1], got {self.rope_fraction}")
         if self.position is Position.ROPE:

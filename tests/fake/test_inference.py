@@ -23,7 +23,9 @@ SCALARS = 64
 
 def case_of(model: dict[str, object] | str, **settings: object) -> Case:
     layout = {key: settings.pop(key) for key in ("tp", "pp", "fsdp") if key in settings}
-    return case_from({"model": model, "layout": layout, "workload": {"seq_len": 64, "micro_batch": 2} | settings})
+    serving = {"new_tokens": settings.pop("new_tokens", 1)}
+    workload = {"seq_len": 64, "micro_batch": 2} | settings
+    return case_from({"model": model, "layout": layout, "workload": workload, "serving": serving})
 
 
 def measured_prefill(case: Case) -> int:
@@ -50,13 +52,13 @@ def measured_prefill(case: Case) -> int:
 def test_the_working_set_of_a_prefill_is_what_the_allocator_hands_out(
     model: dict[str, object], precision: str, attention: str
 ) -> None:
-    case = case_of(model, precision=precision, attention=attention)
-    terms = {term.name: term.nbytes for term in InferenceModel(case, 8).terms() if term.phase is Phase.PREFILL}
+    case = case_of(model, precision=precision, attention=attention, new_tokens=8)
+    terms = {term.name: term.nbytes for term in InferenceModel(case).terms() if term.phase is Phase.PREFILL}
     assert terms["forward pass"] == pytest.approx(measured_prefill(case), abs=SCALARS)
 
 
 def test_llama_7b_in_16_bits_costs_512_kib_a_token_and_13_gib_of_weights() -> None:
-    model = InferenceModel(case_of("llama-7b", seq_len=1024, micro_batch=4), 1024)
+    model = InferenceModel(case_of("llama-7b", seq_len=1024, micro_batch=4, new_tokens=1024))
     assert model.cache_bytes_per_token() == 512 * 1024
     loaded = {term.name: term.nbytes for term in model.terms() if term.phase is Phase.LOADED}
     assert loaded["weights"] == 2 * 6_738_415_616
@@ -65,17 +67,18 @@ def test_llama_7b_in_16_bits_costs_512_kib_a_token_and_13_gib_of_weights() -> No
 
 
 def test_tensor_and_pipeline_ranks_hold_their_share_of_the_cache_between_them() -> None:
-    whole = InferenceModel(case_of("llama3-8b"), 1).cache_bytes_per_token()
+    whole = InferenceModel(case_of("llama3-8b")).cache_bytes_per_token()
     assert whole == 128 * 1024  # published: 131,072 bytes
-    tp = InferenceModel(case_of("llama3-8b", tp=4), 1)
+    tp = InferenceModel(case_of("llama3-8b", tp=4))
     assert [tp.cache_bytes_per_token(rank) for rank in range(4)] == [whole // 4] * 4
-    pp = InferenceModel(case_of("llama3-8b", pp=4, micro_batches=4), 1)
+    pp = InferenceModel(case_of("llama3-8b", pp=4))
     assert sum(pp.cache_bytes_per_token(rank) for rank in range(4)) == whole
 
 
 def test_a_longer_prompt_or_answer_or_a_larger_batch_never_needs_less() -> None:
     def peak(seq_len: int, new_tokens: int, batch: int) -> int:
-        return InferenceModel(case_of("llama3-8b", seq_len=seq_len, micro_batch=batch), new_tokens).peak_bytes()
+        case = case_of("llama3-8b", seq_len=seq_len, micro_batch=batch, new_tokens=new_tokens)
+        return InferenceModel(case).peak_bytes()
 
     base = peak(256, 64, 2)
     assert base < peak(512, 64, 2)
@@ -86,19 +89,19 @@ def test_a_longer_prompt_or_answer_or_a_larger_batch_never_needs_less() -> None:
 @pytest.mark.parametrize(
     ("settings", "new_tokens", "words"),
     [
-        ({}, 0, "--new-tokens: must be at least 1, got 0"),
-        ({}, 200, r"--new-tokens: seq_len\(64\) \+ 200 is beyond the model's max_positions\(256\)"),
-        ({"fsdp": 2}, 8, "layout: fsdp2 is a training layout; inference takes tp, pp and dp"),
+        ({}, 0, "serving.new_tokens: must be at least 1 where it is given, got 0"),
+        ({}, 200, r"serving.new_tokens: seq_len\(64\) \+ 200 = 264 is beyond max_positions\(256\)"),
+        ({"fsdp": 2}, 8, "layout: fsdp2: serving takes tp, pp and dp"),
     ],
 )
 def test_what_cannot_be_served_is_refused_in_one_line(settings: dict[str, object], new_tokens: int, words: str) -> None:
     with pytest.raises(SpecError, match=f"^{words}"):
-        InferenceModel(case_of(LLAMA, **settings), new_tokens)
+        case_of(LLAMA, new_tokens=new_tokens, **settings)
 
 
 def test_decoding_in_the_open_scores_the_whole_cache() -> None:
     """b a (s + n) scores for one query a head: 4 bytes each, and 2 in bf16."""
     spec = PRESETS["llama-7b"]
-    case = case_of("llama-7b", attention="eager", seq_len=1000, micro_batch=3)
-    terms = {term.name: term.nbytes for term in InferenceModel(case, 24).terms() if term.phase is Phase.DECODE}
+    case = case_of("llama-7b", attention="eager", seq_len=1000, micro_batch=3, new_tokens=24)
+    terms = {term.name: term.nbytes for term in InferenceModel(case).terms() if term.phase is Phase.DECODE}
     assert terms["scores over the cache"] == 3 * spec.heads * 1024 * 6

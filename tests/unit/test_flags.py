@@ -52,6 +52,7 @@ def tiny(tmp_path: Path) -> str:
 
 
 #: a value other than the default for every field; what else it takes to be a valid case
+SERVED = ["--new-tokens", "9", "--seq-len", "64"]
 VALUES: dict[str, tuple[str, Any, list[str]]] = {
     "dp": ("2", 2, []),
     "fsdp": ("4", 4, []),
@@ -96,6 +97,25 @@ VALUES: dict[str, tuple[str, Any, list[str]]] = {
     "tokenizer": ("byte", "byte", []),
     "stride": ("16", 16, []),
     "validation_batches": ("2", 2, []),
+    "new_tokens": ("9", 9, ["--seq-len", "64"]),
+    "shortest_prompt": ("5", 5, SERVED),
+    "prefill_tokens": ("32", 32, SERVED),
+    "sampling": ("beam", "beam", SERVED),
+    "top_k": ("7", 7, SERVED),
+    "top_p": ("0.5", 0.5, SERVED),
+    "temperature": ("0.7", 0.7, SERVED),
+    "beams": ("3", 3, SERVED),
+    "cache_dtype": ("int4", "int4", SERVED),
+    "quant_group": ("16", 16, [*SERVED, "--cache-dtype", "int8"]),
+    "window": ("64", 64, SERVED),
+    "sinks": ("4", 4, [*SERVED, "--window", "64"]),
+    "memory_block": ("16", 16, [*SERVED, "--window", "64", "--sinks", "4"]),
+    "representatives": ("2", 2, SERVED),
+    "fetched_blocks": ("3", 3, SERVED),
+    "page_tokens": ("16", 16, SERVED),
+    "allocation": ("growing", "growing", SERVED),
+    "cache_tokens": ("2000", 2000, SERVED),
+    "latent_form": ("plain", "plain", SERVED),
 }
 FIELDS = [(part, field.name) for part, kind in PARTS.items() for field in dataclasses.fields(kind)]
 
@@ -181,7 +201,7 @@ def test_the_global_batch_sets_the_micro_batches(layout: list[str], micro_batche
         ("--modle gpt2", "--modle: unknown argument; did you mean --model, --nodes?"),
         ("--micro-bach=2 --model gpt2", "--micro-bach: unknown argument; did you mean --micro-batch, "),
         ("--mod gpt2", "--mod: unknown argument; did you mean --model"),  # no flag is guessed from its start
-        ("--model gpt2 gpt3", "gpt3: unknown argument; flags begin with --, as --validation-batches"),
+        ("--model gpt2 gpt3", "gpt3: unknown argument; flags begin with --, as --latent-form"),
         ("--model gpt2 --dp two", "--dp: expected a whole number, got 'two'"),
         ("--model gpt2 --dp 2.0", "--dp: expected a whole number, got '2.0'"),
         ("--model gpt2 --dp 0", "layout.dp: must be at least 1, got 0"),

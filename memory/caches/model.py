@@ -1,0 +1,40 @@
+"""A served case's cache: every term of what a rank stores and of what a decode step reads, whatever its kind."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+
+from memory.caches.full import full_terms
+from memory.caches.terms import Stored
+from parallelism.schedules.ledgers import stages_of_place
+from suite.cache import CacheKind
+from suite.cache_shape import CacheShape, cache_kind, stored_dtype
+from suite.case import Case
+from suite.parse import SpecError
+from suite.record import CacheTerm, Quantity
+
+#: kind of cache -> its terms
+FORMULAS: dict[CacheKind, Callable[[Stored], tuple[CacheTerm, ...]]] = {CacheKind.FULL: full_terms}
+
+
+def cache_terms(case: Case, rank: int = 0) -> tuple[CacheTerm, ...]:
+    """Every term of a rank's cache, stored (Quantity.CACHE) and read by the last decode step (CACHE_READ)."""
+    kind = cache_kind(case)
+    if kind not in FORMULAS:
+        raise SpecError(f"cache: a cache of kind {kind} has no formula yet")
+    stored = Stored(CacheShape.of(case, _layers(case, rank)), case.cache, stored_dtype(case))
+    return tuple(replace(term, rank=rank) for term in FORMULAS[kind](stored))
+
+
+def cache_bytes(case: Case, rank: int = 0, quantity: Quantity = Quantity.CACHE) -> int:
+    """Bytes that a rank's cache takes, or that a step reads of it."""
+    return sum(term.nbytes for term in cache_terms(case, rank) if term.quantity is quantity)
+
+
+def _layers(case: Case, rank: int) -> int:
+    """Blocks that a rank of a pipeline has."""
+    if case.layout.pp == 1:
+        return case.model.layers
+    stages = stages_of_place(case, case.layout.place("pp", rank))
+    return sum(len(stage.blocks) for stage in stages)

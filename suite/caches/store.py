@@ -1,0 +1,78 @@
+"""How a lane's numbers are held: entries [b, entries, heads, width] that are written once and read as they were."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+#: some entries of every sequence: a range, or their numbers
+Entries = slice | Tensor
+
+
+class Store(Protocol):
+    """Entries of one lane, for every sequence alike."""
+
+    def write(self, at: Entries, x: Tensor) -> None:
+        """Put x [b, n, heads, width] at those entries."""
+        ...
+
+    def read(self, at: Entries) -> Tensor:
+        """Those entries in the compute type, [b, n, heads, width]."""
+        ...
+
+    def append(self, x: Tensor) -> None:
+        """Make room for x [b, n, heads, width] behind the last entry, and put it there."""
+        ...
+
+    def reorder(self, rows: Tensor) -> None:
+        """Let sequence i hold what sequence rows[i] does."""
+        ...
+
+    @property
+    def payload(self) -> Tensor:
+        """What holds the numbers, or their codes."""
+        ...
+
+    @property
+    def scales(self) -> tuple[Tensor, ...]:
+        """What turns codes back into numbers; empty where they are numbers."""
+        ...
+
+
+class PlainStore:
+    """Numbers in the type that they are given."""
+
+    def __init__(
+        self, sequences: int, entries: int, heads: int, width: int, dtype: torch.dtype, compute: torch.dtype,
+        device: torch.device,
+    ) -> None:  # fmt: skip
+        self._numbers = torch.empty(sequences, entries, heads, width, dtype=dtype, device=device)
+        self._compute = compute
+
+    def write(self, at: Entries, x: Tensor) -> None:
+        """Put x at those entries, rounded to the store's type."""
+        self._numbers[:, at] = x.to(self._numbers.dtype)
+
+    def read(self, at: Entries) -> Tensor:
+        """Those entries: a view of them where they are a range and need no cast."""
+        return self._numbers[:, at].to(self._compute)
+
+    def append(self, x: Tensor) -> None:
+        """Copy what is there and x into a new array."""
+        self._numbers = torch.cat((self._numbers, x.to(self._numbers.dtype)), dim=1)
+
+    def reorder(self, rows: Tensor) -> None:
+        """Let sequence i hold what sequence rows[i] does."""
+        self._numbers = self._numbers[rows]
+
+    @property
+    def payload(self) -> Tensor:
+        """The numbers."""
+        return self._numbers
+
+    @property
+    def scales(self) -> tuple[Tensor, ...]:
+        """None."""
+        return ()
