@@ -1,4 +1,4 @@
-"""Case: model x layout x workload x cluster (x recipe, x serving and cache), frozen; its id hashes its canonical JSON."""
+"""Case: model x layout x workload x cluster (x recipe, serving, cache), frozen; its id hashes its canonical JSON."""
 
 from __future__ import annotations
 

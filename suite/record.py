@@ -187,7 +187,7 @@ class CacheTerm:
 
 @dataclass(frozen=True)
 class ServingEstimate:
-    """What the formulas say of a served case: its cache on every rank, and its times. None where a rate is not known."""
+    """What the formulas say of a served case: cache of every rank, and times (None where a rate is not known)."""
 
     cache: tuple[CacheTerm, ...]
     prefill_seconds: float | None = None

@@ -1,4 +1,4 @@
-"""What cannot be served, and why. The rules of a Case whose `serving.new_tokens` is given, and of one where it is not."""
+"""What cannot be served, and why: the rules of a Case whose `serving.new_tokens` is given, and of one without."""
 
 from __future__ import annotations
 

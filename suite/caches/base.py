@@ -1,7 +1,7 @@
 """What a cache is to the model that it serves: layers that take new keys and values, and what queries may see of them.
 
-A cache holds, for each sequence, entries with their places in the text. A forward pass goes: `advance(places)` once, then
-every layer's `extend` in turn, then attention over what that returned, under `sight`.
+A cache holds, for each sequence, entries with their places in the text. A forward pass goes: `advance(places)` once,
+then every layer's `extend` in turn, then attention over what that returned, under `sight`.
 """
 
 from __future__ import annotations
