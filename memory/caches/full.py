@@ -11,8 +11,8 @@ SOURCE = "arXiv:2211.05102, section 2.1: 2 L k d elements a token"
 
 def full_terms(stored: Stored) -> tuple[CacheTerm, ...]:
     """Stored: both lanes of every entry there is room for (growing: of every token held), a place an entry. Read by
-    the last step: both lanes of every entry held, padding of shorter prompts included. Not counted: the old array beside
-    the new one while it grows; the mask of a pass."""
+    the last step: both lanes of every entry held, padding of shorter prompts included. Not counted: the old array
+    beside the new one while it grows; the mask of a pass."""
     shape = stored.shape
     grows = stored.spec.allocation is Allocation.GROWING
     entries, letter = (shape.held, "(s+n-1)") if grows else (shape.room, "room")
