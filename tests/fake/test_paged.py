@@ -135,11 +135,13 @@ def test_a_model_with_a_window_keeps_all_pages_and_looks_at_the_newest() -> None
     assert cache.sight.mask[1, 0].tolist() == [False] * 4 + [True] * 3 + [False]
 
 
-def test_padding_alone_reads_something_finite() -> None:
+def test_padding_reads_something_finite() -> None:
     case = case_of("gqa", page_tokens=4, cache_tokens=24)
     model, cache = model_of(case), build_cache(case, CPU)
     with through(model, cache), torch.no_grad():
         places = torch.stack((torch.arange(24), torch.full((24,), NOTHING), torch.arange(24)))
         assert bool(next_logits(model, cache, IDS[:, :24], places).isfinite().all())
         assert bool(next_logits(model, cache, IDS[:, :1], torch.full((3, 1), NOTHING)).isfinite().all())
+    assert cache.sight.mask is not None
+    assert bool(cache.sight.mask.any(dim=-1).all())  # pages of the first are full: none of its entries is padding
     assert cache.held()[Component.TABLES][0][1].tolist() == [0] * 8
