@@ -43,6 +43,17 @@ def _page_demand(case: Case) -> tuple[int, int]:
     return pages_for(prompt_lengths(case), size), case.workload.micro_batch * pages_for((room,), size)
 
 
+def _places_needed(case: Case) -> int:
+    """Distances that a block memory rotates by, and 1: those of a pass to the start of its first query's window, and
+    the one that stands for all beyond a window. 0 of other caches."""
+    window, prompt = case.cache.window, case.workload.seq_len
+    if case.cache.kind is not CacheKind.BLOCKS or case.model.position is not Position.ROPE or window is None:
+        return 0
+    part = case.serving.prefill_tokens or prompt
+    read = prompt if part >= prompt else min(prompt, window - 1 + part)
+    return max(read, min(context_tokens(case), window + 1))
+
+
 SERVING_RULES: tuple[Rule[Case], ...] = (
     Rule(
         "a training layout that is served",
@@ -60,7 +71,7 @@ SERVING_RULES: tuple[Rule[Case], ...] = (
     Rule(
         "prompts longer than the cache",
         "nothing is cut off in silence; give the cache more tokens, or the prompt fewer",
-        lambda case: case.cache.kind is CacheKind.FULL and case.cache.page_tokens is None
+        lambda case: case.cache.kind in (CacheKind.FULL, CacheKind.BLOCKS) and case.cache.page_tokens is None
         and (case.cache.cache_tokens or case.workload.seq_len) < case.workload.seq_len,
         lambda case: f"workload.seq_len({case.workload.seq_len}) > cache.cache_tokens({case.cache.cache_tokens})",
     ),
@@ -96,6 +107,26 @@ SERVING_RULES: tuple[Rule[Case], ...] = (
         "pages are freed with their sequence; a window, sinks and blocks have their own arrays",
         lambda case: case.cache.page_tokens is not None and case.cache.kind is not CacheKind.FULL,
         lambda case: f"cache.page_tokens({case.cache.page_tokens}) with cache.window({case.cache.window})",
+    ),
+    Rule(
+        "blocks of a cache that grows",
+        "the host's blocks have their room from the start; take allocation static",
+        lambda case: case.cache.kind is CacheKind.BLOCKS and case.cache.allocation is Allocation.GROWING,
+        lambda case: f"cache.memory_block({case.cache.memory_block}) with cache.allocation({case.cache.allocation})",
+    ),
+    Rule(
+        "blocks of latents",
+        "blocks are found by keys of heads, which latent attention does not keep",
+        lambda case: case.cache.kind is CacheKind.BLOCKS and case.model.latent is not None,
+        lambda case: f"cache.memory_block({case.cache.memory_block}) with model.latent",
+    ),
+    Rule(
+        "a pass and its window beyond the model's positions",
+        "within a pass places are counted from its window's start; read fewer prefill_tokens at once",
+        lambda case: _places_needed(case) > case.model.max_positions,
+        lambda case: f"serving.prefill_tokens({case.serving.prefill_tokens}) with cache.window({case.cache.window})"
+        f" and workload.seq_len({case.workload.seq_len}): {_places_needed(case)} places are beyond"
+        f" max_positions({case.model.max_positions})",
     ),
     Rule(
         "pages of a cache that grows",

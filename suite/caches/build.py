@@ -9,6 +9,7 @@ import torch
 from suite.cache import CacheKind
 from suite.cache_shape import CacheShape, Lane, cache_kind, stored_dtype
 from suite.caches.base import Cache
+from suite.caches.block_memory import HOST, BlockMemory
 from suite.caches.full import FullCache, MakeStore
 from suite.caches.paged import PagedCache
 from suite.caches.store import PlainStore, Store
@@ -27,8 +28,14 @@ def _full(case: Case, shape: CacheShape, make: MakeStore, device: torch.device) 
     return FullCache(shape, make, device, case.cache.allocation)
 
 
+def _blocks(case: Case, shape: CacheShape, make: MakeStore, device: torch.device) -> Cache:
+    return BlockMemory(shape, case.cache, make, store_maker(case, shape, HOST), device)
+
+
 #: kind of cache -> how it is made
-CACHES: dict[CacheKind, Callable[[Case, CacheShape, MakeStore, torch.device], Cache]] = {CacheKind.FULL: _full}
+CACHES: dict[CacheKind, Callable[[Case, CacheShape, MakeStore, torch.device], Cache]] = {
+    CacheKind.FULL: _full, CacheKind.BLOCKS: _blocks,
+}  # fmt: skip
 
 
 def build_cache(case: Case, device: torch.device) -> Cache:
