@@ -183,14 +183,17 @@ def test_those_tokens_stand_for_a_block_that_later_queries_score_highest() -> No
 
 
 def test_beams_go_on_from_each_others_blocks() -> None:
-    model, cache = model_of(case_of("gqa")), memory(fetched_blocks=1)
+    model, cache, pads = model_of(case_of("gqa")), memory(fetched_blocks=1), torch.tensor([0, 4, 2])
+    rows, places = torch.tensor([2, 2, 0]), torch.arange(31) - pads[:, None]
     with through(model, cache), torch.no_grad():
-        next_logits(model, cache, IDS[:, :24], torch.arange(24).expand(3, -1))
-        cache.reorder(torch.tensor([2, 2, 0]))
-        found = next_logits(model, cache, IDS[:, 24:25], torch.full((3, 1), 24))
-    for row, source in enumerate([2, 2, 0]):
-        text = torch.cat((IDS[source, :24], IDS[row, 24:25]))
-        expected = reference(model, text, [(0, 24), (24, 25)], fetched=1)[-1]
+        next_logits(model, cache, IDS[:, :17], places[:, :17].clamp(min=NOTHING))
+        cache.reorder(rows)
+        for at in range(17, 31):
+            found = next_logits(model, cache, IDS[:, at : at + 1], places[rows, at : at + 1])
+    for row, source in enumerate(rows.tolist()):
+        pad = int(pads[source])
+        text, ends = torch.cat((IDS[source, pad:17], IDS[row, 17:])), range(17 - pad, 32 - pad)
+        expected = reference(model, text, list(pairwise([0, *ends])), fetched=1)[-1]
         torch.testing.assert_close(found[row], expected, atol=1e-5, rtol=0)
 
 
