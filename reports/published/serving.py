@@ -1,4 +1,4 @@
-"""Rows about models that answer: tokens a second while decoding, and how long a whole request takes, by the roofline."""
+"""Rows about models that answer: tokens a second of an answer, and seconds of a whole request, by the roofline."""
 
 from __future__ import annotations
 
