@@ -1,5 +1,5 @@
-"""Block memory in InfLLM's manner (arXiv:2402.04617, section 3): the first tokens and the newest stay on the device,
-what leaves the window goes to the host in blocks, and each pass fetches back the blocks that its queries ask for."""
+"""Block memory in InfLLM's manner (arXiv:2402.04617, section 3): the device has the first tokens and the newest, the
+host the others in blocks, of which a pass fetches what it asks for."""
 
 from __future__ import annotations
 
