@@ -143,6 +143,21 @@ def test_the_allocator_gives_device_and_host_the_bytes_of_the_formula(
     assert cache_bytes(case, quantity=Quantity.CACHE_READ) == read
 
 
+def test_codes_of_blocks_have_scales_on_the_device_and_on_the_host() -> None:
+    case = case_of("gqa", **BLOCKS, fetched_blocks=2, cache_dtype="int4", quant_group=8)
+    cache = build_cache(case, CPU)
+    assert isinstance(cache, BlockMemory)
+    assert bool(answer(model_of(case), cache, torch.tensor([0, 5, 20]), [24]).isfinite().all())
+    heads = 3 * 3 * 2  # layers, sequences, heads; of a head 8 bytes of codes, and 8 of scales and offsets of two groups
+    expected = {
+        Component.KEYS: (2 + 6 + 6 + 16) * heads * 8, Component.VALUES: (2 + 6 + 6) * heads * 8,
+        Component.SCALES: (2 * (2 + 6 + 6) + 16) * heads * 8, Component.TABLES: 3 * 6 * (8 + 3 * 4),
+        Component.HOST: 2 * 24 * heads * 16,
+    }  # fmt: skip
+    assert {name: sum(x.nbytes for x in held) for name, held in cache.held().items()} == expected
+    assert cache_bytes(case) == sum(expected.values())
+
+
 def blocks_of(cache: BlockMemory, keys: Tensor, queries: Tensor) -> None:
     """Read one token after another, [s, 16] each, into the first layer, the same for both heads of every sequence."""
     core = BlockCore(cache.layers[0], cache, rope=None)
