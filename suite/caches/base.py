@@ -74,8 +74,7 @@ class Cache(Protocol):
 def sight_of(queries: Tensor, entries: Tensor, window: int | None = None, sinks: int = 0) -> Sight:
     """What queries at places p [b, s] may read of entries at places e [b, t]: suite/models/sight.py has the rule."""
     may = may_see(queries, entries, window, sinks)
-    # padding reads padding: a row without any entry would be nan
-    may |= (queries.unsqueeze(-1) < 0) & (entries.unsqueeze(-2) == queries.unsqueeze(-1))
+    may |= queries.unsqueeze(-1) < 0  # padding reads all, and is read by nobody: a row without any entry would be nan
     return Sight() if bool(may.all()) else Sight(may)
 
 

@@ -38,6 +38,12 @@ def rope_frequencies(rotary_dim: int, theta: float, scaling: RopeScaling | None)
     return frequencies * (blend + (1 - blend) / scaling.factor)
 
 
+def turns_of(places: Tensor, frequencies: Tensor) -> tuple[Tensor, Tensor]:
+    """Cosines and sines of the rotations at `places` [...], [..., 1, rotary_dim / 2] in fp32 each."""
+    angles = places.float().unsqueeze(-1) * frequencies
+    return angles.cos().unsqueeze(-2), angles.sin().unsqueeze(-2)
+
+
 class Rope(nn.Module):
     """Rotary positions: cosines and sines of every position, [max_positions, 1, rotary_dim / 2] in fp32 each."""
 
@@ -52,8 +58,7 @@ class Rope(nn.Module):
 
     def _tables(self) -> tuple[Tensor, Tensor]:
         max_positions, rotary_dim, theta, scaling = self.settings
-        angles = torch.outer(torch.arange(max_positions).float(), rope_frequencies(rotary_dim, theta, scaling))
-        return angles.cos().unsqueeze(1), angles.sin().unsqueeze(1)
+        return turns_of(torch.arange(max_positions), rope_frequencies(rotary_dim, theta, scaling))
 
     def reset_parameters(self) -> None:
         """Fill the tables in again: a module that was built on the meta device has none."""
