@@ -159,21 +159,21 @@ def test_codes_of_blocks_have_scales_on_the_device_and_on_the_host() -> None:
 
 
 def blocks_of(cache: BlockMemory, keys: Tensor, queries: Tensor) -> None:
-    """Read one token after another, [s, 16] each, into the first layer, the same for both heads of every sequence."""
-    core = BlockCore(cache.layers[0], cache, rope=None)
+    """Read one token after another, [s, 16] each, into the first layer, the same for every head of every sequence."""
+    core = BlockCore(cache.layers[0], cache)
     for at in range(len(keys)):
         cache.advance(torch.full((3, 1), at))
-        q, k = queries[at].expand(3, 1, 4, 16), keys[at].expand(3, 1, 2, 16)
+        q, k = queries[at].expand(3, 1, 4, 16), keys[at].expand(3, 1, 4, 16)
         assert bool(core(q, k, k, None).isfinite().all())
 
 
 def test_the_fetched_blocks_are_those_whose_keys_the_query_asks_for() -> None:
-    cache, axis = memory(fetched_blocks=2), torch.eye(16)
+    cache, axis = memory("gpt", fetched_blocks=2), torch.eye(16)
     keys = torch.stack([axis[0] * 9, axis[0] * 9, *(axis[1 + at // 3] for at in range(22))])  # sinks, then by blocks
     blocks_of(cache, keys, torch.zeros(24, 16))
     cache.advance(torch.full((3, 1), 24))
     assert cache.plan.blocks.tolist() == [6, 6, 6]
-    query = (axis[3] + axis[6] * 0.5 + axis[0]).expand(3, 2, 16)
+    query = (axis[3] + axis[6] * 0.5 + axis[0]).expand(3, 4, 16)
     best, there = cache.layers[0].chosen(query)
     assert (best.tolist(), bool(there.all())) == ([[2, 5]] * 3, True)
     (found, _), _ = cache.layers[0].fetch(query)
@@ -181,19 +181,19 @@ def test_the_fetched_blocks_are_those_whose_keys_the_query_asks_for() -> None:
 
 
 def test_those_tokens_stand_for_a_block_that_later_queries_score_highest() -> None:
-    cache, axis = memory(), torch.eye(16)
+    cache, axis = memory("gpt"), torch.eye(16)
     keys = torch.zeros(24, 16)
     keys[2:5] = axis[[1, 2, 3]]  # block 0: places 2, 3 and 4
     queries = torch.zeros(24, 16)
     queries[5], queries[6] = axis[1], axis[3] * 0.5  # within the window of all three
     queries[2:5], queries[9:] = axis[2], axis[2] * 50  # too early for place 3 but at 4, and too late
     blocks_of(cache, keys, queries)
-    found = cache.layers[0].representatives.read(slice(None))[0].view(3, 8, 2, 2, 16)[0, 0, :, 0]
+    found = cache.layers[0].representatives.read(slice(None))[0].view(3, 8, 2, 4, 16)[0, 0, :, 0]
     assert sorted(found.argmax(dim=-1).tolist()) == [1, 2]
     queries[3:5] = 0
-    cache = memory()
+    cache = memory("gpt")
     blocks_of(cache, keys, queries)
-    found = cache.layers[0].representatives.read(slice(None))[0].view(3, 8, 2, 2, 16)[0, 0, :, 0]
+    found = cache.layers[0].representatives.read(slice(None))[0].view(3, 8, 2, 4, 16)[0, 0, :, 0]
     assert sorted(found.argmax(dim=-1).tolist()) == [1, 3]
 
 
@@ -210,6 +210,16 @@ def test_beams_go_on_from_each_others_blocks() -> None:
         text, ends = torch.cat((IDS[source, pad:17], IDS[row, 17:])), range(17 - pad, 32 - pad)
         expected = reference(model, text, list(pairwise([0, *ends])), fetched=1)[-1]
         torch.testing.assert_close(found[row], expected, atol=1e-5, rtol=0)
+
+
+def test_a_text_may_be_longer_than_the_models_positions() -> None:
+    case = case_of("gqa", new_tokens=300, **BLOCKS, fetched_blocks=2)
+    model, cache = model_of(case), build_cache(case, CPU)
+    ids = torch.randint(512, (3, 301))
+    with through(model, cache), torch.no_grad():
+        for at in range(0, 300, 60):
+            next_logits(model, cache, ids[:, at : at + 60], torch.arange(at, at + 60).expand(3, -1))
+        assert bool(next_logits(model, cache, ids[:, 300:], torch.full((3, 1), 300)).isfinite().all())
 
 
 def test_a_full_block_memory_says_so_and_stays_as_it_was() -> None:
