@@ -21,7 +21,12 @@ if TYPE_CHECKING:
 #: our kernel -> transformers' name for the same
 KERNELS = {AttentionKernel.FLASH: "sdpa", AttentionKernel.EAGER: "eager"}
 #: model_type -> class
-CLASSES = {"gpt2": "GPT2LMHeadModel", "llama": "LlamaForCausalLM", "qwen2": "Qwen2ForCausalLM"}
+CLASSES = {
+    "gpt2": "GPT2LMHeadModel",
+    "llama": "LlamaForCausalLM",
+    "mistral": "MistralForCausalLM",
+    "qwen2": "Qwen2ForCausalLM",
+}
 
 #: our name -> GPT-2's; a matrix under attention or mlp is stored transposed there (Conv1D)
 _GPT2_MODEL = {"embedding": "transformer.wte", "positions": "transformer.wpe", "norm": "transformer.ln_f"}
@@ -34,7 +39,7 @@ _GPT2_BLOCK = {
 }
 _GPT2_FUSED = ("attention.wq", "attention.wk", "attention.wv")  # one c_attn, in this order
 
-#: our name -> LLaMA's and Qwen2's
+#: our name -> LLaMA's, Mistral's and Qwen2's
 _LLAMA_MODEL = {"embedding": "model.embed_tokens", "norm": "model.norm"}
 _LLAMA_BLOCK = {
     "attention_norm": "input_layernorm",
@@ -50,16 +55,18 @@ _LLAMA_BLOCK = {
 
 
 def reference_family(spec: DecoderSpec) -> str:
-    """transformers' model_type for the specification: gpt2, llama or qwen2; SpecError where none is its equal."""
-    form = (spec.norm, spec.activation, spec.position)
+    """transformers' model_type for the specification: gpt2, llama, mistral or qwen2; SpecError where none is its
+    equal."""
+    form, is_windowed = (spec.norm, spec.activation, spec.position), spec.window is not None
     if form == (Norm.LAYERNORM, Activation.GELU, Position.LEARNED):
-        if spec.bias and spec.q_dim == spec.kv_dim == spec.hidden:
+        if spec.bias and spec.q_dim == spec.kv_dim == spec.hidden and not is_windowed:
             return "gpt2"
     elif form == (Norm.RMSNORM, Activation.SWIGLU, Position.ROPE) and spec.rope_fraction == 1:
-        if not spec.qkv_bias or spec.bias:
-            return "llama"
-        return "qwen2"
-    raise SpecError(f"model: {spec.name!r} has no equal in transformers; use the form of gpt2, llama or qwen2")
+        if spec.qkv_bias and not spec.bias:
+            return "qwen2"
+        if not (spec.bias and is_windowed):
+            return "mistral" if is_windowed else "llama"
+    raise SpecError(f"model: {spec.name!r} has no equal in transformers; use the form of gpt2, llama, mistral or qwen2")
 
 
 def reference_config(spec: DecoderSpec, kernel: AttentionKernel, fused_gelu: bool = False) -> Any:
@@ -97,7 +104,10 @@ def reference_config(spec: DecoderSpec, kernel: AttentionKernel, fused_gelu: boo
         "rope_parameters": _rope(spec),
     }
     if family == "qwen2":
-        return transformers.Qwen2Config(**common)
+        used = {"use_sliding_window": True, "sliding_window": spec.window, "max_window_layers": 0}
+        return transformers.Qwen2Config(**common, **(used if spec.window else {}))
+    if family == "mistral":
+        return transformers.MistralConfig(**common, sliding_window=spec.window)
     return transformers.LlamaConfig(**common, attention_bias=spec.bias, mlp_bias=spec.bias)
 
 

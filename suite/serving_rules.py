@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING
 
 from suite.cache import Allocation, CacheKind, CacheSpec
@@ -19,6 +20,30 @@ if TYPE_CHECKING:
 def context_tokens(case: Case) -> int:
     """Tokens of a sequence when its answer is whole."""
     return case.workload.seq_len + (case.serving.new_tokens or 0)
+
+
+def kept_window(case: Case) -> int | None:
+    """Newest tokens that a query may see of a served case's cache: the smaller of the cache's window and the model's
+    own; None: all."""
+    windows = [window for window in (case.cache.window, case.model.window) if window is not None]
+    return min(windows, default=None)
+
+
+def kept_tokens(case: Case) -> int | None:
+    """Most tokens that a cache which forgets keeps of a sequence, its sinks included; None where it keeps all: pages,
+    and blocks, which the host has."""
+    window = kept_window(case)
+    if window is None or case.cache.page_tokens is not None or case.cache.kind is CacheKind.BLOCKS:
+        return None
+    return window + (case.cache.sinks or 0)
+
+
+def _sinks_and_window(case: Case) -> str:
+    return f"cache.sinks({case.cache.sinks}) + cache.window({case.cache.window})"
+
+
+def _has_sinks(case: Case) -> bool:
+    return case.cache.kind is CacheKind.SINKS
 
 
 def _has_training_settings(case: Case) -> bool:
@@ -84,8 +109,9 @@ SERVING_RULES: tuple[Rule[Case], ...] = (
     Rule(
         "prompts longer than the cache",
         "nothing is cut off in silence; give the cache more tokens, or the prompt fewer",
-        lambda case: case.cache.kind in (CacheKind.FULL, CacheKind.BLOCKS) and case.cache.page_tokens is None
-        and (case.cache.cache_tokens or case.workload.seq_len) < case.workload.seq_len,
+        lambda case: case.cache.page_tokens is None
+        and (case.cache.cache_tokens or case.workload.seq_len)
+        < min(case.workload.seq_len, kept_tokens(case) or case.workload.seq_len),
         lambda case: f"workload.seq_len({case.workload.seq_len}) > cache.cache_tokens({case.cache.cache_tokens})",
     ),
     Rule(
@@ -140,6 +166,33 @@ SERVING_RULES: tuple[Rule[Case], ...] = (
         lambda case: f"serving.prefill_tokens({case.serving.prefill_tokens}) with cache.window({case.cache.window})"
         f" and workload.seq_len({case.workload.seq_len}): {_places_needed(case)} places are beyond"
         f" max_positions({case.model.max_positions})",
+    ),
+    Rule(
+        "a rolling buffer that grows",
+        "a window's buffer is taken whole, and is no longer than the text; take allocation static",
+        lambda case: kept_tokens(case) is not None and case.cache.allocation is Allocation.GROWING,
+        lambda case: f"cache.allocation(growing) with cache.window({case.cache.window}),"
+        f" model.window({case.model.window})",
+    ),
+    Rule(
+        "sinks and a window beyond the model's positions",
+        "places are counted within the cache, and the model knows no more of them; take a smaller window",
+        lambda case: _has_sinks(case) and _counts_places_anew(case)
+        and min(kept_tokens(case) or 0, context_tokens(case)) > case.model.max_positions,
+        lambda case: f"{_sinks_and_window(case)} > model.max_positions({case.model.max_positions})",
+    ),
+    Rule(
+        "sinks and a window beyond the model's own window",
+        "the model reads that many tokens and no more; take a smaller window",
+        lambda case: _has_sinks(case)
+        and (case.cache.sinks or 0) + (case.cache.window or 0) > (case.model.window or math.inf),
+        lambda case: f"{_sinks_and_window(case)} > model.window({case.model.window})",
+    ),
+    Rule(
+        "sinks of a latent cache",
+        "its key is kept rotated by the text's places, and sinks count places anew; take a window alone",
+        lambda case: _has_sinks(case) and case.model.latent is not None,
+        lambda case: f"cache.sinks({case.cache.sinks}) with model.latent",
     ),
     Rule(
         "pages of a cache that grows",

@@ -30,7 +30,7 @@ class Block(nn.Module):
         super().__init__()
         self.attention_norm = build_norm(spec)
         self.attention = Attention(
-            spec.hidden, spec.heads, spec.kv_heads, spec.head_dim, spec.projection_bias, spec.bias, kernel
+            spec.hidden, spec.heads, spec.kv_heads, spec.head_dim, spec.projection_bias, spec.bias, kernel, spec.window
         )
         self.attention_dropout = SequenceDropout(spec.dropout, site)
         self.mlp_norm = build_norm(spec)

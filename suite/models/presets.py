@@ -39,6 +39,7 @@ def llama(
     tied: bool = False,
     eps: float = 1e-5,
     rope_scaling: RopeScaling | None = None,
+    window: int | None = None,
 ) -> DecoderSpec:
     """LLaMA's form: rotary positions, RMSNorm, SwiGLU, no biases, untied head (arXiv:2302.13971)."""
     return DecoderSpec(
@@ -54,6 +55,7 @@ def llama(
         tied=tied,
         norm_eps=eps,
         rope_scaling=rope_scaling,
+        window=window,
     )
 
 
@@ -115,6 +117,8 @@ _PRESETS: tuple[DecoderSpec, ...] = (
         theta=5e5,
         rope_scaling=_LLAMA31_ROPE,
     ),
+    # arXiv:2310.06825, table 1; positions and eps: the published v0.1 configuration
+    llama("mistral-7b", 32, 4096, 32, 14336, kv_heads=8, positions=32768, window=4096),
     _chatglm2(),
     # jingyaogong/minimind: MiniMind2-Small and MiniMind2
     llama("minimind-small", 8, 512, 8, 1408, 6400, kv_heads=2, positions=32768, theta=1e6, tied=True),

@@ -45,6 +45,8 @@ FORMS = {
     "llama 3.1 scaling": replace(LLAMA, kv_heads=2, rope_theta=5e5, rope_scaling=SCALING),
     "head_dim of its own": replace(LLAMA, head_dim=12, norm_eps=1e-6),
     "biases": replace(LLAMA, bias=True),
+    "window": replace(LLAMA, kv_heads=2, window=16),
+    "qkv biases, window": replace(LLAMA, kv_heads=2, qkv_bias=True, window=16),
     "qkv biases": replace(LLAMA, kv_heads=2, qkv_bias=True, tied=True),
 }
 
@@ -164,9 +166,12 @@ def test_scaled_frequencies_lie_in_all_three_bands() -> None:
 
 @pytest.mark.unit
 def test_a_form_without_an_equal_is_refused_in_one_line() -> None:
-    for spec in (replace(LLAMA, rope_fraction=0.5), replace(GPT, bias=False), replace(LLAMA, position=GPT.position)):
+    for spec in (
+        replace(LLAMA, rope_fraction=0.5), replace(GPT, bias=False), replace(LLAMA, position=GPT.position),
+        replace(GPT, window=16), replace(LLAMA, bias=True, window=16),
+    ):  # fmt: skip
         with pytest.raises(
-            SpecError, match=r"'tiny' has no equal in transformers; use the form of gpt2, llama or qwen2"
+            SpecError, match=r"'tiny' has no equal in transformers; use the form of gpt2, llama, mistral or qwen2"
         ):
             reference_family(spec)
 
