@@ -52,11 +52,12 @@ class LatentCore(nn.Module):
         missing = k.shape[-1] - v.shape[-1] if self.pads else 0
         if not missing:
             return self.attend(q, k, v, None)
-        return self.attend(q, k, F.pad(v, (0, missing)), None)[..., :-missing]
+        v = F.pad(v, (0, missing))
+        return self.attend(q, k, v, None)[..., :-missing]
 
 
 class LatentAttention(nn.Module):
-    """Self-attention through latents of `latent.kv_rank` elements, queries through `latent.q_rank` where it is given."""
+    """Self-attention through latents of kv_rank elements; queries come through q_rank elements where it is given."""
 
     def __init__(self, hidden: int, heads: int, latent: Latent, norm_eps: float, kernel: AttentionKernel) -> None:
         super().__init__()
