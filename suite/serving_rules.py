@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from suite.cache import CacheKind, CacheSpec
+from suite.cache import CacheKind, CacheSpec, LatentForm
 from suite.layout import Layout
 from suite.layout_rules import Rule
 from suite.models.decoder import Position
@@ -27,6 +27,18 @@ def _has_training_settings(case: Case) -> bool:
         stage_split=layout.stage_split, sequence_parallel=layout.sequence_parallel,
     )  # fmt: skip
     return layout != plain
+
+
+def _stored_widths(case: Case) -> dict[str, int]:
+    """Elements of each vector that a token leaves in a layer, by the field that says so."""
+    latent = case.model.latent
+    if latent is None:
+        return {"model.head_dim": case.model.head_dim}
+    return {"model.latent.kv_rank": latent.kv_rank, "model.latent.rope_dim": latent.rope_dim}
+
+
+def _widths(case: Case) -> str:
+    return ", ".join(f"{name}({width})" for name, width in _stored_widths(case).items())
 
 
 def _counts_places_anew(case: Case) -> bool:
@@ -73,14 +85,27 @@ SERVING_RULES: tuple[Rule[Case], ...] = (
     Rule(
         "a scale's group that does not divide a head",
         "every scale serves as many elements of one head",
-        lambda case: bool(case.cache.quant_group) and case.model.head_dim % case.cache.quant_group != 0,
-        lambda case: f"cache.quant_group({case.cache.quant_group}) with model.head_dim({case.model.head_dim})",
+        lambda case: bool(case.cache.quant_group)
+        and any(width % case.cache.quant_group != 0 for width in _stored_widths(case).values()),
+        lambda case: f"cache.quant_group({case.cache.quant_group}) with {_widths(case)}",
     ),
     Rule(
         "int4 with an odd head",
         "two codes share a byte",
-        lambda case: case.cache.cache_dtype == "int4" and case.model.head_dim % 2 != 0,
-        lambda case: f"cache.cache_dtype(int4) with model.head_dim({case.model.head_dim})",
+        lambda case: case.cache.cache_dtype == "int4" and any(width % 2 for width in _stored_widths(case).values()),
+        lambda case: f"cache.cache_dtype(int4) with {_widths(case)}",
+    ),
+    Rule(
+        "latent attention with a cache that forgets",
+        "a window, sinks and blocks are held to models whose keys are kept as they are; leave them out",
+        lambda case: case.model.latent is not None and case.cache.kind is not CacheKind.FULL,
+        lambda case: f"model.latent with cache.window({case.cache.window})",
+    ),
+    Rule(
+        "a latent form without latent attention",
+        "keys and values of their own are read as they are; use absorbed, its default",
+        lambda case: case.model.latent is None and case.cache.latent_form is not LatentForm.ABSORBED,
+        lambda case: f"cache.latent_form({case.cache.latent_form}) with {case.model.name}",
     ),
     Rule(
         "pages of a cache that forgets",
