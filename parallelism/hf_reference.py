@@ -57,8 +57,8 @@ _LLAMA_BLOCK = {
 
 
 def reference_family(spec: DecoderSpec) -> str:
-    """transformers' model_type for the specification: gpt2, llama, mistral, qwen2 or, with latent attention, deepseek_v3
-    (whose dense blocks are deepseek_v2's too); SpecError where none is its equal."""
+    """transformers' model_type for the specification: gpt2, llama, mistral, qwen2 or, with latent attention,
+    deepseek_v3 (whose dense blocks are deepseek_v2's too); SpecError where none is its equal."""
     form, is_windowed = (spec.norm, spec.activation, spec.position), spec.window is not None
     if form == (Norm.LAYERNORM, Activation.GELU, Position.LEARNED):
         if spec.bias and spec.q_dim == spec.kv_dim == spec.hidden and not is_windowed:

@@ -131,7 +131,8 @@ SERVING_RULES: tuple[Rule[Case], ...] = (
     Rule(
         "a scale's group that does not divide a head",
         "every scale serves as many elements of one head",
-        lambda case: bool(case.cache.quant_group) and any(width % case.cache.quant_group for width in _stored_widths(case).values()),
+        lambda case: bool(case.cache.quant_group)
+        and any(width % case.cache.quant_group for width in _stored_widths(case).values()),
         lambda case: f"cache.quant_group({case.cache.quant_group}) with {_widths(case)}",
     ),
     Rule(
