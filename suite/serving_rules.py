@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING
 
-from suite.cache import Allocation, CacheKind, CacheSpec
+from suite.cache import Allocation, CacheKind, CacheSpec, LatentForm
 from suite.layout import Layout
 from suite.layout_rules import Rule
 from suite.models.decoder import Position
@@ -59,6 +59,18 @@ def _has_training_settings(case: Case) -> bool:
     return layout != plain
 
 
+def _stored_widths(case: Case) -> dict[str, int]:
+    """Elements of each vector that a token leaves in a layer, by the field that says so."""
+    latent = case.model.latent
+    if latent is None:
+        return {"model.head_dim": case.model.head_dim}
+    return {"model.latent.kv_rank": latent.kv_rank, "model.latent.rope_dim": latent.rope_dim}
+
+
+def _widths(case: Case) -> str:
+    return ", ".join(f"{name}({width})" for name, width in _stored_widths(case).items())
+
+
 def _counts_places_anew(case: Case) -> bool:
     """Are positions those within the cache, so that no text is too long? (arXiv:2309.17453, section 3.2)"""
     return case.cache.kind in (CacheKind.SINKS, CacheKind.BLOCKS) and case.model.position is Position.ROPE
@@ -70,19 +82,6 @@ def _page_demand(case: Case) -> tuple[int, int]:
     if size is None or room is None:
         return 0, 0
     return pages_for(prompt_lengths(case), size), case.workload.micro_batch * pages_for((room,), size)
-
-
-def _widths(case: Case) -> tuple[int, ...]:
-    """Elements of a head of what a token leaves: key and value are as wide, a latent and its rotated key are not."""
-    latent = case.model.latent
-    return (case.model.head_dim,) if latent is None else (latent.kv_rank, latent.rope_dim)
-
-
-def _heads_text(case: Case) -> str:
-    latent = case.model.latent
-    if latent is None:
-        return f"model.head_dim({case.model.head_dim})"
-    return f"model.latent.kv_rank({latent.kv_rank}), model.latent.rope_dim({latent.rope_dim})"
 
 
 SERVING_RULES: tuple[Rule[Case], ...] = (
@@ -125,14 +124,27 @@ SERVING_RULES: tuple[Rule[Case], ...] = (
     Rule(
         "a scale's group that does not divide a head",
         "every scale serves as many elements of one head",
-        lambda case: bool(case.cache.quant_group) and any(width % case.cache.quant_group for width in _widths(case)),
-        lambda case: f"cache.quant_group({case.cache.quant_group}) with {_heads_text(case)}",
+        lambda case: bool(case.cache.quant_group)
+        and any(width % case.cache.quant_group for width in _stored_widths(case).values()),
+        lambda case: f"cache.quant_group({case.cache.quant_group}) with {_widths(case)}",
     ),
     Rule(
         "int4 with an odd head",
         "two codes share a byte",
-        lambda case: case.cache.cache_dtype == "int4" and any(width % 2 for width in _widths(case)),
-        lambda case: f"cache.cache_dtype(int4) with {_heads_text(case)}",
+        lambda case: case.cache.cache_dtype == "int4" and any(width % 2 for width in _stored_widths(case).values()),
+        lambda case: f"cache.cache_dtype(int4) with {_widths(case)}",
+    ),
+    Rule(
+        "latent attention with a cache that forgets",
+        "a window, sinks and blocks are held to models whose keys are kept as they are; leave them out",
+        lambda case: case.model.latent is not None and case.cache.kind is not CacheKind.FULL,
+        lambda case: f"model.latent with cache.window({case.cache.window})",
+    ),
+    Rule(
+        "a latent form without latent attention",
+        "keys and values of their own are read as they are; use absorbed, its default",
+        lambda case: case.model.latent is None and case.cache.latent_form is not LatentForm.ABSORBED,
+        lambda case: f"cache.latent_form({case.cache.latent_form}) with {case.model.name}",
     ),
     Rule(
         "pages of a cache that forgets",
@@ -145,12 +157,6 @@ SERVING_RULES: tuple[Rule[Case], ...] = (
         "the host's blocks have their room from the start; take allocation static",
         lambda case: _has_blocks(case) and case.cache.allocation is Allocation.GROWING,
         lambda case: f"cache.memory_block({case.cache.memory_block}) with cache.allocation({case.cache.allocation})",
-    ),
-    Rule(
-        "blocks of latents",
-        "blocks are found by keys of heads, which latent attention does not keep",
-        lambda case: _has_blocks(case) and case.model.latent is not None,
-        lambda case: f"cache.memory_block({case.cache.memory_block}) with model.latent",
     ),
     Rule(
         "a block memory's window beyond the model's positions",
@@ -185,12 +191,6 @@ SERVING_RULES: tuple[Rule[Case], ...] = (
         lambda case: _has_sinks(case)
         and (case.cache.sinks or 0) + (case.cache.window or 0) > (case.model.window or math.inf),
         lambda case: f"{_sinks_and_window(case)} > model.window({case.model.window})",
-    ),
-    Rule(
-        "sinks of a latent cache",
-        "its key is kept rotated by the text's places, and sinks count places anew; take a window alone",
-        lambda case: _has_sinks(case) and case.model.latent is not None,
-        lambda case: f"cache.sinks({case.cache.sinks}) with model.latent",
     ),
     Rule(
         "pages of a cache that grows",

@@ -7,14 +7,17 @@ from contextlib import contextmanager
 
 from torch import Tensor, nn
 
+from suite.cache import LatentForm
 from suite.caches.attend import CachedCore
 from suite.caches.base import Cache, CacheLayer
 from suite.caches.block_core import BlockCore
 from suite.caches.block_memory import BlockLayer, BlockMemory
+from suite.caches.latent_core import LATENT_CORES
 from suite.caches.sink_core import RecountingCore
 from suite.caches.sinks import SinkCache
 from suite.models.blocks import Attention
 from suite.models.decoder_module import Decoder
+from suite.models.latent_attention import LatentAttention
 
 
 def core_of(layer: CacheLayer, cache: Cache) -> nn.Module:
@@ -25,12 +28,14 @@ def core_of(layer: CacheLayer, cache: Cache) -> nn.Module:
 
 
 @contextmanager
-def through(model: Decoder, cache: Cache) -> Iterator[None]:
-    """Let the model's attention go through a cache; its own cores are back afterwards."""
-    attentions = [module for module in model.modules() if isinstance(module, Attention)]
+def through(model: Decoder, cache: Cache, form: LatentForm = LatentForm.ABSORBED) -> Iterator[None]:
+    """Let the model's attention go through a cache; its own cores are back afterwards. form: how latent attention reads
+    what it keeps."""
+    attentions = [module for module in model.modules() if isinstance(module, Attention | LatentAttention)]
     own = [attention.core for attention in attentions]
     for attention, layer in zip(attentions, cache.layers, strict=True):
-        attention.core = core_of(layer, cache)
+        is_latent = isinstance(attention, LatentAttention)
+        attention.core = LATENT_CORES[form](layer, cache) if is_latent else core_of(layer, cache)
     try:
         yield
     finally:

@@ -115,7 +115,8 @@ class FlashCore(nn.Module):
 class EagerCore(nn.Module):
     """Causal attention in the open: scores, softmax, weighted sum; probabilities [b, a, s, s] are kept.
 
-    The queries that share a key-value head are stacked along the sequence, so keys are never repeated.
+    The queries that share a key-value head are stacked along the sequence, so keys are never repeated. Values may have
+    another width than keys.
     """
 
     def __init__(self, window: int | None = None) -> None:
@@ -132,7 +133,7 @@ class EagerCore(nn.Module):
         scores = scores + self._hidden(seq_len, q)
         scores = F.softmax(scores, dim=-1)
         out = torch.matmul(scores.view(batch, kv_heads, -1, seq_len), v.transpose(1, 2))
-        return out.view(batch, heads, seq_len, width).transpose(1, 2)
+        return out.view(batch, heads, seq_len, -1).transpose(1, 2)
 
     def _hidden(self, seq_len: int, like: Tensor) -> Tensor:
         """What is added to scores, [s, s]: -inf where a query may not read, else 0."""

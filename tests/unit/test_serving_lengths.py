@@ -61,7 +61,6 @@ def test_pages_that_cannot_be(cache: dict[str, Any], message: str) -> None:
         case_of(4, 10, **cache)  # prompts of 10, 40, 70 and 100 tokens
 
 
-LATENT = {"kv_rank": 16, "rope_dim": 4, "nope_dim": 8, "v_dim": 8}
 BLOCKS = {"sinks": 4, "window": 32, "memory_block": 8}
 
 
@@ -71,7 +70,6 @@ BLOCKS = {"sinks": 4, "window": 32, "memory_block": 8}
         ({}, {"allocation": "growing"}, r"cache\.memory_block\(8\) with cache\.allocation\(growing\): "),
         ({}, {"cache_tokens": 64}, r"workload\.seq_len\(100\) > cache\.cache_tokens\(64\): "),
         ({"max_positions": 32}, {}, r"cache\.window\(32\) \+ 1 > model\.max_positions\(32\): "),
-        ({"latent": LATENT}, {}, r"cache\.memory_block\(8\) with model\.latent: "),
         ({"window": 31}, {}, r"cache\.window\(32\) > model\.window\(31\): "),
         ({"position": "learned", "max_positions": 103}, {}, r"= 104 is beyond max_positions\(103\)"),
     ],
