@@ -11,7 +11,6 @@ from torch import Tensor
 
 from suite.caches.build import build_cache
 from suite.case import Case, case_from
-from suite.generation.beam import Beams
 from suite.generation.loop import answered, generate, generate_without_cache
 from suite.generation.sampling import chooser, greedy, top_k, top_p
 from suite.generation.texts import logits_of
@@ -111,19 +110,13 @@ class Table:
 
 def test_beams_that_hold_every_beginning_find_what_a_search_of_all_answers_does() -> None:
     """Three words, answers of three: 3^2 beams hold every beginning, so that none is lost."""
-    vocab, length = 3, 3
-    beams, table = Beams.begun(2, vocab ** (length - 1), CPU), Table(vocab, 2 * 9)
     prompts = torch.tensor([[0, 1], [2, 1]])
-    logits = table.read(prompts.repeat_interleave(9, dim=0))
-    for step in range(length):
-        beams, rows = beams.extended(logits)
-        table.reorder(rows)
-        if step < length - 1:
-            logits = table.read(beams.tokens[:, :, -1].reshape(-1, 1))
+    answer = answered(Table(3, 2 * 9), case_of({"new_tokens": 3, "sampling": "beam", "beams": 9}), prompts)
+    assert answer.scores is not None
     for place, prompt in enumerate([(0, 1), (2, 1)]):
-        score, answer = table.best(prompt, length)
-        assert beams.tokens[place, 0].tolist() == answer
-        assert beams.scores[place, 0].item() == pytest.approx(score, abs=1e-5)
+        score, tokens = Table(3, 1).best(prompt, 3)
+        assert answer.tokens[place].tolist() == tokens
+        assert answer.scores[place].item() == pytest.approx(score, abs=1e-5)
 
 
 def case_of(serving: dict[str, Any], model: dict[str, Any] = MODEL, **cache: Any) -> Case:
