@@ -110,11 +110,11 @@ class Table:
 
 def test_beams_that_hold_every_beginning_find_what_a_search_of_all_answers_does() -> None:
     """Three words, answers of three: 3^2 beams hold every beginning, so that none is lost."""
-    prompts = torch.tensor([[0, 1], [2, 1]])
-    answer = answered(Table(3, 2 * 9), case_of({"new_tokens": 3, "sampling": "beam", "beams": 9}), prompts)
+    prompts = torch.cartesian_prod(torch.arange(3), torch.arange(3))
+    answer = answered(Table(3, 9 * 9), case_of({"new_tokens": 3, "sampling": "beam", "beams": 9}), prompts)
     assert answer.scores is not None
-    for place, prompt in enumerate([(0, 1), (2, 1)]):
-        score, tokens = Table(3, 1).best(prompt, 3)
+    for place, prompt in enumerate(prompts.tolist()):
+        score, tokens = Table(3, 1).best(tuple(prompt), 3)
         assert answer.tokens[place].tolist() == tokens
         assert answer.scores[place].item() == pytest.approx(score, abs=1e-5)
 
