@@ -35,10 +35,11 @@ class CachedText:
     def read(self, ids: Tensor) -> Tensor:
         """Only the new tokens are read."""
         for part in ids.split(self.piece or ids.shape[1], dim=1):
-            logits = self._read(part)
+            logits = self.pass_over(part)
         return logits
 
-    def _read(self, ids: Tensor) -> Tensor:
+    def pass_over(self, ids: Tensor) -> Tensor:
+        """One forward pass over the next tokens [b, s]; logits of the last ones."""
         places = torch.arange(self.length, self.length + ids.shape[1], device=ids.device) - self.pads.unsqueeze(-1)
         logits = next_logits(self.model, self.cache, ids, places.masked_fill(places < 0, NOTHING))
         self.length += ids.shape[1]
