@@ -43,6 +43,19 @@ def _page_demand(case: Case) -> tuple[int, int]:
     return pages_for(prompt_lengths(case), size), case.workload.micro_batch * pages_for((room,), size)
 
 
+def _widths(case: Case) -> tuple[int, ...]:
+    """Elements of a head of what a token leaves: key and value are as wide, a latent and its rotated key are not."""
+    latent = case.model.latent
+    return (case.model.head_dim,) if latent is None else (latent.kv_rank, latent.rope_dim)
+
+
+def _heads_text(case: Case) -> str:
+    latent = case.model.latent
+    if latent is None:
+        return f"model.head_dim({case.model.head_dim})"
+    return f"model.latent.kv_rank({latent.kv_rank}), model.latent.rope_dim({latent.rope_dim})"
+
+
 SERVING_RULES: tuple[Rule[Case], ...] = (
     Rule(
         "a training layout that is served",
@@ -82,14 +95,14 @@ SERVING_RULES: tuple[Rule[Case], ...] = (
     Rule(
         "a scale's group that does not divide a head",
         "every scale serves as many elements of one head",
-        lambda case: bool(case.cache.quant_group) and case.model.head_dim % case.cache.quant_group != 0,
-        lambda case: f"cache.quant_group({case.cache.quant_group}) with model.head_dim({case.model.head_dim})",
+        lambda case: bool(case.cache.quant_group) and any(width % case.cache.quant_group for width in _widths(case)),
+        lambda case: f"cache.quant_group({case.cache.quant_group}) with {_heads_text(case)}",
     ),
     Rule(
         "int4 with an odd head",
         "two codes share a byte",
-        lambda case: case.cache.cache_dtype == "int4" and case.model.head_dim % 2 != 0,
-        lambda case: f"cache.cache_dtype(int4) with model.head_dim({case.model.head_dim})",
+        lambda case: case.cache.cache_dtype == "int4" and any(width % 2 for width in _widths(case)),
+        lambda case: f"cache.cache_dtype(int4) with {_heads_text(case)}",
     ),
     Rule(
         "pages of a cache that forgets",
