@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from memory.caches.model import cache_bytes, cache_terms
+from parallelism.serving.reads import Reads
 from suite.allocations import mark, record_allocations
 from suite.caches.base import NOTHING, CacheFull
 from suite.caches.block_core import BlockCore
@@ -144,10 +145,10 @@ def test_the_allocator_gives_device_and_host_the_bytes_of_the_formula(
 
 
 def test_codes_of_blocks_have_scales_on_the_device_and_on_the_host() -> None:
-    case = case_of("gqa", **BLOCKS, fetched_blocks=2, cache_dtype="int4", quant_group=8)
-    cache = build_cache(case, CPU)
+    case, reads = case_of("gqa", **BLOCKS, fetched_blocks=2, cache_dtype="int4", quant_group=8), Reads()
+    cache, model = build_cache(case, CPU, reads.around), model_of(case)
     assert isinstance(cache, BlockMemory)
-    assert bool(answer(model_of(case), cache, torch.tensor([0, 5, 20]), [24]).isfinite().all())
+    assert bool(answer(model, cache, torch.tensor([0, 0, 0]), [24]).isfinite().all())
     heads = 3 * 3 * 2  # layers, sequences, heads; of a head 8 bytes of codes, and 8 of scales and offsets of two groups
     expected = {
         Component.KEYS: (2 + 6 + 6 + 16) * heads * 8, Component.VALUES: (2 + 6 + 6) * heads * 8,
@@ -156,6 +157,13 @@ def test_codes_of_blocks_have_scales_on_the_device_and_on_the_host() -> None:
     }  # fmt: skip
     assert {name: sum(x.nbytes for x in held) for name, held in cache.held().items()} == expected
     assert cache_bytes(case) == sum(expected.values())
+    reads.forget()
+    with through(model, cache), torch.no_grad():
+        next_logits(model, cache, IDS[:, :1], torch.full((3, 1), 31))
+    assert reads.nbytes(cache.held()) == {
+        name: nbytes for name, nbytes in expected.items() if name is not Component.TABLES
+    } | {Component.HOST: 2 * 6 * heads * 16}
+    assert cache_bytes(case, quantity=Quantity.CACHE_READ) == sum(reads.nbytes(cache.held()).values())
 
 
 def blocks_of(cache: BlockMemory, keys: Tensor, queries: Tensor) -> None:
