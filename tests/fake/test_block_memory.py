@@ -88,7 +88,7 @@ def memory(name: str = "gqa", **cache: Any) -> BlockMemory:
 
 
 @pytest.mark.parametrize("passes", PASSES)
-@pytest.mark.parametrize("fetched", [1, 3, 16])
+@pytest.mark.parametrize("fetched", [2, 16])
 @pytest.mark.parametrize("name", MODELS)
 def test_answers_are_those_of_attention_without_a_cache_under_the_same_rule(
     name: str, fetched: int, passes: str
@@ -113,8 +113,10 @@ def test_a_text_within_the_window_is_read_as_by_full_attention(name: str) -> Non
         torch.testing.assert_close(found, model(IDS)[:, -8:], atol=1e-5, rtol=0)
 
 
-@pytest.mark.parametrize(("dtype", "size"), [("fp32", 4), ("bf16", 2)])
-@pytest.mark.parametrize(("fetched", "window", "blocks", "recent"), [(2, 5, 8, 6), (16, 5, 8, 6), (2, 40, 0, 30)])
+@pytest.mark.parametrize(
+    ("fetched", "window", "blocks", "recent", "dtype", "size"),
+    [(2, 5, 8, 6, "fp32", 4), (16, 5, 8, 6, "bf16", 2), (2, 40, 0, 30, "fp32", 4)],
+)
 def test_the_allocator_gives_device_and_host_the_bytes_of_the_formula(
     fetched: int, window: int, blocks: int, recent: int, dtype: str, size: int
 ) -> None:

@@ -37,7 +37,7 @@ def alone(model: Decoder, ids: torch.Tensor, last: int) -> torch.Tensor:
         return model(ids[None])[0, -last:]
 
 
-@pytest.mark.parametrize("page", [1, 5, 16, 64])
+@pytest.mark.parametrize("page", [1, 5, 64])
 @pytest.mark.parametrize("name", MODELS)
 def test_answers_through_pages_are_those_without_a_cache_whatever_the_prompts_lengths(name: str, page: int) -> None:
     case = case_of(name, page_tokens=page)
@@ -66,8 +66,8 @@ def test_the_allocator_gives_pages_and_their_table_the_bytes_of_the_formula(page
     assert cache_bytes(case, quantity=Quantity.CACHE_READ) == 3 * 2 * read * 2 * 16 * size
 
 
-@pytest.mark.parametrize("page", [1, 4, 7, 16])
-@pytest.mark.parametrize("shortest", [1, 6, 24])
+@pytest.mark.parametrize("page", [1, 7, 16])
+@pytest.mark.parametrize("shortest", [1, 24])
 def test_waste_by_formula_is_that_of_the_real_tables(page: int, shortest: int) -> None:
     case = case_of("gqa", serving={"shortest_prompt": shortest}, page_tokens=page)
     model, pads = model_of(case), 24 - torch.tensor(prompt_lengths(case))
