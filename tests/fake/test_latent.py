@@ -1,6 +1,9 @@
-"""Latent attention's cache: both forms answer as the model without a cache does, and its bytes are the formula's."""
+"""Latent attention: a cache answers as the model without one does; cache and training allocate what formulas say."""
 
 from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
 
 import pytest
 import torch
@@ -13,7 +16,10 @@ from suite.caches.build import build_cache
 from suite.caches.core import next_logits, through
 from suite.case import Case, case_from
 from suite.models.decoder_module import Decoder
-from suite.record import Quantity
+from suite.record import Moment, Quantity
+from suite.spec import Precision
+from tests.fake.measured import measure
+from tests.fake.workspace import without_workspace
 
 pytestmark = pytest.mark.fake
 
@@ -24,6 +30,15 @@ MODELS = {
     "values as wide as keys": SIZES | {"v_dim": 24},
 }
 CPU = torch.device("cpu")
+
+
+@pytest.fixture(autouse=True)
+def _one_thread() -> Iterator[None]:
+    """Workspace grows with the threads, and tiny models wait for them."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
 
 
 def case_of(name: str, **cache: str) -> Case:
@@ -73,3 +88,39 @@ def test_the_allocator_gives_a_latent_cache_the_bytes_of_the_formula(allocation:
     assert sum(found) == cache_bytes(case)
     read = sum(term.nbytes for term in cache_terms(case) if term.quantity is Quantity.CACHE_READ)
     assert read == 3 * 31 * 3 * (32 + 8) * 4  # layers, tokens, sequences, latent and rotated key, fp32
+
+
+#: (values narrower than keys, queries through a latent, one head), each number format, kernel and recomputation
+TRAINED: list[tuple[dict[str, Any], dict[str, Any], str]] = [
+    ({}, {"precision": "fp32"}, "none"),
+    ({"q_rank": 28}, {"precision": "bf16-mixed", "micro_batch": 3}, "full"),
+    ({"v_dim": 24}, {"precision": "bf16-mixed", "attention": "eager", "micro_batch": 3}, "none"),
+    ({"q_rank": 28}, {"precision": "fp32", "attention": "eager", "seq_len": 192}, "full"),
+    ({"q_rank": 28}, {"precision": "bf16", "seq_len": 17}, "selective"),
+    ({"v_dim": 24}, {"precision": "fp32", "loss": "chunked"}, "selective-op"),
+    ({"heads": 1}, {"precision": "fp16-mixed", "micro_batches": 2}, "selective"),
+]
+
+
+@pytest.mark.parametrize(("sizes", "workload", "recompute"), TRAINED, ids=lambda part: str(part))
+def test_every_moment_of_training_is_predicted(
+    sizes: dict[str, Any], workload: dict[str, Any], recompute: str
+) -> None:  # fmt: skip
+    """As in test_memory_single: states to the byte, totals but for scalars, in fp32 every component."""
+    latent = {"kv_rank": 40, "rope_dim": 8, "nope_dim": 16, "v_dim": 20} | sizes
+    heads = latent.pop("heads", 3)
+    model = {"layers": 2, "hidden": 96, "heads": heads, "ffn": 160, "vocab": 300, "max_positions": 256}
+    case = case_from({
+        "model": model | {"latent": latent}, "workload": {"seq_len": 48} | workload, "layout": {"recompute": recompute},
+    })  # fmt: skip
+    with without_workspace():
+        found = measure(case)
+    assert not found.states_off()
+    assert not found.components_off()
+    assert not found.totals_off()
+    assert case.workload.precision is not Precision.FP32 or not found.components_off(Moment)
+
+
+def test_the_peak_of_the_tiny_preset_in_bf16_is_right_with_onednns_workspace() -> None:
+    workload = {"seq_len": 128, "micro_batch": 4, "precision": "bf16-mixed"}
+    assert abs(measure(case_from({"model": "mla-1m", "workload": workload})).peak_error()) < 0.005
