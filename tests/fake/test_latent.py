@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator
 from typing import Any
 
@@ -9,15 +10,22 @@ import pytest
 import torch
 
 from memory.caches.model import cache_bytes, cache_terms
+from memory.labels import WalkRules
+from memory.walk import walk_segment
 from suite.allocations import mark, record_allocations
 from suite.cache import LatentForm
 from suite.caches.base import NOTHING
 from suite.caches.build import build_cache
 from suite.caches.core import next_logits, through
 from suite.case import Case, case_from
-from suite.models.decoder_module import Decoder
+from suite.layout import Recompute
+from suite.models.blocks import Rope
+from suite.models.decoder import DecoderSpec, Latent
+from suite.models.decoder_module import Block, Decoder
+from suite.models.ledgers import ledger_of
 from suite.record import Moment, Quantity
-from suite.spec import Precision
+from suite.spec import Precision, Workload
+from suite.tape import FP32, Backend
 from tests.fake.measured import measure
 from tests.fake.workspace import without_workspace
 
@@ -124,3 +132,28 @@ def test_every_moment_of_training_is_predicted(
 def test_the_peak_of_the_tiny_preset_in_bf16_is_right_with_onednns_workspace() -> None:
     workload = {"seq_len": 128, "micro_batch": 4, "precision": "bf16-mixed"}
     assert abs(measure(case_from({"model": "mla-1m", "workload": workload})).peak_error()) < 0.005
+
+
+@pytest.mark.parametrize("q_rank", [0, 5])
+def test_a_blocks_backward_pass_allocates_what_the_ledger_says(q_rank: int) -> None:
+    """Where keys are put together, spread and padded, no highest instant of a step is: here every allocation as large
+    as heads' keys, values or their parts is held to the walk, one by one. All sizes differ."""
+    batch, seq, sizes = 2, 29, Latent(kv_rank=13, rope_dim=6, nope_dim=11, v_dim=7, q_rank=q_rank)
+    spec = DecoderSpec(layers=1, hidden=19, heads=3, ffn=23, vocab=32, max_positions=64, latent=sizes)
+    workload = Workload(seq_len=seq, micro_batch=batch)
+    ledger = ledger_of(spec, workload, Recompute(), FP32, Backend.CPU, 1)
+    walk = walk_segment(ledger.segments[1].segment, WalkRules())
+    block, rope = Block(spec, workload.attention, 1), Rope(64, spec.rotary_dim, 1e4, None)(seq, torch.float32)
+    x, gradient = torch.randn(batch, seq, 19, requires_grad=True), torch.randn(batch, seq, 19)
+    with record_allocations() as trace:
+        y = block(x, rope)
+        mark("forward ends")
+        y.backward(gradient)
+    middle = trace.marks[0].at
+    parts = {batch * seq * 4 * elements for elements in (3 * 17, 3 * 11, 3 * 7, 6, 3 * 3, 3)}
+    for made, said in (
+        ([item.nbytes for item in trace.blocks if item.born < middle], walk.forward.sizes),
+        ([item.nbytes for item in trace.blocks if item.born >= middle], walk.backward.sizes),
+    ):
+        expected = Counter(nbytes for nbytes in said if nbytes in parts)
+        assert Counter(nbytes for nbytes in made if nbytes in parts) == expected
