@@ -1,7 +1,8 @@
-"""How long the prompts of a served case are: a batch whose lengths differ, as its `serving.shortest_prompt` has it."""
+"""How long the prompts of a served case are where they differ, and how many pages of a paged cache that takes."""
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 from suite.parse import require
@@ -19,3 +20,8 @@ def prompt_lengths(case: Case) -> tuple[int, ...]:
     if prompts == 1:
         return (longest,)
     return tuple(shortest + (longest - shortest) * row // (prompts - 1) for row in range(prompts))
+
+
+def pages_for(lengths: Iterable[int], page_tokens: int) -> int:
+    """Pages that sequences of so many tokens take when none is shared: the last of each may be partly filled."""
+    return sum(-(-length // page_tokens) for length in lengths)

@@ -10,6 +10,7 @@ from suite.cache import CacheKind
 from suite.cache_shape import CacheShape, cache_kind, stored_dtype
 from suite.caches.base import Cache
 from suite.caches.full import FullCache, MakeStore
+from suite.caches.paged import PagedCache
 from suite.caches.quantized import QuantizedStore
 from suite.caches.store import PlainStore
 from suite.case import Case
@@ -22,6 +23,8 @@ DTYPES = {
 
 
 def _full(case: Case, shape: CacheShape, make: MakeStore, device: torch.device) -> Cache:
+    if case.cache.page_tokens is not None:
+        return PagedCache(shape, make, device, case.cache.page_tokens, case.model.window)
     return FullCache(shape, make, device, case.cache.allocation)
 
 

@@ -70,7 +70,10 @@ def test_an_exact_cache_costs_nothing_and_coarser_codes_cost_more(corpus: Path, 
     assert 1e-6 < off[2] < off[3]
 
 
-@pytest.mark.parametrize("cache", [{}, {"cache_dtype": "int4", "quant_group": 8}, {"cache_dtype": "fp8"}])
+@pytest.mark.parametrize(
+    "cache",
+    [{}, {"cache_dtype": "int4", "quant_group": 8}, {"cache_dtype": "fp8"}, {"cache_dtype": "int8", "page_tokens": 4}],
+)
 def test_a_text_read_in_one_pass_a_token_in_the_way_of_prompts_has_the_same_loss(
     corpus: Path, model: Decoder, cache: dict[str, Any]
 ) -> None:
