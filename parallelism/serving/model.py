@@ -82,6 +82,6 @@ def gathered_vocabulary(part: Tensor, vocab: int, group: dist.ProcessGroup) -> T
     ranks = dist.get_world_size(group)
     widest = len(own_rows(vocab, ranks, 0))
     mine = nn.functional.pad(part, (0, widest - part.shape[-1])).contiguous()
-    parts = mine.new_empty(ranks, *mine.shape)
+    parts = mine.new_empty(ranks * len(mine), *mine.shape[1:])
     dist.all_gather_into_tensor(parts, mine, group)
-    return parts.movedim(0, -2).flatten(-2)[..., :vocab]
+    return parts.unflatten(0, (ranks, -1)).movedim(0, -2).flatten(-2)[..., :vocab]
