@@ -117,6 +117,7 @@ class CacheSpec:
         parts += [self.cache_dtype.value] if self.cache_dtype is not CacheDtype.AUTO else []
         parts += [f"group{self.quant_group}"] if self.quant_group else []
         parts += [f"page{self.page_tokens}"] if self.page_tokens else []
+        parts += [f"room{self.cache_tokens}"] if self.cache_tokens else []
         parts += [self.allocation.value] if self.allocation is not Allocation.STATIC else []
         parts += [self.latent_form.value] if self.latent_form is not LatentForm.ABSORBED else []
         return "+".join(parts) or "full"
