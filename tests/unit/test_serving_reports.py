@@ -229,5 +229,5 @@ def test_a_served_case_has_its_own_pass_and_shares_launches() -> None:
 
 def test_what_is_about_training_refuses_a_served_case(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("suite.flags.case_of", lambda options: case_of())
-    with pytest.raises(SpecError, match="^--new-tokens: simulate is about training, and the case"):
+    with pytest.raises(SpecError, match=r"^--new-tokens: simulate is about training, and the"):
         trained_case_of(options(verb="simulate"))
