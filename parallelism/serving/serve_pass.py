@@ -85,7 +85,7 @@ class ServePass:
         return answer
 
     def _answered(self, text: CachedText, cache: Cache, case: Case) -> Answer:
-        with through(self.model, cache), torch.no_grad():
+        with through(self.model, cache, self.case.cache.latent_form), torch.no_grad():
             return answered(text, case, self.prompts)
 
     # --- what the answers are worth ---------------------------------------------------------------------
@@ -135,7 +135,7 @@ class ServePass:
 
         if self.mesh is not None:
             dist.barrier()
-        with through(self.model, cache), torch.no_grad():
+        with through(self.model, cache, self.case.cache.latent_form), torch.no_grad():
             tick()
             answered(text, case, self.prompts, tick)
         first, *rest = np.diff(instants).tolist()

@@ -9,13 +9,19 @@ import torch
 from suite.cache import CacheKind
 from suite.cache_shape import CacheShape, cache_kind, stored_dtype
 from suite.caches.base import Cache
+from suite.caches.block_memory import HOST, BlockMemory
 from suite.caches.full import FullCache, MakeStore
 from suite.caches.paged import PagedCache
 from suite.caches.quantized import QuantizedStore
+from suite.caches.rolling import RollingCache
+from suite.caches.sinks import SinkCache
 from suite.caches.store import PlainStore, Store
 from suite.case import Case
+from suite.models.blocks import rope_frequencies
+from suite.models.decoder import Position
 from suite.operators import DType
 from suite.parse import SpecError
+from suite.serving_rules import kept_window
 
 DTYPES = {
     DType.FP32: torch.float32, DType.BF16: torch.bfloat16, DType.FP16: torch.float16, DType.FP8: torch.float8_e4m3fn,
@@ -28,8 +34,31 @@ def _full(case: Case, shape: CacheShape, make: MakeStore, device: torch.device) 
     return FullCache(shape, make, device, case.cache.allocation)
 
 
+def _blocks(case: Case, shape: CacheShape, make: MakeStore, device: torch.device) -> Cache:
+    return BlockMemory(shape, case.cache, make, store_maker(case, shape, HOST), device)
+
+
+def _window(case: Case, shape: CacheShape, make: MakeStore, device: torch.device) -> Cache:
+    window = kept_window(case)
+    assert window is not None
+    return RollingCache(shape, make, device, window)
+
+
+def _sinks(case: Case, shape: CacheShape, make: MakeStore, device: torch.device) -> Cache:
+    """Learned positions have gone into the keys by the time that they are kept: those are the text's."""
+    window, sinks, model = kept_window(case), case.cache.sinks, case.model
+    assert window is not None
+    assert sinks is not None
+    if model.position is Position.LEARNED:
+        return RollingCache(shape, make, device, window, sinks)
+    frequencies = rope_frequencies(model.rotary_dim, model.rope_theta, model.rope_scaling)
+    return SinkCache(shape, make, device, window, sinks, frequencies)
+
+
 #: kind of cache -> how it is made
-CACHES: dict[CacheKind, Callable[[Case, CacheShape, MakeStore, torch.device], Cache]] = {CacheKind.FULL: _full}
+CACHES: dict[CacheKind, Callable[[Case, CacheShape, MakeStore, torch.device], Cache]] = {
+    CacheKind.FULL: _full, CacheKind.WINDOW: _window, CacheKind.SINKS: _sinks, CacheKind.BLOCKS: _blocks,
+}  # fmt: skip
 
 
 def _as_it_is(store: Store) -> Store:
