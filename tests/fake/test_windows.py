@@ -129,11 +129,12 @@ def test_a_rolling_buffer_answers_as_masked_attention_does_without_one(name: str
 
 @pytest.mark.parametrize("sizes", [{}, {"window": 12}, {"window": 5}])
 def test_the_smaller_of_the_models_window_and_the_caches_decides(sizes: dict[str, int]) -> None:
-    case = case_of(MODELS["gqa"] | {"window": 9}, **sizes)
+    """The prompts are as long as the model's window: they fill the buffer without an overwrite."""
+    case = case_of(MODELS["gqa"] | {"window": 9}, seq_len=9, **sizes)
     model = model_of(case)
-    text, found = answer(case, model, torch.randint(128, (3, PROMPT)), torch.zeros(3, dtype=torch.long), PROMPT)
+    text, found = answer(case, model, torch.randint(128, (3, 9)), torch.zeros(3, dtype=torch.long), 9)
     with torch.no_grad():
-        alone = masked(model, text[:, :-1], min(9, sizes.get("window", 9)))[:, PROMPT - 1 :]
+        alone = masked(model, text[:, :-1], min(9, sizes.get("window", 9)))[:, 8:]
     torch.testing.assert_close(found, alone, atol=1e-5, rtol=0)
 
 
