@@ -155,7 +155,16 @@ def test_sinks_answer_as_attention_that_counts_places_anew_for_every_query(name:
 
 @pytest.mark.parametrize("kept", [{"window": 64}, {"window": 60, "sinks": 4}])
 def test_what_keeps_the_whole_text_is_a_full_cache_in_logits_and_bytes(kept: dict[str, int]) -> None:
-    full, case = case_of("gqa"), case_of("gqa", **kept)
+    _hold_to_a_full_cache(kept)
+
+
+def test_a_window_of_codes_over_the_whole_text_is_a_full_cache_of_codes() -> None:
+    """Keys are rotated before they are rounded in both; sinks round keys that are not."""
+    _hold_to_a_full_cache({"window": 64, "cache_dtype": "int8"})
+
+
+def _hold_to_a_full_cache(kept: dict[str, Any]) -> None:
+    full, case = case_of("gqa", cache_dtype=kept.get("cache_dtype", "auto")), case_of("gqa", **kept)
     model, prompts = model_of(case), torch.randint(128, (3, PROMPT))
     for ours, theirs in zip(
         answer(case, model, prompts, PADS, PROMPT), answer(full, model, prompts, PADS, PROMPT), strict=True
@@ -165,9 +174,8 @@ def test_what_keeps_the_whole_text_is_a_full_cache_in_logits_and_bytes(kept: dic
         assert cache_bytes(case, quantity=quantity) == cache_bytes(full, quantity=quantity)
 
 
-@pytest.mark.parametrize("dtype", ["fp32", "bf16", "fp8"])
+@pytest.mark.parametrize(("name", "dtype"), [("gqa", "fp32"), ("mqa", "bf16"), ("gqa", "fp8"), ("mqa", "int4")])
 @pytest.mark.parametrize("kept", [{"window": 9}, {"window": 9, "sinks": 3}, {"window": 50}])
-@pytest.mark.parametrize("name", ["gqa", "mqa"])
 def test_the_allocator_gives_a_window_the_bytes_of_the_formula(name: str, kept: dict[str, int], dtype: str) -> None:
     case = case_of(name, seq_len=24, new_tokens=8, cache_dtype=dtype, **kept)
     model, ids = model_of(case), torch.randint(128, (3, 31))
@@ -180,8 +188,9 @@ def test_the_allocator_gives_a_window_the_bytes_of_the_formula(name: str, kept: 
         mark("answered")
     found = [block.nbytes for block in trace.alive(trace.marks[0].at) if block.address in held]
     assert sum(found) == cache_bytes(case)
-    size, entries = {"fp32": 4, "bf16": 2, "fp8": 1}[dtype], min(31, sum(kept.values()))
-    by_lane = {term.component: term.nbytes for term in cache_terms(case) if term.quantity is Quantity.CACHE_READ}
+    size, entries = {"fp32": 4, "bf16": 2, "fp8": 1, "int4": 0.5}[dtype], min(31, sum(kept.values()))
+    read = [term for term in cache_terms(case) if term.quantity is Quantity.CACHE_READ]
+    by_lane = {term.component: term.nbytes for term in read if term.component is not Component.SCALES}
     # layers, entries, sequences, heads, width, bytes
     hand = 2 * entries * 3 * case.model.kv_heads * 8 * size
     assert by_lane == {Component.KEYS: hand, Component.VALUES: hand}

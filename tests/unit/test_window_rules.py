@@ -33,6 +33,8 @@ def case_of(model: Any, seq_len: int = 32, new_tokens: int = 16, **cache: Any) -
         (2_048, {}, 2 * 3072 * (2**17 + 8), 2 * 3071 * 2**17),
         (31_744, {"window": 1020, "sinks": 4}, 2 * 1024 * (2**17 + 8), 256 * MIB),
         (31_744, {"window": 512, "cache_dtype": "fp8"}, 2 * 512 * (2**16 + 8), 64 * MIB),
+        # a code a number, and for each key and value of a head a scale and an offset in fp16
+        (31_744, {"window": 512, "cache_dtype": "int8"}, 2 * 512 * (2**16 + 2048 + 8), 2 * 512 * (2**16 + 2048)),
         # pages keep the whole text, whatever the model sees of it: 2 tables of 32 pages of 1024 tokens
         (31_744, {"page_tokens": 1024}, 2 * (32_768 * 2**17 + 32 * 8), 2 * 32_768 * 2**17),
     ],
@@ -70,7 +72,7 @@ def test_mistrals_cache_by_hand(seq_len: int, cache: dict[str, Any], stored: int
             {"window": 14, "sinks": 3},
             r"^cache\.sinks\(3\) \+ cache\.window\(14\) > model\.window\(16\): [^\n]*$",
         ),
-        ({"latent": LATENT}, {"window": 8, "sinks": 3}, r"^cache\.sinks\(3\) with model\.latent: [^\n]*$"),
+        ({"latent": LATENT}, {"window": 8, "sinks": 3}, r"^model\.latent with cache\.window\(8\): [^\n]*$"),
         (
             {},
             {"window": 8, "allocation": "growing"},
