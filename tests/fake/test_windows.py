@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -10,13 +11,17 @@ import torch
 from torch import Tensor
 
 from memory.caches.model import cache_bytes, cache_terms
+from parallelism.serving import serve_pass
+from parallelism.serving.losses import Losses
 from suite.allocations import mark, record_allocations
 from suite.caches.base import NOTHING, CacheFull
 from suite.caches.build import build_cache
 from suite.caches.core import next_logits, through
 from suite.caches.rolling import RollingCache
 from suite.case import Case, case_from
+from suite.data import Windows
 from suite.models.decoder_module import Decoder
+from suite.ranklog import RankWriter, read_rank
 from suite.record import Component, Quantity
 
 pytestmark = pytest.mark.fake
@@ -246,3 +251,34 @@ def _read_padding() -> None:
     with through(model, cache), torch.no_grad():
         next_logits(model, cache, ids[:, :30], places[:, :30])
         assert next_logits(model, cache, ids[:, 30:], places[:, 30:]).isfinite().all()
+
+
+@pytest.mark.parametrize(
+    ("model", "cache", "differences"),
+    [
+        ({}, {"window": 5}, 1),
+        ({"window": 7}, {}, 1),
+        ({"window": 7}, {"page_tokens": 4}, 1),
+        ({}, {"window": 5, "sinks": 2}, 0),
+    ],
+    ids=str,
+)
+def test_served_windows_weigh_what_formulas_say_and_are_held_to_masked_attention(
+    model: dict[str, int], cache: dict[str, int], differences: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(serve_pass, "PREFILLS", 0)
+    case = case_from({
+        "model": MODELS["gqa"] | model, "workload": {"seq_len": 12, "micro_batch": 3, "precision": "fp32"},
+        "serving": {"new_tokens": 9, "shortest_prompt": 3, "prefill_tokens": 5}, "cache": cache,
+    })  # fmt: skip
+    tokens = torch.randint(128, (200,), generator=torch.Generator().manual_seed(2)).int().numpy()
+    windows, writer = Windows(tokens, 12, 12, 0), RankWriter(tmp_path, 0)
+    serve_pass.ServePass(case, 0, CPU, None, windows, writer, Losses()).run()
+    samples = read_rank(tmp_path, 0).samples
+    for quantity in (Quantity.CACHE, Quantity.CACHE_READ):
+        found = sum(sample.value for sample in samples if sample.quantity is quantity)
+        assert found == cache_bytes(case, quantity=quantity)
+    assert [sample.value for sample in samples if sample.quantity is Quantity.TOKENS_DIFFER] == [0] * differences
+    apart = [sample.value for sample in samples if sample.quantity is Quantity.LOGIT_DIFFERENCE]
+    assert len(apart) == differences
+    assert all(value < 1e-5 for value in apart)
