@@ -176,6 +176,7 @@ _CACHES: tuple[dict[str, Any], ...] = (
     {"cache_dtype": "int8", "quant_group": 8, "allocation": "growing"},
     {"cache_dtype": "int4", "quant_group": 16},
     {"cache_dtype": "int8", "page_tokens": 8},
+    {"window": 16, "sinks": 4, "memory_block": 8, "representatives": 2, "fetched_blocks": 2},
 )
 #: what the same model with one, two and four key-value heads is served with, and how tokens are chosen
 _ANSWERS: tuple[dict[str, Any], ...] = (

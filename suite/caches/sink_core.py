@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from suite.caches.attend import attend
 from suite.caches.base import CacheLayer, Sight
 from suite.caches.sinks import SinkCache
-from suite.models.blocks import rotate
+from suite.models.blocks import rotate, turned
 
 
 class RecountingCore(nn.Module):
@@ -24,15 +24,10 @@ class RecountingCore(nn.Module):
         assert rope is not None
         keys, values = self.layer.extend(k, v)
         count = self.cache.recount
-        keys, counted = _turned(keys, count.entries), rotate(q, *rope)
+        keys, counted = turned(keys, count.entries), rotate(q, *rope)
         if count.queries is None or count.sinks is None:
             return attend(counted, keys, values, self.cache.sight)
-        return _attend_apart(counted, _turned(q, count.queries), keys, values, count.sinks, self.cache.sight)
-
-
-def _turned(x: Tensor, turns: tuple[Tensor, Tensor]) -> Tensor:
-    cos, sin = turns
-    return rotate(x, cos.to(x.dtype), sin.to(x.dtype))
+        return _attend_apart(counted, turned(q, count.queries), keys, values, count.sinks, self.cache.sight)
 
 
 def _attend_apart(q_sinks: Tensor, q_rest: Tensor, k: Tensor, v: Tensor, sinks: Tensor, sight: Sight) -> Tensor:
