@@ -123,6 +123,10 @@ class EnginePass:
                 allocator.free(alive.pop(name))
         return allocator.peak_reserved
 
+    def held_bytes(self) -> int:
+        """Bytes of the tensors that the allocator cannot give out again before the pass has been waited for."""
+        return sum(nbytes for name, nbytes in self.changes() if self._is_held(name))
+
     @property
     def _hidden(self) -> int:
         return HALF * self.tokens * self.spec.hidden
@@ -209,7 +213,7 @@ def _sampling(sampler: Sampler, logits: int) -> Iterator[tuple[str, int]]:
 
 def _sorted(name: str, numbers: int, size: int) -> Iterator[tuple[str, int]]:
     """torch.sort of 128 rows and more: sorted numbers, their order, and while it runs the order that it starts from and
-    a third copy of both (aten/src/ATen/native/cuda/SortStable.cu; cub's DeviceSegmentedRadixSort, whose inputs stay)."""
+    a third copy of both (ATen/native/cuda/SortStable.cu; cub DeviceSegmentedRadixSort, whose inputs stay)."""
     yield name, size * numbers
     yield f"order of {name}", INDEX * numbers
     yield "first order", INDEX * numbers
