@@ -43,6 +43,30 @@ def _page_demand(case: Case) -> tuple[int, int]:
     return pages_for(prompt_lengths(case), size), case.workload.micro_batch * pages_for((room,), size)
 
 
+def _places_needed(case: Case) -> int:
+    """Distances that a block memory rotates by, and 1: those of a pass to the start of its first query's window, and
+    the one that stands for all beyond a window. 0 of other caches."""
+    window, prompt = case.cache.window, case.workload.seq_len
+    if case.cache.kind is not CacheKind.BLOCKS or case.model.position is not Position.ROPE or window is None:
+        return 0
+    part = case.serving.prefill_tokens or prompt
+    read = prompt if part >= prompt else min(prompt, window - 1 + part)
+    return max(read, min(context_tokens(case), window + 1))
+
+
+def _widths(case: Case) -> tuple[int, ...]:
+    """Elements of a head of what a token leaves: key and value are as wide, a latent and its rotated key are not."""
+    latent = case.model.latent
+    return (case.model.head_dim,) if latent is None else (latent.kv_rank, latent.rope_dim)
+
+
+def _heads_text(case: Case) -> str:
+    latent = case.model.latent
+    if latent is None:
+        return f"model.head_dim({case.model.head_dim})"
+    return f"model.latent.kv_rank({latent.kv_rank}), model.latent.rope_dim({latent.rope_dim})"
+
+
 SERVING_RULES: tuple[Rule[Case], ...] = (
     Rule(
         "a training layout that is served",
@@ -60,7 +84,7 @@ SERVING_RULES: tuple[Rule[Case], ...] = (
     Rule(
         "prompts longer than the cache",
         "nothing is cut off in silence; give the cache more tokens, or the prompt fewer",
-        lambda case: case.cache.kind is CacheKind.FULL and case.cache.page_tokens is None
+        lambda case: case.cache.kind in (CacheKind.FULL, CacheKind.BLOCKS) and case.cache.page_tokens is None
         and (case.cache.cache_tokens or case.workload.seq_len) < case.workload.seq_len,
         lambda case: f"workload.seq_len({case.workload.seq_len}) > cache.cache_tokens({case.cache.cache_tokens})",
     ),
@@ -82,20 +106,40 @@ SERVING_RULES: tuple[Rule[Case], ...] = (
     Rule(
         "a scale's group that does not divide a head",
         "every scale serves as many elements of one head",
-        lambda case: bool(case.cache.quant_group) and case.model.head_dim % case.cache.quant_group != 0,
-        lambda case: f"cache.quant_group({case.cache.quant_group}) with model.head_dim({case.model.head_dim})",
+        lambda case: bool(case.cache.quant_group) and any(width % case.cache.quant_group for width in _widths(case)),
+        lambda case: f"cache.quant_group({case.cache.quant_group}) with {_heads_text(case)}",
     ),
     Rule(
         "int4 with an odd head",
         "two codes share a byte",
-        lambda case: case.cache.cache_dtype == "int4" and case.model.head_dim % 2 != 0,
-        lambda case: f"cache.cache_dtype(int4) with model.head_dim({case.model.head_dim})",
+        lambda case: case.cache.cache_dtype == "int4" and any(width % 2 for width in _widths(case)),
+        lambda case: f"cache.cache_dtype(int4) with {_heads_text(case)}",
     ),
     Rule(
         "pages of a cache that forgets",
         "pages are freed with their sequence; a window, sinks and blocks have their own arrays",
         lambda case: case.cache.page_tokens is not None and case.cache.kind is not CacheKind.FULL,
         lambda case: f"cache.page_tokens({case.cache.page_tokens}) with cache.window({case.cache.window})",
+    ),
+    Rule(
+        "blocks of a cache that grows",
+        "the host's blocks have their room from the start; take allocation static",
+        lambda case: case.cache.kind is CacheKind.BLOCKS and case.cache.allocation is Allocation.GROWING,
+        lambda case: f"cache.memory_block({case.cache.memory_block}) with cache.allocation({case.cache.allocation})",
+    ),
+    Rule(
+        "blocks of latents",
+        "blocks are found by keys of heads, which latent attention does not keep",
+        lambda case: case.cache.kind is CacheKind.BLOCKS and case.model.latent is not None,
+        lambda case: f"cache.memory_block({case.cache.memory_block}) with model.latent",
+    ),
+    Rule(
+        "a pass and its window beyond the model's positions",
+        "within a pass places are counted from its window's start; read fewer prefill_tokens at once",
+        lambda case: _places_needed(case) > case.model.max_positions,
+        lambda case: f"serving.prefill_tokens({case.serving.prefill_tokens}) with cache.window({case.cache.window})"
+        f" and workload.seq_len({case.workload.seq_len}): {_places_needed(case)} places are beyond"
+        f" max_positions({case.model.max_positions})",
     ),
     Rule(
         "pages of a cache that grows",

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 
+from memory.caches.blocks import block_terms
 from memory.caches.full import full_terms
 from memory.caches.paged import paged_terms
 from memory.caches.terms import Stored
@@ -21,7 +22,9 @@ def _every_token(stored: Stored) -> tuple[CacheTerm, ...]:
 
 
 #: kind of cache -> its terms
-FORMULAS: dict[CacheKind, Callable[[Stored], tuple[CacheTerm, ...]]] = {CacheKind.FULL: _every_token}
+FORMULAS: dict[CacheKind, Callable[[Stored], tuple[CacheTerm, ...]]] = {
+    CacheKind.FULL: _every_token, CacheKind.BLOCKS: block_terms,
+}  # fmt: skip
 
 
 def cache_terms(case: Case, rank: int = 0) -> tuple[CacheTerm, ...]:

@@ -7,11 +7,13 @@ from collections.abc import Callable
 import torch
 
 from suite.cache import CacheKind
-from suite.cache_shape import CacheShape, Lane, cache_kind, stored_dtype
+from suite.cache_shape import CacheShape, cache_kind, stored_dtype
 from suite.caches.base import Cache
+from suite.caches.block_memory import HOST, BlockMemory
 from suite.caches.full import FullCache, MakeStore
 from suite.caches.paged import PagedCache
-from suite.caches.store import PlainStore, Store
+from suite.caches.quantized import QuantizedStore
+from suite.caches.store import PlainStore
 from suite.case import Case
 from suite.operators import DType
 from suite.parse import SpecError
@@ -27,8 +29,14 @@ def _full(case: Case, shape: CacheShape, make: MakeStore, device: torch.device) 
     return FullCache(shape, make, device, case.cache.allocation)
 
 
+def _blocks(case: Case, shape: CacheShape, make: MakeStore, device: torch.device) -> Cache:
+    return BlockMemory(shape, case.cache, make, store_maker(case, shape, HOST), device)
+
+
 #: kind of cache -> how it is made
-CACHES: dict[CacheKind, Callable[[Case, CacheShape, MakeStore, torch.device], Cache]] = {CacheKind.FULL: _full}
+CACHES: dict[CacheKind, Callable[[Case, CacheShape, MakeStore, torch.device], Cache]] = {
+    CacheKind.FULL: _full, CacheKind.BLOCKS: _blocks,
+}  # fmt: skip
 
 
 def build_cache(case: Case, device: torch.device) -> Cache:
@@ -41,11 +49,13 @@ def build_cache(case: Case, device: torch.device) -> Cache:
 
 def store_maker(case: Case, shape: CacheShape, device: torch.device) -> MakeStore:
     """How the case's cache holds numbers."""
-    dtype = stored_dtype(case)
-    if dtype is None:
-        raise SpecError(f"cache.cache_dtype: {case.cache.cache_dtype} is not built yet")
-
-    def plain(sequences: int, entries: int, lane: Lane) -> Store:
-        return PlainStore(sequences, entries, lane.heads, lane.width, DTYPES[dtype], DTYPES[shape.compute], device)
-
-    return plain
+    spec, dtype, compute = case.cache, stored_dtype(case), DTYPES[shape.compute]
+    if dtype is not None:
+        return lambda sequences, entries, lane: PlainStore(
+            sequences, entries, lane.heads, lane.width, DTYPES[dtype], compute, device
+        )
+    bits = spec.cache_dtype.bits
+    assert bits is not None
+    return lambda sequences, entries, lane: QuantizedStore(
+        sequences, entries, lane.heads, lane.width, bits, spec.quant_group or lane.width, compute, device
+    )

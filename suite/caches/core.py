@@ -9,6 +9,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from suite.caches.base import Cache, CacheLayer, Sight
+from suite.caches.block_core import BlockCore
+from suite.caches.block_memory import BlockLayer, BlockMemory
 from suite.models.blocks import Attention, rotate
 from suite.models.decoder_module import Decoder
 
@@ -37,13 +39,20 @@ class CachedCore(nn.Module):
         return attend(q, keys, values, self.cache.sight)
 
 
+def _core(model: Decoder, cache: Cache, layer: CacheLayer) -> nn.Module:
+    """The core that goes with the layer of a cache."""
+    if isinstance(layer, BlockLayer) and isinstance(cache, BlockMemory):
+        return BlockCore(layer, cache, model.rope)
+    return CachedCore(layer, cache)
+
+
 @contextmanager
 def through(model: Decoder, cache: Cache) -> Iterator[None]:
     """Let the model's attention go through a cache; its own cores are back afterwards."""
     attentions = [module for module in model.modules() if isinstance(module, Attention)]
     own = [attention.core for attention in attentions]
     for attention, layer in zip(attentions, cache.layers, strict=True):
-        attention.core = CachedCore(layer, cache)
+        attention.core = _core(model, cache, layer)
     try:
         yield
     finally:
@@ -56,7 +65,8 @@ def next_logits(model: Decoder, cache: Cache, ids: Tensor, places: Tensor) -> Te
     """Read tokens [b, s] that stand at these places [b, s] into the cache; logits of the last one, [b, V] in fp32.
     To be called within `through`; CacheFull where there is no room."""
     cache.advance(places)
-    model.own_positions = places.clamp(min=0)  # padding is looked up somewhere, and read by nobody
+    # padding is looked up somewhere, and read by nobody; places beyond the last are those of cores that count anew
+    model.own_positions = places.clamp(min=0, max=model.spec.max_positions - 1)
     assert model.norm is not None
     assert model.head is not None
     return model.head(model.norm(model.trunk(ids)[:, -1:]))[:, 0].float()

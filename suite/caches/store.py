@@ -41,8 +41,15 @@ class Store(Protocol):
         ...
 
 
+def saturated(x: Tensor, dtype: torch.dtype) -> Tensor:
+    """x as far as the type reaches, else its largest: some casts to fp8 make nan of what is beyond 448."""
+    limit = torch.finfo(dtype).max
+    # in fp32, since bf16 rounds fp16's 65504 to a number beyond it
+    return x.float().clamp(-limit, limit) if limit < torch.finfo(x.dtype).max else x
+
+
 class PlainStore:
-    """Numbers in the type that they are given."""
+    """Numbers in the type that they are given; beyond its range, its largest."""
 
     def __init__(
         self, sequences: int, entries: int, heads: int, width: int, dtype: torch.dtype, compute: torch.dtype,
@@ -53,7 +60,7 @@ class PlainStore:
 
     def write(self, at: Entries, x: Tensor) -> None:
         """Put x at those entries, rounded to the store's type."""
-        self._numbers[:, at] = x.to(self._numbers.dtype)
+        self._numbers[:, at] = self._rounded(x)
 
     def read(self, at: Entries) -> Tensor:
         """Those entries: a view of them where they are a range and need no cast."""
@@ -61,7 +68,7 @@ class PlainStore:
 
     def append(self, x: Tensor) -> None:
         """Copy what is there and x into a new array."""
-        self._numbers = torch.cat((self._numbers, x.to(self._numbers.dtype)), dim=1)
+        self._numbers = torch.cat((self._numbers, self._rounded(x)), dim=1)
 
     def reorder(self, rows: Tensor) -> None:
         """Let sequence i hold what sequence rows[i] does."""
@@ -76,3 +83,6 @@ class PlainStore:
     def scales(self) -> tuple[Tensor, ...]:
         """None."""
         return ()
+
+    def _rounded(self, x: Tensor) -> Tensor:
+        return saturated(x, self._numbers.dtype).to(self._numbers.dtype)
