@@ -13,7 +13,7 @@ from suite.caches.block_memory import HOST, BlockMemory
 from suite.caches.full import FullCache, MakeStore
 from suite.caches.paged import PagedCache
 from suite.caches.quantized import QuantizedStore
-from suite.caches.store import PlainStore
+from suite.caches.store import PlainStore, Store
 from suite.case import Case
 from suite.operators import DType
 from suite.parse import SpecError
@@ -39,12 +39,18 @@ CACHES: dict[CacheKind, Callable[[Case, CacheShape, MakeStore, torch.device], Ca
 }  # fmt: skip
 
 
-def build_cache(case: Case, device: torch.device) -> Cache:
-    """An empty cache for a rank of a served case (no pipelines). SpecError for a kind that is not built."""
+def _as_it_is(store: Store) -> Store:
+    return store
+
+
+def build_cache(case: Case, device: torch.device, around: Callable[[Store], Store] = _as_it_is) -> Cache:
+    """An empty cache for a rank of a served case (no pipelines). SpecError for a kind that is not built. `around` may
+    put something around every store, to see what is read of it."""
     kind, shape = cache_kind(case), CacheShape.of(case)
     if kind not in CACHES:
         raise SpecError(f"cache: a cache of kind {kind} is not built yet")
-    return CACHES[kind](case, shape, store_maker(case, shape, device), device)
+    make = store_maker(case, shape, device)
+    return CACHES[kind](case, shape, lambda sequences, entries, lane: around(make(sequences, entries, lane)), device)
 
 
 def store_maker(case: Case, shape: CacheShape, device: torch.device) -> MakeStore:
