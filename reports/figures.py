@@ -7,7 +7,8 @@ from matplotlib.ticker import FuncFormatter, MaxNLocator
 from reports.compare import CaseComparison
 from reports.figure_components import component_chart
 from reports.figure_losses import loss_chart
-from reports.figure_memory import LABEL_LIMIT, moments_chart, peak_charts
+from reports.figure_memory import moments_chart, peak_charts
+from reports.figure_stacks import LABEL_LIMIT
 from reports.figure_timeline import timeline_chart
 from reports.palette import BAD, BAND, COMPONENTS, GRID, INK, MUTED
 from reports.summary import ERROR_BAND, RunComparison
