@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,16 +12,16 @@ from parallelism.simulator.serving_cpu import Pass
 from suite.case import Case
 from suite.hardware.calibration import Machine
 from suite.hardware.operator_times import Crowd, Format, OperatorTime
-from suite.hardware.serving_times import SERVED_CALL, CachedCore, CoreTime
+from suite.hardware.serving_times import CachedCore, CoreTime
 from suite.launch import rank_variables
 from suite.parse import require
 from suite.stats import Summary, summarize
 
 WORKER = "parallelism.calibration.serving_worker"
 START_ALLOWANCE_S, SLOWNESS_ALLOWANCE = 90.0, 20.0
-#: blocks of a pass whose operators are timed: of a prompt, which computes, few; of single tokens, which read, all of
-#: whose weights fit in so many bytes
-PROMPT_BLOCKS, WEIGHT_BYTES = 2, 2**29
+#: blocks of a pass that are timed: of a prompt, which computes, few; of single tokens, which read weights, as many as
+#: the models for a few cores have
+PROMPT_BLOCKS, TOKEN_BLOCKS = 2, 16
 
 
 @dataclass(frozen=True)
@@ -43,13 +43,11 @@ def measure_serving(crowd: Crowd, passes: Sequence[Pass], cases: Mapping[CachedC
     from suite.child import ChildError, ask  # here, because looking a time up does not need it
 
     require(0 < seconds < 3600, f"seconds: must be above 0 and below 3600, got {seconds}")
-    cores = sorted({done.core for done in passes}, key=str)
     request = {
         "ranks": crowd.ranks,
         "threads": crowd.threads,
         "seconds": seconds,
-        "passes": _runs(passes),
-        "cores": [{"case": cases[core].to_mapping(), "queries": core.queries} for core in cores],
+        "passes": [_row(done, cases[done.core]) for done in passes],
     }
     try:
         answer = ask(WORKER, request, START_ALLOWANCE_S + SLOWNESS_ALLOWANCE * seconds, rank_variables(crowd.threads))
@@ -57,29 +55,23 @@ def measure_serving(crowd: Crowd, passes: Sequence[Pass], cases: Mapping[CachedC
         raise OperatorTimeError(f"serving: the measuring process: {error}") from None
     machine = Machine(*(answer[name] for name in ("cpu", "cores", "torch", "wait_policy", "other_cores")))
     served = tuple(_operator(crowd, row) for row in answer["operators"])
-    times = tuple(_core(crowd, core, row) for core, row in zip(cores, answer["attention"], strict=True))
-    return Found(machine, served, times, {SERVED_CALL: _summary(answer["call"]).median})
+    times = {done.core: _core(crowd, done.core, row) for done, row in zip(passes, answer["attention"], strict=True)}
+    return Found(
+        machine, served, tuple(times.values()), {str(name): float(value) for name, value in answer["overheads"].items()}
+    )
 
 
-def _runs(passes: Iterable[Pass]) -> list[dict[str, Any]]:
-    """Each run of operators once: whatever cache they are beside."""
-    runs = {(done.ends, done.block, done.blocks, done.format): done for done in passes}
-    return [
-        {
-            "format": done.format.value,
-            "ends": [_plain(use) for use in done.ends],
-            "block": [_plain(use) for use in done.block],
-            "is_short": done.core.queries == 1,
-            "blocks": min(done.blocks, PROMPT_BLOCKS) if done.core.queries > 1 else _held(done),
-        }
-        for done in runs.values()
-    ]
-
-
-def _held(done: Pass) -> int:
-    """Blocks of the model, as many as their weights' bytes allow; at least one."""
-    own = sum(use.shape[1] * use.shape[2] for use in done.block if use.operator.value.startswith("linear"))
-    return max(1, min(done.blocks, WEIGHT_BYTES // (4 * max(1, own))))
+def _row(done: Pass, case: Case) -> dict[str, Any]:
+    """What the worker is told of a pass; a prompt's, which computes, is timed in few of its blocks."""
+    return {
+        "format": done.core.format.value,
+        "ends": [_plain(use) for use in done.ends],
+        "before": [_plain(use) for use in done.before],
+        "after": [_plain(use) for use in done.after],
+        "blocks": min(done.blocks, PROMPT_BLOCKS if done.core.queries > 1 else TOKEN_BLOCKS),
+        "case": case.to_mapping(),
+        "queries": done.core.queries,
+    }
 
 
 def _plain(use: Use) -> list[Any]:

@@ -9,17 +9,18 @@ from __future__ import annotations
 
 import time
 from collections import defaultdict
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from suite.caches.base import Cache
+from suite.cache_shape import CacheShape, compute_dtype
 from suite.caches.build import DTYPES, build_cache
 from suite.caches.core import through
-from suite.cache_shape import CacheShape, compute_dtype
 from suite.case import case_from
 from suite.hardware.operator_times import Format, Timed
 from suite.models.decoder_module import Decoder
@@ -31,10 +32,8 @@ Call = Callable[[], object]
 
 CPU = torch.device("cpu")
 COMPUTE = {Format.FP32: torch.float32, Format.BF16: torch.bfloat16, Format.FP16: torch.float16}
-#: layers of a cache whose attention is timed: so many lie between two uses of one
-LAYERS = 4
-#: calls of a module that does nothing, timed together
-CALLS = 100
+#: a pass that is shorter is timed after another
+SHORT_S = 0.03
 
 
 class Modules:
@@ -51,44 +50,76 @@ class Modules:
         return self._made[key]
 
 
-class Run:
-    """One pass's operators: those of so many blocks, then those before and after them."""
+@dataclass(frozen=True)
+class Reading:
+    """Mean seconds of a call of each operator and of a layer's core in one go, and of what the pass does once."""
+
+    operators: dict[Key, float]
+    layer: float
+    once: float
+
+
+class Passing:
+    """One pass: operators of so many blocks with attention through a cache among them, then those at its ends. A short
+    one follows others like it, whose code and weights it finds in the caches: it is timed after one that is not."""
 
     def __init__(self, row: Mapping[str, Any], modules: Modules) -> None:
-        format = Format(row["format"])
-        self.is_short = row["is_short"]
-        uses = row["block"] * row["blocks"] + row["ends"]
+        self.kind, self.modules, self.blocks = Format(row["format"]), modules, row["blocks"]
+        self.answering = Answering(row["case"], row["queries"], self.blocks)
+        self.inputs: dict[tuple[int, ...], Tensor] = {}
         places: dict[str, int] = defaultdict(int)
-        inputs: dict[tuple[int, ...], Tensor] = {}
-        self.calls: list[tuple[Key, Call]] = []
+        self.around = [
+            (self._calls(row["before"], places), self._calls(row["after"], places)) for _ in range(self.blocks)
+        ]
+        self.ends = self._calls(row["ends"], places)
+        self.goes = 2
+
+    def readings(self) -> Reading:
+        """One go, each call timed by itself."""
+        for _ in range(self.goes):
+            start = time.perf_counter()
+            found = self._go()
+            self.goes = 2 if time.perf_counter() - start < SHORT_S else 1
+        return found
+
+    def _go(self) -> Reading:
+        found: dict[Key, list[float]] = defaultdict(list)
+        layers = []
+        once, cores = self.answering.begin()
+        with self.answering.through():
+            for (before, after), core in zip(self.around, cores, strict=True):
+                _timed(before, found)
+                start = time.perf_counter()
+                core()
+                layers.append(time.perf_counter() - start)
+                _timed(after, found)
+            _timed(self.ends, found)
+        operators = {key: sum(seconds) / len(seconds) for key, seconds in found.items()}
+        return Reading(operators, sum(layers) / len(layers), once)
+
+    def _calls(self, uses: Iterable[tuple[str, list[int]]], places: dict[str, int]) -> list[tuple[Key, Call]]:
+        calls = []
         for name, sizes in uses:
             operator, shape = Timed(name), tuple(sizes)
-            kind = f"{operator}{shape[-2:]}"
-            call = _BUILDERS[operator](shape, _Parts(COMPUTE[format], inputs, modules, places[kind]))
-            places[kind] += 1
-            self.calls.append(((operator.value, shape, format.value), call))
+            alike = f"{operator}{shape[-2:]}"
+            parts = _Parts(COMPUTE[self.kind], self.inputs, self.modules, places[alike])
+            calls.append(((operator.value, shape, self.kind.value), _BUILDERS[operator](shape, parts)))
+            places[alike] += 1
+        return calls
 
-    def readings(self) -> dict[Key, float]:
-        """Mean seconds of a call of each operator, in one go through all of them. A token's step follows others like
-        it, so it is timed after one that is not."""
-        if self.is_short:
-            for _, call in self.calls:
-                call()
-        found: dict[Key, list[float]] = defaultdict(list)
-        for key, call in self.calls:
-            start = time.perf_counter()
-            call()
-            found[key].append(time.perf_counter() - start)
-        return {key: sum(seconds) / len(seconds) for key, seconds in found.items()}
+
+def _timed(calls: Iterable[tuple[Key, Call]], found: dict[Key, list[float]]) -> None:
+    for key, call in calls:
+        start = time.perf_counter()
+        call()
+        found[key].append(time.perf_counter() - start)
 
 
 class _Parts:
     """Inputs and weights of one call. Inputs of one shape are one tensor: what a pass's operator reads has just been
     written, and is in the caches."""
 
-    def __init__(
-        self, dtype: torch.dtype, inputs: dict[tuple[int, ...], Tensor], modules: Modules, place: int
-    ) -> None:
+    def __init__(self, dtype: torch.dtype, inputs: dict[tuple[int, ...], Tensor], modules: Modules, place: int) -> None:
         self.dtype, self.inputs, self.modules, self.place = dtype, inputs, modules, place
 
     def x(self, *shape: int) -> Tensor:
@@ -160,91 +191,60 @@ _BUILDERS: dict[Timed, Callable[[tuple[int, ...], _Parts], Call]] = {
 
 
 class Answering:
-    """A cache that is filled with a prompt at once, or with one token after another, and the attention of its layers
-    over what is there. What queries, keys and values are does not matter; their shapes are the case's."""
+    """A cache that a prompt is read into at once, or one token after another, and its layers' attention. What queries,
+    keys and values are does not matter; their shapes are the case's."""
 
-    def __init__(self, case: Mapping[str, Any], queries: int) -> None:
-        small = case_from({**case, "model": {**case["model"], "layers": LAYERS}})
-        self.case, self.queries = small, queries
-        dtype = DTYPES[compute_dtype(small)]
-        self.model = Decoder(small.model, small.workload.attention)
+    def __init__(self, case: Mapping[str, Any], queries: int, layers: int) -> None:
+        self.case, self.queries = case_from({**case, "model": {**case["model"], "layers": layers}}), queries
+        self.sequences, self.dtype = CacheShape.of(self.case).sequences, DTYPES[compute_dtype(self.case)]
+        self.model = Decoder(self.case.model, self.case.workload.attention)
         self.model.reset_parameters()
-        self.model.to(dtype).eval()
-        self.sequences = CacheShape.of(small).sequences
-        self.dtype = dtype
-        self.given = self._inputs_of_core(queries)
-        self.cache: Cache | None = None
+        self.model.to(self.dtype).eval()
+        self.given = self._inputs_of_core()
+        self.cache = build_cache(self.case, CPU)
         self.length = 0
 
-    def readings(self) -> dict[str, float]:
-        """Seconds of a layer's core, and of what the pass does once."""
-        prompt = self.case.workload.seq_len
-        last = context_tokens(self.case) - 1
-        if self.queries > 1:
+    def begin(self) -> tuple[float, list[Call]]:
+        """Make ready for the pass's tokens: its seconds, and the cores' calls, to be made within `through`."""
+        is_full = self.length + self.queries >= context_tokens(self.case)
+        if self.length == 0 or self.queries > 1 or is_full:
             self.cache, self.length = build_cache(self.case, CPU), 0
-        elif self.cache is None or self.length >= last:
-            self.cache, self.length = build_cache(self.case, CPU), 0
-            self._fill(prompt)
-            self._attend(self.queries)  # a token's step follows others like it
-        return self._attend(self.queries)
+            if self.queries == 1:
+                self._fill(self.case.workload.seq_len)
+        places = torch.arange(self.length, self.length + self.queries).expand(self.sequences, -1)
+        self.length += self.queries
+        start = time.perf_counter()
+        self.cache.advance(places)
+        rope = None if self.model.rope is None else self.model.rope(self.queries, self.dtype, places.clamp(min=0))
+        once = time.perf_counter() - start
+        given = tuple(rope if isinstance(each, tuple) else each for each in self.given)
+        return once, [lambda index=index: self._attention(index).core(*given) for index in self.model.blocks]  # type: ignore[misc]
+
+    def through(self) -> AbstractContextManager[None]:
+        """Let attention go through the cache."""
+        return through(self.model, self.cache)
 
     def _fill(self, tokens: int) -> None:
         """Keep a prompt without reading it."""
-        assert self.cache is not None
         self.cache.advance(torch.arange(tokens).expand(self.sequences, -1))
         for layer in self.cache.layers:
-            layer.extend(*self._lanes(tokens))
+            lanes = CacheShape.of(self.case).lanes
+            layer.extend(
+                *(torch.randn(self.sequences, tokens, each.heads, each.width).to(self.dtype) for each in lanes)
+            )
         self.length = tokens
 
-    def _attend(self, tokens: int) -> dict[str, float]:
-        cache = self.cache
-        assert cache is not None
-        places = torch.arange(self.length, self.length + tokens).expand(self.sequences, -1)
-        self.length += tokens
-        with through(self.model, cache):
-            cores = [block.attention.core for block in self.model.blocks.values()]  # type: ignore[union-attr]
-            start = time.perf_counter()
-            cache.advance(places)
-            rope = None if self.model.rope is None else self.model.rope(tokens, self.dtype, places.clamp(min=0))
-            once = time.perf_counter() - start
-            given = tuple(rope if isinstance(each, tuple) else each for each in self.given)
-            start = time.perf_counter()
-            for core in cores:
-                core(*given)
-            seconds = time.perf_counter() - start
-        return {"layer": seconds / len(cores), "once": once}
-
-    def _inputs_of_core(self, tokens: int) -> tuple[Any, ...]:
+    def _inputs_of_core(self) -> tuple[Any, ...]:
         """What a block's attention hands to its core."""
         found: list[tuple[Any, ...]] = []
-        block = next(iter(self.model.blocks.values()))
-        core = block.attention.core  # type: ignore[union-attr]
-        hook = core.register_forward_pre_hook(lambda _, args: found.append(args))  # type: ignore[union-attr]
-        x = torch.randn(self.sequences, tokens, self.case.model.hidden).to(self.dtype)
-        places = torch.arange(tokens).expand(self.sequences, -1)
-        rope = None if self.model.rope is None else self.model.rope(tokens, self.dtype, places)
-        block.attention(x, rope)  # type: ignore[operator]
-        hook.remove()  # type: ignore[union-attr]
+        attention = self._attention("0")
+        hook = attention.core.register_forward_pre_hook(lambda _, args: found.append(args))
+        x = torch.randn(self.sequences, self.queries, self.case.model.hidden).to(self.dtype)
+        places = torch.arange(self.queries).expand(self.sequences, -1)
+        attention(x, None if self.model.rope is None else self.model.rope(self.queries, self.dtype, places))
+        hook.remove()
         return found[0]
 
-    def _lanes(self, tokens: int) -> tuple[Tensor, ...]:
-        """What so many tokens leave in a layer."""
-        lanes = CacheShape.of(self.case).lanes
-        return tuple(torch.randn(self.sequences, tokens, lane.heads, lane.width).to(self.dtype) for lane in lanes)
-
-
-class _Same(nn.Module):
-    """Returns what it is given."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        """x."""
-        return x
-
-
-def time_call() -> float:
-    """Seconds of a module's call that does nothing."""
-    same, x = _Same(), torch.zeros(1)
-    start = time.perf_counter()
-    for _ in range(CALLS):
-        same(x)
-    return (time.perf_counter() - start) / CALLS
+    def _attention(self, index: str) -> Any:
+        """A block's attention, whatever its kind."""
+        return self.model.blocks[index].attention

@@ -28,6 +28,8 @@ def main() -> int:
     """Measure the request's passes with its number of ranks."""
     import torch
 
+    from parallelism.calibration.serving_frames import frames_from
+
     request = json.load(sys.stdin)
     start, before = time.monotonic(), others_cpu_seconds()
     results = measure(request)
@@ -44,10 +46,12 @@ def main() -> int:
             for index, row in enumerate(first["operators"])
         ],
         "attention": [
-            {name: [value for each in results for value in each["attention"][index][name]] for name in row}
-            for index, row in enumerate(first["attention"])
+            {name: [value for each in results for value in each["cores"][index][name]] for name in row}
+            for index, row in enumerate(first["cores"])
         ],
-        "call": [value for each in results for value in each["call"]],
+        "overheads": frames_from(
+            {name: [value for each in results for value in each["frames"][name]] for name in first["frames"]}
+        ),
     }
     print(json.dumps(answer))
     return 0
@@ -86,14 +90,14 @@ def run_rank(sender: Connection[Any, Any], meeting: Meeting, is_first: bool, req
 def _measured(request: dict[str, Any], meeting: Meeting, is_first: bool) -> dict[str, Any]:
     """Readings of every operator and core, which take turns: a moment at which the machine is busy spoils few of
     each."""
-    from parallelism.calibration.serving_parts import Answering, Modules, Run, time_call
+    from parallelism.calibration.serving_frames import Frames
+    from parallelism.calibration.serving_parts import Modules, Passing
 
-    modules = Modules()
-    runs = [Run(row, modules) for row in request["passes"]]
-    cores = [Answering(row["case"], row["queries"]) for row in request["cores"]]
+    modules, frames = Modules(), Frames()
+    passes = [Passing(row, modules) for row in request["passes"]]
     operators: dict[Key, list[float]] = defaultdict(list)
-    attention: list[Rows] = [defaultdict(list) for _ in cores]
-    call: list[float] = []
+    cores: list[Rows] = [defaultdict(list) for _ in passes]
+    around: Rows = defaultdict(list)
     index, deadline = 0, time.monotonic() + request["seconds"]
     while True:
         if is_first and index >= WARMUP + LEAST and time.monotonic() > deadline:
@@ -102,19 +106,20 @@ def _measured(request: dict[str, Any], meeting: Meeting, is_first: bool) -> dict
         if meeting.over.is_set():
             break
         kept = index >= WARMUP
-        for run in runs:
-            for key, seconds in run.readings().items():
+        for each, core in zip(passes, cores, strict=True):
+            found = each.readings()
+            for key, seconds in found.operators.items():
                 operators[key] += [seconds] * kept
-        for core, into in zip(cores, attention, strict=True):
-            for name, seconds in core.readings().items():
-                into[name] += [seconds] * kept
-        call += [time_call()] * kept
+            core["layer"] += [found.layer] * kept
+            core["once"] += [found.once] * kept
+        for name, seconds in frames.readings().items():
+            around[name] += [seconds] * kept
         index += 1
     rows = [
         {"operator": operator, "shape": list(shape), "format": kind, "seconds": seconds}
         for (operator, shape, kind), seconds in operators.items()
     ]
-    return {"operators": rows, "attention": attention, "call": call}
+    return {"operators": rows, "cores": cores, "frames": around}
 
 
 if __name__ == "__main__":

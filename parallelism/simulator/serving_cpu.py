@@ -15,8 +15,9 @@ from suite.case import Case
 from suite.hardware.calibration import Calibration
 from suite.hardware.collective_times import CollectiveTimes, Exchange, distinct, exchange_of
 from suite.hardware.operator_times import Crowd, Format, Timed
-from suite.hardware.serving_times import SERVED_CALL, CachedCore
-from suite.models.decoder import DecoderSpec, Position
+from suite.hardware.serving_times import SERVED_BLOCK, SERVED_PASS, CachedCore
+from suite.models.decoder import Position
+from suite.operators import OperatorKind, Segment
 from suite.parse import require
 from suite.serving_rules import context_tokens
 from suite.share import share_of
@@ -24,8 +25,6 @@ from suite.tape import Backend
 
 #: operators of a ledger that a core's time holds, and those that a pass without labels does not run
 _IN_CORES = frozenset({Timed.ROTARY, Timed.FLASH, Timed.EAGER, Timed.CROSS_ENTROPY, Timed.MEET})
-#: modules that a block calls beside its norms and linears: itself, its two halves, the core, two dropouts
-BLOCK_CALLS = 6
 
 
 @dataclass(frozen=True)
@@ -33,7 +32,9 @@ class Pass:
     """One forward pass of a served case: operators before and after the blocks, those of a block, its attention."""
 
     ends: tuple[Use, ...]
-    block: tuple[Use, ...]
+    before: tuple[Use, ...]
+    """of a block, up to its attention"""
+    after: tuple[Use, ...]
     blocks: int
     core: CachedCore
     format: Format
@@ -106,8 +107,9 @@ class CpuServing:
         done = pass_of(self.case, tokens, entries)
         crowd = self.calibration.crowd(self.case.cluster.per_node)
         core = self.calibration.core_times.seconds(done.core, crowd)
-        uses = Counter(done.ends) + Counter({use: n * done.blocks for use, n in Counter(done.block).items()})
-        seconds = done.blocks * (core.layer + BLOCK_CALLS * self.calibration.overhead(SERVED_CALL)) + core.once
+        uses = Counter((*done.ends, *(done.before + done.after) * done.blocks))
+        frames = self.calibration.overhead
+        seconds = done.blocks * (core.layer + frames(SERVED_BLOCK)) + core.once + frames(SERVED_PASS)
         for use, count in uses.items():
             found = self.calibration.served_times.seconds(use.operator, use.shape, done.format, crowd)
             self.bases.update([found.basis] if found.basis else [])
@@ -121,20 +123,31 @@ def pass_of(case: Case, tokens: int, entries: int | None = None) -> Pass:
     """The pass over so many new tokens of every sequence, after which there are so many (None: as many as are new, but
     after one token all but the last one of the answers)."""
     ledger = served_ledger(case, CacheShape.of(case).sequences, tokens, Backend.CPU)
-    format, sequences = Format(compute_dtype(case).label), CacheShape.of(case).sequences
+    kind, sequences = Format(compute_dtype(case).label), CacheShape.of(case).sequences
     if entries is None:
         entries = tokens if tokens > 1 else context_tokens(case) - 1
     ends: list[Use] = []
-    block: tuple[Use, ...] = ()
+    block: tuple[list[Use], list[Use]] = ([], [])
     for segment in ledger.counts:
+        if segment.name == "block":
+            block = _around_core(case, segment)
+            continue
         uses = [use for use in uses_of(case, segment.operators()) if use.operator not in _IN_CORES]
         if segment.name in ledger.loss or segment.name == "final norm":  # of the last token alone
             uses = [replace(use, shape=(sequences, *use.shape[1:])) for use in uses]
-        if segment.name == "block":
-            block = tuple(uses)
-        else:
-            ends += uses
-    return Pass(tuple(ends), block, case.model.layers, _core(case, tokens, entries), format)
+        ends += uses
+    return Pass(tuple(ends), tuple(block[0]), tuple(block[1]), case.model.layers, _core(case, tokens, entries), kind)
+
+
+def _around_core(case: Case, segment: Segment) -> tuple[list[Use], list[Use]]:
+    """A block's operators before its attention, and after it."""
+    operators = tuple(segment.operators())
+    place = next(index for index, operator in enumerate(operators) if operator.kind is OperatorKind.ATTENTION)
+    before, after = (
+        [use for use in uses_of(case, part) if use.operator not in _IN_CORES]
+        for part in (operators[:place], operators[place:])
+    )
+    return before, after
 
 
 def _core(case: Case, tokens: int, entries: int) -> CachedCore:
@@ -154,18 +167,20 @@ def _core(case: Case, tokens: int, entries: int) -> CachedCore:
     )
 
 
-#: width of the model around a core that is measured
-_NARROW = 16
+#: width of the model around a core that is measured, and the least tokens that are made through it
+_NARROW, _STEPS = 16, 4
 
 
 def _small(case: Case, core: CachedCore) -> Case:
     """A case with the core's attention in a narrow model of one layer, on one rank."""
-    heads = {"heads": core.heads, "kv_heads": core.kv_heads if core.latent is None else core.heads}
-    spec: DecoderSpec = replace(
-        case.model, layers=1, hidden=_NARROW, ffn=_NARROW, head_dim=core.width, name="core", **heads
+    serving = replace(case.serving, new_tokens=max(_STEPS, case.serving.new_tokens or 0))
+    positions = max(case.model.max_positions, case.workload.seq_len + (serving.new_tokens or 0))
+    spec = replace(
+        case.model, layers=1, hidden=_NARROW, ffn=_NARROW, head_dim=core.width, name="core", max_positions=positions,
+        heads=core.heads, kv_heads=core.kv_heads if core.latent is None else core.heads,
     )  # fmt: skip
     layout, cluster = replace(case.layout, tp=1, dp=1), replace(case.cluster, per_node=1)
-    return replace(case, model=spec, layout=layout, cluster=cluster)
+    return replace(case, model=spec, layout=layout, cluster=cluster, serving=serving)
 
 
 def _chunk(case: Case) -> int:

@@ -16,8 +16,9 @@ from suite.models.decoder import Latent
 from suite.parse import SpecError
 from suite.stats import NOISY_SPREAD
 
-#: a calibration's overhead: the call of a module without autograd
-SERVED_CALL = "served.call"
+#: overheads of a calibration: what a block of a pass without autograd does around its operators, and what the pass does
+#: around its blocks
+SERVED_BLOCK, SERVED_PASS = "served.block", "served.pass"
 
 
 @dataclass(frozen=True)
@@ -102,7 +103,9 @@ class CoreTimes:
         near = [time for time in self.times if time.crowd == crowd and _kind(time.core) == _kind(core)]
         if not near:
             raise SpecError(f"calibration.cores: {core}, for {crowd}, was not measured; bench --suite kv measures it")
-        how = "interpolated" if len({time.core.pairs for time in near}) > 1 else "in proportion to one that was measured"
+        how = (
+            "interpolated" if len({time.core.pairs for time in near}) > 1 else "in proportion to one that was measured"
+        )
         layer, once = (_at(near, core.pairs, part) for part in ("layer", "once"))
         return CoreSeconds(layer, once, f"{core} {how}")
 
