@@ -5,8 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 
+from memory.caches.blocks import block_terms
 from memory.caches.full import full_terms
+from memory.caches.paged import paged_terms
 from memory.caches.terms import Stored
+from memory.caches.window import window_terms
 from parallelism.schedules.ledgers import stages_of_place
 from suite.cache import CacheKind
 from suite.cache_shape import CacheShape, cache_kind, stored_dtype
@@ -14,8 +17,16 @@ from suite.case import Case
 from suite.parse import SpecError
 from suite.record import CacheTerm, Quantity
 
+
+def _every_token(stored: Stored) -> tuple[CacheTerm, ...]:
+    return full_terms(stored) if stored.spec.page_tokens is None else paged_terms(stored)
+
+
 #: kind of cache -> its terms
-FORMULAS: dict[CacheKind, Callable[[Stored], tuple[CacheTerm, ...]]] = {CacheKind.FULL: full_terms}
+FORMULAS: dict[CacheKind, Callable[[Stored], tuple[CacheTerm, ...]]] = {
+    CacheKind.FULL: _every_token, CacheKind.WINDOW: window_terms, CacheKind.SINKS: window_terms,
+    CacheKind.BLOCKS: block_terms,
+}  # fmt: skip
 
 
 def cache_terms(case: Case, rank: int = 0) -> tuple[CacheTerm, ...]:
