@@ -22,8 +22,11 @@ from suite.cache_shape import CacheShape, compute_dtype
 from suite.caches.build import DTYPES, build_cache
 from suite.caches.core import through
 from suite.case import case_from
+from suite.generation.sampling import chooser
 from suite.hardware.operator_times import Format, Timed
 from suite.models.decoder_module import Decoder
+from suite.serving import Sampling
+from suite.serving_lengths import prompt_lengths
 from suite.serving_rules import context_tokens
 
 #: operator, shape, format
@@ -201,6 +204,11 @@ class Answering:
         self.model.reset_parameters()
         self.model.to(self.dtype).eval()
         self.given = self._inputs_of_core()
+        lengths = torch.tensor(prompt_lengths(self.case)).repeat_interleave(self.case.serving.copies)
+        self.pads = self.case.workload.seq_len - lengths
+        self.logits = torch.randn(self.sequences, self.case.model.vocab)
+        if self.case.serving.sampling is not Sampling.BEAM:
+            self.choose = chooser(self.case.serving, torch.Generator())
         self.cache = build_cache(self.case, CPU)
         self.length = 0
 
@@ -211,10 +219,11 @@ class Answering:
             self.cache, self.length = build_cache(self.case, CPU), 0
             if self.queries == 1:
                 self._fill(self.case.workload.seq_len)
-        places = torch.arange(self.length, self.length + self.queries).expand(self.sequences, -1)
-        self.length += self.queries
         start = time.perf_counter()
-        self.cache.advance(places)
+        rows = self._choose()
+        if self.queries == 1 and rows is not None:
+            self.cache.reorder(rows)
+        places = self._advance(self.queries)
         rope = None if self.model.rope is None else self.model.rope(self.queries, self.dtype, places.clamp(min=0))
         once = time.perf_counter() - start
         given = tuple(rope if isinstance(each, tuple) else each for each in self.given)
@@ -222,17 +231,31 @@ class Answering:
 
     def through(self) -> AbstractContextManager[None]:
         """Let attention go through the cache."""
-        return through(self.model, self.cache)
+        return through(self.model, self.cache, self.case.cache.latent_form)
 
     def _fill(self, tokens: int) -> None:
         """Keep a prompt without reading it."""
-        self.cache.advance(torch.arange(tokens).expand(self.sequences, -1))
+        self._advance(tokens)
+        sizes = [(self.sequences, tokens, lane.heads, lane.width) for lane in CacheShape.of(self.case).lanes]
         for layer in self.cache.layers:
-            lanes = CacheShape.of(self.case).lanes
-            layer.extend(
-                *(torch.randn(self.sequences, tokens, each.heads, each.width).to(self.dtype) for each in lanes)
-            )
-        self.length = tokens
+            layer.extend(*(torch.randn(size).to(self.dtype) for size in sizes))
+
+    def _advance(self, tokens: int) -> Tensor:
+        """Make the cache ready for so many tokens more: their places."""
+        places = torch.arange(self.length, self.length + tokens) - self.pads.unsqueeze(-1)
+        places = places.masked_fill(places < 0, NOTHING)
+        self.cache.advance(places)
+        self.length += tokens
+        return places
+
+    def _choose(self) -> Tensor | None:
+        """Choose tokens of some logits; of beams, the rows that they go on from."""
+        serving = self.case.serving
+        if serving.sampling is Sampling.BEAM:
+            beams = Beams.begun(self.case.workload.micro_batch, serving.beams, CPU)
+            return beams.extended(self.logits)[1]
+        self.choose(self.logits)
+        return None
 
     def _inputs_of_core(self) -> tuple[Any, ...]:
         """What a block's attention hands to its core."""

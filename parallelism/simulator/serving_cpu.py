@@ -6,14 +6,13 @@ from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, replace
 
-from parallelism.simulator.cpu_messages import form_of
 from parallelism.simulator.cpu_operators import Use, uses_of
 from parallelism.simulator.serving_messages import serving_messages
 from parallelism.simulator.serving_work import middle_of, served_ledger
 from suite.cache_shape import CacheShape, compute_dtype
 from suite.case import Case
 from suite.hardware.calibration import Calibration
-from suite.hardware.collective_times import CollectiveTimes, Exchange, distinct, exchange_of
+from suite.hardware.collective_times import CollectiveTimes, Exchange, Form, distinct, exchange_of
 from suite.hardware.operator_times import Crowd, Format, Timed
 from suite.hardware.serving_times import SERVED_BLOCK, SERVED_PASS, CachedCore
 from suite.models.decoder import Position
@@ -103,6 +102,17 @@ class CpuServing:
         """One token more of every sequence, the last one of the answers."""
         return self._seconds(1, context_tokens(self.case) - 1)
 
+    @property
+    def basis(self) -> str:
+        """Where the times come from, in words; whole once both have been asked for."""
+        machine, others = self.calibration.machine, sorted(self.bases)
+        said = f"; {len(others)} parts not at their own shape, as {others[0]}" if others else ""
+        return (
+            f"operators, attention through the cache and collectives measured on this machine ({machine.cpu},"
+            f" {machine.cores} cores, torch {machine.torch}) on {self.calibration.created or 'an unknown day'},"
+            f" no pass among them{said}"
+        )
+
     def _seconds(self, tokens: int, entries: int) -> float:
         done = pass_of(self.case, tokens, entries)
         crowd = self.calibration.crowd(self.case.cluster.per_node)
@@ -162,6 +172,8 @@ def _core(case: Case, tokens: int, entries: int) -> CachedCore:
         rotated=spec.rotary_dim if spec.position is Position.ROPE else 0,
         cache=replace(case.cache, cache_tokens=None),
         format=Format(compute_dtype(case).label),
+        serving=replace(case.serving, new_tokens=None, prefill_tokens=0),
+        vocab=spec.vocab,
         window=spec.window,
         latent=spec.latent,
     )
@@ -189,4 +201,4 @@ def _chunk(case: Case) -> int:
 
 def _exchanges(case: Case, tokens: int) -> Iterator[tuple[Exchange, int]]:
     for message in serving_messages(case, tokens):
-        yield exchange_of(message, form_of(message), case.cluster.per_node), message.count
+        yield exchange_of(message, Form.DIRECT, case.cluster.per_node), message.count

@@ -5,11 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from parallelism.simulator.roofline import Roofline
+from parallelism.simulator.serving_cpu import CpuServing
 from parallelism.simulator.serving_gpu import GpuRates, gpu_message_seconds
 from parallelism.simulator.serving_work import decode_parts, prefill_parts
 from suite.case import Case
 from suite.hardware.calibration import Calibration
-from suite.parse import SpecError
+from suite.parse import require
 from suite.record import CacheTerm
 
 
@@ -26,7 +27,14 @@ def serving_time(case: Case, cache: tuple[CacheTerm, ...], calibration: Calibrat
     """Times of a served case whose decode steps read that cache, of one rank: the last token of the answers
     (`serving_work.middle_of` gives the case of the middle one). SpecError where a rate is not known."""
     if case.cluster.device == "cpu":
-        raise SpecError("cluster.device: 'cpu': serving is not timed yet")
+        require(
+            calibration is not None,
+            "cluster.device: 'cpu': times rest on a calibration; `bench --suite kv` measures one and keeps it in its"
+            " folder",
+        )
+        assert calibration is not None
+        here = CpuServing(case, calibration)
+        return ServingTime(here.prefill_seconds, here.decode_seconds, here.basis)
     rates, prompt = GpuRates(case), case.workload.seq_len
     chunk = min(case.serving.prefill_tokens or prompt, prompt)
     passes, rest = divmod(prompt, chunk)
@@ -38,10 +46,13 @@ def serving_time(case: Case, cache: tuple[CacheTerm, ...], calibration: Calibrat
     )
 
 
-def roofline_of(case: Case, calibration: Calibration | None = None) -> Roofline:
-    """The rates that bound a case's kernels on its device. SpecError where one is not known."""
-    if case.cluster.device == "cpu":
-        raise SpecError("cluster.device: 'cpu': serving is not timed yet")
+def roofline_of(case: Case) -> Roofline:
+    """The rates that bound a case's kernels on its device. SpecError where one is not known, and for the CPU, whose
+    operators are timed whole."""
+    require(
+        case.cluster.device != "cpu",
+        "cluster.device: 'cpu' has no roofline: its operators are timed whole; name a GPU",
+    )
     return GpuRates(case).roofline
 
 

@@ -97,11 +97,9 @@ def prefill_parts(case: Case) -> Parts:
 
 
 def middle_of(case: Case) -> Case:
-    """The same case at the middle token of its answers, whose decode step stands for all of them."""
-    made = case.serving.new_tokens
-    require(made is not None, "serving.new_tokens: missing; give the tokens that are made of each prompt")
-    assert made is not None
-    return replace(case, serving=replace(case.serving, new_tokens=max(1, made // 2)))
+    """The case when half of its answers are made: the decode step that its median one is like."""
+    made = case.serving.new_tokens or 1
+    return replace(case, serving=replace(case.serving, new_tokens=made // 2 + 1))
 
 
 def seen(case: Case, tokens: int) -> int:

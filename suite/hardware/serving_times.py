@@ -14,6 +14,7 @@ from suite.hardware.curve import Curve
 from suite.hardware.operator_times import Crowd, Format
 from suite.models.decoder import Latent
 from suite.parse import SpecError
+from suite.serving import Serving
 from suite.stats import NOISY_SPREAD
 
 #: overheads of a calibration: what a block of a pass without autograd does around its operators, and what the pass does
@@ -35,6 +36,8 @@ class CachedCore:
     rotated: int  # channels of a head that rope turns
     cache: CacheSpec
     format: Format
+    serving: Serving  # how prompts' lengths differ and tokens are chosen; new_tokens, which `entries` tells, is None
+    vocab: int  # what they are chosen of
     window: int | None = None  # the model's own
     latent: Latent | None = None
 
@@ -50,7 +53,8 @@ class CachedCore:
 
 @dataclass(frozen=True)
 class CoreTime:
-    """Seconds of one layer, and of what a pass does once for all layers: places, masks, rope's rows."""
+    """Seconds of one layer, and of what a pass does once for all layers: places, masks, rope's rows, the choice of the
+    next tokens, beams put in order."""
 
     core: CachedCore
     ranks: int
