@@ -40,9 +40,7 @@ def calibrate_serving(
     start, wanted = time.monotonic(), serving_wanted(cases, available_cores())
     try:
         for crowd, passes in sorted(wanted.passes.items()):
-            tell(
-                f"measuring what {plural(len(passes), 'pass', 'passes')} of served models are made of, with {crowd} ..."
-            )
+            tell(f"measuring the parts of {plural(len(passes), 'kind')} of pass of served models, with {crowd} ...")
             part = measure_serving(crowd, passes, wanted.cases, OPERATORS_S)
             found = found or Calibration(part.machine)
             busiest = max(found.machine.other_cores, part.machine.other_cores)

@@ -19,9 +19,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from suite.cache_shape import CacheShape, compute_dtype
+from suite.caches.base import NOTHING
 from suite.caches.build import DTYPES, build_cache
 from suite.caches.core import through
 from suite.case import case_from
+from suite.generation.beam import Beams
 from suite.generation.sampling import chooser
 from suite.hardware.operator_times import Format, Timed
 from suite.models.decoder_module import Decoder
