@@ -91,6 +91,7 @@ def _qwen2(name: str, layers: int, hidden: int, heads: int, ffn: int, kv_heads: 
     spec = llama(name, layers, hidden, heads, ffn, QWEN2_VOCAB, kv_heads, 131072, theta=1e6, eps=1e-6)
     return replace(spec, qkv_bias=True)
 
+
 _PRESETS: tuple[DecoderSpec, ...] = (
     # for a 2-core CPU: about 1 M, 10 M and 50 M parameters
     gpt("gpt-1m", 4, 128, 4, 2048),
