@@ -9,6 +9,7 @@ from suite.cache import CacheDtype, CacheKind
 from suite.formats import COMPUTE
 from suite.operators import DType
 from suite.parse import require
+from suite.serving_lengths import prompt_lengths
 from suite.serving_rules import context_tokens
 from suite.spec import Precision
 
@@ -45,6 +46,7 @@ class CacheShape:
     sequences: int
     room: int  # entries a sequence
     held: int  # entries of the longest sequence when the last token is made, which is itself not kept
+    lengths: tuple[int, ...]  # tokens of every sequence at that time
     compute: DType  # what attention computes in
 
     @classmethod
@@ -63,6 +65,11 @@ class CacheShape:
             sequences=case.workload.micro_batch * case.serving.copies,
             room=case.cache.cache_tokens or context,
             held=context - 1,
+            lengths=tuple(
+                context - 1 - padding
+                for padding in (case.workload.seq_len - length for length in prompt_lengths(case))
+                for _ in range(case.serving.copies)
+            ),
             compute=compute_dtype(case),
         )
 

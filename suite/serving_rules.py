@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from suite.cache import CacheKind, CacheSpec
+from suite.cache import Allocation, CacheKind, CacheSpec
 from suite.layout import Layout
 from suite.layout_rules import Rule
 from suite.models.decoder import Position
 from suite.parse import require
 from suite.serving import Serving
+from suite.serving_lengths import pages_for, prompt_lengths
 
 if TYPE_CHECKING:
     from suite.case import Case
@@ -34,6 +35,14 @@ def _counts_places_anew(case: Case) -> bool:
     return case.cache.kind in (CacheKind.SINKS, CacheKind.BLOCKS) and case.model.position is Position.ROPE
 
 
+def _page_demand(case: Case) -> tuple[int, int]:
+    """Pages that the prompts take and pages that there are, where a paged cache's room is given; both of one beam."""
+    size, room = case.cache.page_tokens, case.cache.cache_tokens
+    if size is None or room is None:
+        return 0, 0
+    return pages_for(prompt_lengths(case), size), case.workload.micro_batch * pages_for((room,), size)
+
+
 SERVING_RULES: tuple[Rule[Case], ...] = (
     Rule(
         "a training layout that is served",
@@ -51,8 +60,8 @@ SERVING_RULES: tuple[Rule[Case], ...] = (
     Rule(
         "prompts longer than the cache",
         "nothing is cut off in silence; give the cache more tokens, or the prompt fewer",
-        lambda case: case.cache.kind is CacheKind.FULL and (case.cache.cache_tokens or case.workload.seq_len)
-        < case.workload.seq_len,
+        lambda case: case.cache.kind is CacheKind.FULL and case.cache.page_tokens is None
+        and (case.cache.cache_tokens or case.workload.seq_len) < case.workload.seq_len,
         lambda case: f"workload.seq_len({case.workload.seq_len}) > cache.cache_tokens({case.cache.cache_tokens})",
     ),
     Rule(
@@ -87,6 +96,19 @@ SERVING_RULES: tuple[Rule[Case], ...] = (
         "pages are freed with their sequence; a window, sinks and blocks have their own arrays",
         lambda case: case.cache.page_tokens is not None and case.cache.kind is not CacheKind.FULL,
         lambda case: f"cache.page_tokens({case.cache.page_tokens}) with cache.window({case.cache.window})",
+    ),
+    Rule(
+        "pages of a cache that grows",
+        "pages are taken of a pool that is there from the start; take allocation static",
+        lambda case: case.cache.page_tokens is not None and case.cache.allocation is Allocation.GROWING,
+        lambda case: f"cache.page_tokens({case.cache.page_tokens}) with cache.allocation({case.cache.allocation})",
+    ),
+    Rule(
+        "prompts of more pages than there are",
+        "the pool has micro_batch * ceil(cache_tokens / page_tokens) pages; give it more tokens, or the prompts fewer",
+        lambda case: _page_demand(case)[0] > _page_demand(case)[1],
+        lambda case: f"cache.cache_tokens({case.cache.cache_tokens}): prompts of {_page_demand(case)[0]} pages in a"
+        f" pool of {_page_demand(case)[1]}",
     ),
 )  # fmt: skip
 

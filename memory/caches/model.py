@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import replace
 
 from memory.caches.full import full_terms
+from memory.caches.paged import paged_terms
 from memory.caches.terms import Stored
 from parallelism.schedules.ledgers import stages_of_place
 from suite.cache import CacheKind
@@ -14,8 +15,13 @@ from suite.case import Case
 from suite.parse import SpecError
 from suite.record import CacheTerm, Quantity
 
+
+def _every_token(stored: Stored) -> tuple[CacheTerm, ...]:
+    return full_terms(stored) if stored.spec.page_tokens is None else paged_terms(stored)
+
+
 #: kind of cache -> its terms
-FORMULAS: dict[CacheKind, Callable[[Stored], tuple[CacheTerm, ...]]] = {CacheKind.FULL: full_terms}
+FORMULAS: dict[CacheKind, Callable[[Stored], tuple[CacheTerm, ...]]] = {CacheKind.FULL: _every_token}
 
 
 def cache_terms(case: Case, rank: int = 0) -> tuple[CacheTerm, ...]:

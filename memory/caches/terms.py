@@ -28,14 +28,19 @@ class Stored:
 
 
 def lane_terms(stored: Stored, quantity: Quantity, entries: int, letter: str, source: str) -> tuple[CacheTerm, ...]:
-    """L b entries elements bytes of each lane; `letter` is what the formula calls the entries."""
+    """L b entries elements bytes of each lane; `letter` is what the formula calls the entries of a sequence."""
+    return pool_terms(stored, quantity, stored.shape.sequences * entries, f"b*{letter}", source)
+
+
+def pool_terms(stored: Stored, quantity: Quantity, entries: int, letters: str, source: str) -> tuple[CacheTerm, ...]:
+    """L entries elements bytes of each lane; `letters` is what the formula calls the entries of all sequences."""
     shape = stored.shape
     assert stored.dtype is not None
     size = stored.dtype.nbytes
     return tuple(
         CacheTerm(
-            component, shape.layers * shape.sequences * entries * lane.elements * size,
-            f"L*b*{letter}*{name}*{size}", source, quantity=quantity,
+            component, shape.layers * entries * lane.elements * size, f"L*{letters}*{name}*{size}", source,
+            quantity=quantity,
         )
         for component, lane, name in zip(LANES, shape.lanes, stored.names, strict=True)
     )  # fmt: skip

@@ -10,6 +10,7 @@ from suite.cache import CacheKind
 from suite.cache_shape import CacheShape, Lane, cache_kind, stored_dtype
 from suite.caches.base import Cache
 from suite.caches.full import FullCache, MakeStore
+from suite.caches.paged import PagedCache
 from suite.caches.store import PlainStore, Store
 from suite.case import Case
 from suite.operators import DType
@@ -21,6 +22,8 @@ DTYPES = {
 
 
 def _full(case: Case, shape: CacheShape, make: MakeStore, device: torch.device) -> Cache:
+    if case.cache.page_tokens is not None:
+        return PagedCache(shape, make, device, case.cache.page_tokens, case.model.window)
     return FullCache(shape, make, device, case.cache.allocation)
 
 
