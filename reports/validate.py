@@ -13,6 +13,7 @@ from reports.published.fitted import Constants, fit_constants
 from reports.published.kv_cache import predict_kv_cache
 from reports.published.parameters import predict_parameters
 from reports.published.runs import allocated_bytes, predict_run
+from reports.published.serving import predict_serving
 from reports.ranking import Ranking, rank_choices, ranking_mapping
 from suite.parse import SpecError
 from suite.published import PublishedRow, PublishedTable, TableKind, UnreadableCell, read_table
@@ -167,6 +168,7 @@ def _of_quantity(name: str, answers: Iterable[Result | Skipped]) -> QuantityResu
 def _answer(row: PublishedRow, constants: Constants) -> Result | Skipped:
     predictors: dict[TableKind, Callable[[PublishedRow], Prediction]] = {
         TableKind.PARAMETERS: predict_parameters,
+        TableKind.SERVING: predict_serving,
         TableKind.KV_CACHE: predict_kv_cache,
         TableKind.ANALYTIC: predict_analytic,
         TableKind.HARDWARE: _calibration,

@@ -22,6 +22,7 @@ _UNITS = {"gib": 2.0**30, "mib": 2.0**20, "kib": 2.0**10, "gb": 1e9, "mb": 1e6}
 class TableKind(StrEnum):
     """What a row of a table is about."""
 
+    SERVING = "serving"  # a measured time or rate of a model that answers: serving.csv
     RUNS = "runs"  # a measured figure of a training or inference run: memory.csv, throughput.csv
     PARAMETERS = "parameters"  # a model's parameter count: params.csv
     KV_CACHE = "kv_cache"  # bytes of a key-value cache, or how much of it an engine had room for
@@ -31,6 +32,7 @@ class TableKind(StrEnum):
 
 #: columns that tell a table's kind; the first kind whose columns are all there is the table's
 COLUMNS: dict[TableKind, tuple[str, ...]] = {
+    TableKind.SERVING: ("row_id", "family", "quantity", "value_si", "prompt_tokens", "new_tokens"),
     TableKind.RUNS: ("row_id", "family", "quantity", "value_si"),
     TableKind.PARAMETERS: ("row_id", "model", "params", "arch"),
     TableKind.KV_CACHE: ("row_id", "attn", "kv_heads", "metric", "value"),
@@ -109,7 +111,7 @@ class PublishedRow:
         """The figure in bytes, seconds, tokens or as a plain number; None where none was printed (an OOM)."""
         if self.is_oom:
             return None
-        if self.kind in (TableKind.PARAMETERS, TableKind.RUNS):
+        if self.kind in (TableKind.PARAMETERS, TableKind.RUNS, TableKind.SERVING):
             return self.number("params" if self.kind is TableKind.PARAMETERS else "value_si")
         value = self.number("value")
         return None if value is None else value * self.unit

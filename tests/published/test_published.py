@@ -22,7 +22,7 @@ from suite.published import PublishedTable, TableKind, read_table
 pytestmark = pytest.mark.published
 
 HERE = Path(__file__).parent
-TABLES = ("memory.csv", "params.csv", "kv_cache.csv", "analytic.csv", "throughput.csv")
+TABLES = ("memory.csv", "params.csv", "kv_cache.csv", "analytic.csv", "throughput.csv", "serving.csv")
 
 
 @cache

@@ -31,7 +31,7 @@ def row(kind: TableKind = TableKind.KV_CACHE, **cells: str) -> PublishedRow:
         ([], "is empty; expected a header line and rows"),
         (
             ["a,b", "1,2"],
-            "no table that is known has these columns; needed for runs: row_id, family, quantity, value_si",
+            "no table that is known has these columns; needed for serving: row_id, family",
         ),
         ([RUNS, "x,f,peak_bytes,1"], "row 1: 4 cells under 7 columns"),
         ([RUNS, ",f,peak_bytes,1,1,B,"], "row 1: row_id is empty; name the row"),
