@@ -84,7 +84,10 @@ class InferenceModel:
 
     def peak_bytes(self, rank: int = 0) -> int:
         """Bytes at the highest instant of all."""
-        return max(self.total_bytes(phase, rank) for phase in Phase)
+        sums = dict.fromkeys(Phase, 0)
+        for term in self.terms(rank):
+            sums[term.phase] += term.nbytes
+        return max(sums.values())
 
     def cache_bytes_per_token(self, rank: int = 0) -> int:
         """Bytes that one more entry of one sequence takes on a rank, scales included: 2 L k d elements in the cache's

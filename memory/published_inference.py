@@ -50,11 +50,12 @@ def inference_of(case: Case) -> InferenceModel:
     return InferenceModel(case) if published is None else PublishedInference(case, published)
 
 
-def fullest_rank(model: InferenceModel) -> int:
-    """The rank that holds most: the first of a pipeline's place, whose shares are the largest."""
+def fullest_rank(model: InferenceModel) -> tuple[int, int]:
+    """The rank that holds most, and its bytes: the first of a pipeline's place, whose shares are the largest."""
     layout = model.case.layout
-    ranks = range(0, layout.world_size, layout.world_size // layout.pp)
-    return max(ranks, key=model.peak_bytes)
+    peaks = {rank: model.peak_bytes(rank) for rank in range(0, layout.world_size, layout.world_size // layout.pp)}
+    rank = max(peaks, key=lambda rank: peaks[rank])
+    return rank, peaks[rank]
 
 
 def resized(case: Case, batch: int, context: int, step_tokens: int | None) -> Case:

@@ -14,7 +14,7 @@ from memory.published_inference import fullest_rank, inference_of, resized
 from suite.case import Case
 
 #: where the search for a batch ends: more sequences than anybody serves from one rank
-MOST_SEQUENCES = 2**20
+MOST_SEQUENCES = 2**16
 
 
 @dataclass(frozen=True)
@@ -28,8 +28,7 @@ class Limits:
 
     def peak_bytes(self, batch: int, context: int) -> int:
         """Bytes of the fullest rank, with so many sequences of so many tokens."""
-        model = inference_of(resized(self.case, batch, context, self.step_tokens))
-        return model.peak_bytes(fullest_rank(model))
+        return fullest_rank(inference_of(resized(self.case, batch, context, self.step_tokens)))[1]
 
     def fits(self, batch: int, context: int) -> bool:
         """Do so many sequences of so many tokens have room?"""
@@ -48,13 +47,15 @@ class Limits:
     def longest_context(self, batch: int) -> int:
         """The most tokens, prompt and answer, that each of `batch` sequences can have, at most the model's positions;
         0 where not even two fit."""
-        longest = _last(lambda context: self.fits(batch, context), 1, self.case.model.max_positions)
+        positions = self.case.model.max_positions
+        if self.fits(batch, positions):
+            return positions
+        longest = _last(lambda context: self.fits(batch, context), 1, positions)
         return longest if longest > 1 else 0
 
     def _holds(self, batch: int, context: int) -> bool:
         """Would they have room if forward passes were as short as they get? Never less with more sequences."""
-        model = inference_of(resized(self.case, batch, context, batch))
-        return model.peak_bytes(fullest_rank(model)) <= self.room_bytes
+        return fullest_rank(inference_of(resized(self.case, batch, context, batch)))[1] <= self.room_bytes
 
     def _same_part(self, batch: int) -> int:
         """The fewest sequences whose prompts have as large a part of a step's tokens."""
@@ -66,12 +67,10 @@ class Limits:
 
 def _last(fits: Callable[[int], bool], least: int, most: int) -> int:
     """The largest size from `least` to `most` that fits, if all below one that fits do too; `least` is not tried."""
-    if least >= most or fits(most):
-        return max(least, most)
     low, step = least, 1
-    while low + step < most and fits(low + step):
+    while low + step <= most and fits(low + step):
         low, step = low + step, step * 2
-    high = min(low + step, most)
+    high = min(low + step, most + 1)
     while high - low > 1:
         middle = (low + high) // 2
         low, high = (middle, high) if fits(middle) else (low, middle)
