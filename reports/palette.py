@@ -46,6 +46,11 @@ COMPONENTS: dict[Component, Colour] = {
     Component.LOSS: Colour("c-loss", "#dccb2a", "#efe05a"),
     Component.GATHERED: Colour("c-gathered", "#2aa7b8", "#5fd0de"),
     Component.TRANSIENTS: Colour("c-transients", "#5a3d9c", "#9a80dd"),
+    Component.KEYS: Colour("c-keys", "#117733", "#3fae66"),
+    Component.VALUES: Colour("c-values", "#ddcc77", "#e6d98f"),
+    Component.SCALES: Colour("c-scales", "#882255", "#d0639a"),
+    Component.TABLES: Colour("c-tables", "#7fbfdd", "#a9dbf3"),
+    Component.HOST: Colour("c-host", "#332288", "#8475e0"),
     Component.UNEXPLAINED: Colour("c-unexplained", "#2a2d33", "#f4f6f8"),
 }
 
