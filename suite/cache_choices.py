@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 
 from suite.cache import CacheDtype
 from suite.case import Case
-from suite.models.attention_choices import GROUPS, latent_of, with_kv_heads
+from suite.models.attention_choices import GROUPS, with_latent, with_kv_heads
 from suite.models.decoder import DecoderSpec
 from suite.parse import LARGEST_INTEGER, SpecError, nearest, require, shown
 
@@ -129,7 +129,7 @@ def _change(word: str, form: str, mark: str, number: str | None) -> Change:
 _FORMS_OF_ATTENTION: dict[str, Callable[[DecoderSpec], DecoderSpec]] = {
     "mha": lambda spec: with_kv_heads(spec, spec.heads),
     "mqa": lambda spec: with_kv_heads(spec, 1),
-    "mla": latent_of,
+    "mla": with_latent,
 }
 
 

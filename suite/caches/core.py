@@ -8,9 +8,12 @@ from contextlib import contextmanager
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from suite.cache import LatentForm
 from suite.caches.base import Cache, CacheLayer, Sight
+from suite.caches.latent_core import LATENT_CORES
 from suite.models.blocks import Attention, rotate
 from suite.models.decoder_module import Decoder
+from suite.models.latent_attention import LatentAttention
 
 
 def attend(q: Tensor, k: Tensor, v: Tensor, sight: Sight) -> Tensor:
@@ -38,12 +41,14 @@ class CachedCore(nn.Module):
 
 
 @contextmanager
-def through(model: Decoder, cache: Cache) -> Iterator[None]:
-    """Let the model's attention go through a cache; its own cores are back afterwards."""
-    attentions = [module for module in model.modules() if isinstance(module, Attention)]
+def through(model: Decoder, cache: Cache, form: LatentForm = LatentForm.ABSORBED) -> Iterator[None]:
+    """Let the model's attention go through a cache; its own cores are back afterwards. form: how latent attention reads
+    what it keeps."""
+    attentions = [module for module in model.modules() if isinstance(module, Attention | LatentAttention)]
     own = [attention.core for attention in attentions]
     for attention, layer in zip(attentions, cache.layers, strict=True):
-        attention.core = CachedCore(layer, cache)
+        is_latent = isinstance(attention, LatentAttention)
+        attention.core = (LATENT_CORES[form] if is_latent else CachedCore)(layer, cache)
     try:
         yield
     finally:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from suite.models.decoder import DecoderSpec, Latent
+from suite.models.decoder import DecoderSpec
+from suite.models.latent import latent_of
 from suite.parse import require
 
 #: key-value heads of the sizes that arXiv:2305.13245, section 3.2, settles on, and Llama 2 and 3 and Qwen2.5 have
@@ -25,14 +26,6 @@ def head_width(spec: DecoderSpec) -> int:
     return spec.head_dim if spec.latent is None else spec.latent.v_dim
 
 
-def latent_of(spec: DecoderSpec) -> DecoderSpec:
-    """The decoder with latent attention in DeepSeek-V2's proportions: d_c = 4 d_h and d_rope = d_h / 2 beside heads of
-    d_h that are not rotated (arXiv:2405.04434, table 1), queries projected directly. One that has a latent is
-    itself. SpecError where latent attention has no place: learned positions, biases, a window of its own."""
-    if spec.latent is not None:
-        return spec
-    width = spec.head_dim
-    require(width % 4 == 0, f"model.head_dim: {width} / 2 is the width of a latent's rotated key, which must be even")
-    require(spec.position == "rope", f"model.position: {spec.position} with a latent, whose shared key is rotated")
-    latent = Latent(kv_rank=4 * width, rope_dim=width // 2, nope_dim=width, v_dim=width)
-    return replace(spec, kv_heads=spec.heads, head_dim=0, latent=latent, qkv_bias=False, rope_fraction=1.0, window=None)
+def with_latent(spec: DecoderSpec) -> DecoderSpec:
+    """The decoder with latent attention in DeepSeek-V2's proportions; one that has a latent is itself."""
+    return replace(latent_of(spec), name=spec.name)

@@ -88,7 +88,8 @@ class FlashCore(nn.Module):
 class EagerCore(nn.Module):
     """Causal attention in the open: scores, softmax, weighted sum; probabilities [b, a, s, s] are kept.
 
-    The queries that share a key-value head are stacked along the sequence, so keys are never repeated.
+    The queries that share a key-value head are stacked along the sequence, so keys are never repeated. Values may have
+    another width than keys.
     """
 
     def forward(self, q: Tensor, k: Tensor, v: Tensor, rope: tuple[Tensor, Tensor] | None) -> Tensor:
@@ -101,7 +102,7 @@ class EagerCore(nn.Module):
         scores = scores + torch.full((seq_len, seq_len), float("-inf"), dtype=q.dtype, device=q.device).triu_(1)
         scores = F.softmax(scores, dim=-1)
         out = torch.matmul(scores.view(batch, kv_heads, -1, seq_len), v.transpose(1, 2))
-        return out.view(batch, heads, seq_len, width).transpose(1, 2)
+        return out.view(batch, heads, seq_len, -1).transpose(1, 2)
 
 
 CORES: dict[AttentionKernel, type[nn.Module]] = {AttentionKernel.FLASH: FlashCore, AttentionKernel.EAGER: EagerCore}
