@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 
 from suite.cache import CacheDtype
 from suite.case import Case
-from suite.models.attention_choices import GROUPS, with_latent, with_kv_heads
+from suite.models.attention_choices import GROUPS, with_kv_heads, with_latent
 from suite.models.decoder import DecoderSpec
 from suite.parse import LARGEST_INTEGER, SpecError, nearest, require, shown
 
