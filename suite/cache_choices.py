@@ -81,6 +81,10 @@ def _choice(name: str) -> Choice:
         require(kind not in said, f"{FLAG}: {name}: {said.get(kind)} and {word} both say {kind}; leave one out")
         said[kind] = word
         changes.append(_change(word, form, found["mark"] or "", found["number"]))
+    require(
+        not (KEPT in said and PAGED in said),
+        f"{FLAG}: {name}: pages are freed with their sequence, and {said.get(KEPT)} forgets tokens; leave one out",
+    )
     return Choice(name, tuple(changes))
 
 
