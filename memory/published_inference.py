@@ -63,8 +63,9 @@ def resized(case: Case, batch: int, context: int, step_tokens: int | None) -> Ca
     case's own prefill_tokens, else each prompt has its part of so many tokens in a forward pass, at least one."""
     new = min(case.serving.new_tokens or 1, context - 1)
     chunk = case.serving.prefill_tokens if step_tokens is None else max(1, step_tokens // batch)
+    shortest = min(case.serving.shortest_prompt, context - new)
     return replace(
         case,
         workload=replace(case.workload, micro_batch=batch, seq_len=context - new),
-        serving=replace(case.serving, new_tokens=new, prefill_tokens=chunk),
+        serving=replace(case.serving, new_tokens=new, prefill_tokens=chunk, shortest_prompt=shortest),
     )

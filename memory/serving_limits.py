@@ -13,8 +13,8 @@ from dataclasses import dataclass
 from memory.published_inference import fullest_rank, inference_of, resized
 from suite.case import Case
 
-#: where the search for a batch ends: more sequences than anybody serves from one rank
-MOST_SEQUENCES = 2**16
+#: where the search for a batch ends: engines take a thousand at most (vLLM: max_num_seqs)
+MOST_SEQUENCES = 2**13
 
 
 @dataclass(frozen=True)

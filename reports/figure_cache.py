@@ -59,7 +59,8 @@ def rate_chart(lines: Sequence[Line], roofs: Sequence[Line], largest: int, where
         axes.axvline(largest, color=MUTED.light, linewidth=0.9, dashes=(2, 2))
         _scales(axes, [*lines, *roofs], "batch, sequences", "tokens/s", bytes_ticks=False)
         rates = [rate for line in lines for _, rate in line.points]
-        axes.set_ylim(min(rates) / 1.5, max(max(rates) * 4, _roof_at(roofs, largest) * 2))
+        tops = [roof.points[-1][1] for roof in roofs]
+        axes.set_ylim(min(rates) / 1.5, max([*rates, *tops]) * 1.5)
         _legend(axes)
         svg = to_svg(figure, "serving-rate", title, hover)
     caption = (
@@ -67,12 +68,6 @@ def rate_chart(lines: Sequence[Line], roofs: Sequence[Line], largest: int, where
         " is the case's, if reading or computing alone took time."
     )
     return Chart("serving-rate", "Tokens a second against batch", caption, svg)
-
-
-def _roof_at(roofs: Sequence[Line], batch: int) -> float:
-    """The lower roof at a batch, 0 where none is known."""
-    found = [dict(roof.points).get(batch, 0.0) for roof in roofs]
-    return min(found, default=0.0)
 
 
 def _axes_with_legend(entries: int) -> Any:

@@ -35,23 +35,19 @@ def answer_rows(answer: dict[str, Any]) -> Iterator[tuple[str, str, str]]:
     yield (
         "cache a token, a rank",
         bytes_text(cache["bytes_per_token"]),
-        f"of the whole model {bytes_text(cache['bytes_per_token_of_model'])}{copies}",
+        f"{count_text(cache['bytes_per_token'])} bytes; of the whole model"
+        f" {bytes_text(cache['bytes_per_token_of_model'])}{copies}",
     )
     yield "cache at this context and batch", bytes_text(cache["bytes"]), _held_text(cache)
     if cache["fragmentation"]:
         yield "lost to pages", *_pages_text(cache["fragmentation"])
     yield "room a rank", bytes_text(memory["room_bytes"]), _room_text(memory)
-    yield (
-        "left beside weights",
-        bytes_text(memory["left_bytes"]),
-        f"{percent_text(memory['left_share'], 1)} of the device; weights and buffers take"
-        f" {bytes_text(memory['weights_bytes'])}",
-    )
+    yield "left beside weights", *_left_text(memory)
     yield "peak, fullest rank", bytes_text(memory["peak_bytes"]), _peak_text(answer)
     yield (
         f"largest batch at {count_text(answer['context_tokens'])} tokens",
         _batch_text(limits["largest_batch"], limits["largest_batch_is_bounded"]),
-        f"{count_text(limits['tokens_per_second_at_largest_batch'])} tokens/s" if limits["largest_batch"] else "",
+        _rate_text(limits),
     )
     yield f"longest context at {plural(answer['batch'], 'sequence')}", *_context_text(answer)
     yield from _speed_rows(answer)
@@ -76,6 +72,13 @@ def _room_text(memory: dict[str, Any]) -> str:
     return f"{percent_text(memory['share'], 0)} of {bytes_text(memory['device_bytes'])}{context}"
 
 
+def _left_text(memory: dict[str, Any]) -> tuple[str, str]:
+    left, weights = memory["left_bytes"], f"weights and buffers take {bytes_text(memory['weights_bytes'])}"
+    if left is not None and left < 0:
+        return "none", f"{weights}, {bytes_text(-left)} more than there is room for"
+    return bytes_text(left), f"{percent_text(memory['left_share'], 1)} of the device; {weights}"
+
+
 def _peak_text(answer: dict[str, Any]) -> str:
     memory, words = answer["memory"], {"fits": "fits", "oom": "more than there is room for", "unknown": "room unknown"}
     phases = memory["phases"]
@@ -90,6 +93,13 @@ def _batch_text(batch: int | None, is_bounded: bool | None) -> str:
     if batch is None:
         return NOT_KNOWN
     return plural(batch, "sequence") if is_bounded else f"{count_text(MOST_SEQUENCES)} sequences or more"
+
+
+def _rate_text(limits: dict[str, Any]) -> str:
+    rate = limits["tokens_per_second_at_largest_batch"]
+    if limits["largest_batch"] == 0:
+        return "not even one has room"
+    return "" if rate is None else f"{count_text(rate)} tokens/s"
 
 
 def _context_text(answer: dict[str, Any]) -> tuple[str, str]:
@@ -122,12 +132,14 @@ def notes(answer: dict[str, Any]) -> Iterator[str]:
     """What has to be said beside the figures."""
     published = answer["published"]
     if published:
-        count, width = short_count_text(published["parameters"]), number_text(published["weight_bytes"])
+        count, bits = short_count_text(published["parameters"]), number_text(8 * published["weight_bytes"])
         yield (
-            f"{published['name']}: {published['why']}; weights are the published {count} parameters at {width} bytes"
+            f"{published['name']}: {published['why']}; weights are the published {count} parameters of {bits} bits"
             f" over tp, the forward pass's own memory is not counted, and times are {NOT_KNOWN} ({published['source']})"
         )
     yield f"times: {answer['time']['basis']}"
+    if answer["memory"]["verdict"] == "oom":
+        yield "the batch that was asked for has no room at this context: its times are as if it had"
 
 
 def choice_cells(row: dict[str, Any]) -> tuple[str, ...]:
@@ -148,8 +160,8 @@ def choice_cells(row: dict[str, Any]) -> tuple[str, ...]:
 
 
 CHOICE_HEADINGS = (
-    "choice", "a token", "cache", "x", "largest batch", "longest context", "time per token",
-    "tokens/s at largest batch", "x",
+    "choice", "a token", "cache", "cache, x", "largest batch", "longest context", "time per token",
+    "tokens/s at largest batch", "tokens/s, x",
 )  # fmt: skip
 
 
