@@ -61,7 +61,7 @@ def fit(options: argparse.Namespace) -> int:
     """Say what fits: the largest micro-batch, the longest sequence, the fewest GPUs, the least recomputation."""
     from reports.fit import print_fit, said_fit
 
-    case = flags.case_of(options)
+    case = flags.trained_case_of(options)
     said = said_fit(case, options.target, options.accept, options.alloc_conf)
     if options.json:
         print(json.dumps(said, allow_nan=False))
@@ -106,7 +106,7 @@ def trace(options: argparse.Namespace) -> int:
     )
     if transformers[options.model_as]:
         require(options.hf_config is not None, "--as: transformers builds its model from --hf-config; give one")
-    case = flags.case_of(options)
+    case = flags.trained_case_of(options)
     traces = trace_ranks(case, options.rank, options.hf_config if transformers[options.model_as] else None)
     if options.json:
         print(json.dumps(traces_mapping(case, traces), allow_nan=False))
@@ -183,7 +183,7 @@ def _parser() -> argparse.ArgumentParser:
     run.add_argument(
         "--suite",
         metavar="NAME",
-        help="default, quick, strategies, peers, memory, memory-pairs, speed; flags change its cases [default]",
+        help="default, quick, strategies, peers, memory, memory-pairs, kv, speed; flags change its cases [default]",
     )
     run.add_argument("--resume", metavar="RUN", help="go on with the run in this folder")
     run.add_argument("--passes", metavar="PASSES", help="train, memory, traffic, trace, with commas [the first three]")

@@ -127,9 +127,10 @@ class InferenceModel:
     def _cache(self, rank: int) -> list[InferenceTerm]:
         """What prompts and answers leave, a term a component; of a plain cache one term."""
         stored = [term for term in _stored(self.case, rank) if term.component is not Component.HOST]
-        if self.case.cache == CacheSpec() and self.case.model.window is None and self.case.model.latent is None:
+        if self.case.cache == CacheSpec() and self.case.model.window is None:
             nbytes = sum(term.nbytes for term in stored if term.component in ELEMENTS)
-            said = ("2*L*k*d*b*(s+n)*bytes", "arXiv:2305.13245; made whole")
+            elements = "2*L*k*d" if self.case.model.latent is None else "L*(d_c+d_rope)"
+            said = (f"{elements}*b*(s+n)*bytes", "arXiv:2305.13245; made whole")
             return [InferenceTerm(Phase.PREFILL, "key-value cache", nbytes, *said)]
         return [
             InferenceTerm(

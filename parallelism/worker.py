@@ -2,7 +2,7 @@
 
 Builds the case's model, applies its strategies, trains, and writes what it measured to rank-<R>.jsonl. Three passes:
 the training pass is timed and carries no probes; the memory pass runs a few steps of a fresh model under the
-allocator's recorder; the traffic pass counts a step's collectives.
+allocator's recorder; the traffic pass counts a step's collectives. A served case has one of its own, the serve pass.
 """
 
 from __future__ import annotations
@@ -25,6 +25,8 @@ from parallelism.building import make_trainer
 from parallelism.group import Place, facts_of, gather_rows, meet, process_group
 from parallelism.memory_pass import cpu_memory, cuda_memory
 from parallelism.mesh import build_mesh
+from parallelism.serving.losses import Losses
+from parallelism.serving.serve_pass import ServePass
 from parallelism.traffic_pass import measure_traffic
 from parallelism.training import StepResult, Trainer
 from suite.case import Case, case_from
@@ -32,7 +34,7 @@ from suite.data import load_data, train_windows, validation_windows
 from suite.documents import read_json
 from suite.environment import environment
 from suite.parse import SpecError, require
-from suite.passes import ON_RANKS, Pass, passes_of
+from suite.passes import Pass, check_passes, passes_for, passes_of
 from suite.ranklog import FailureKind, RankWriter, rows_path
 from suite.record import Quantity, Sample
 
@@ -42,7 +44,10 @@ VALIDATION_POINTS = 10
 class Worker:
     """One rank's run of one case."""
 
-    def __init__(self, case: Case, rank: int, device: torch.device, writer: RankWriter) -> None:
+    def __init__(
+        self, case: Case, rank: int, device: torch.device, writer: RankWriter, losses: Losses | None = None
+    ) -> None:
+        self.losses = Losses() if losses is None else losses
         self.case = case
         self.rank = rank
         self.writer = writer
@@ -132,6 +137,12 @@ class Worker:
             self.writer.sample(sample)
         trainer.close()
 
+    # --- the serve pass ---------------------------------------------------------------------------------
+
+    def serve(self) -> None:
+        """Prompts answered through the case's cache, and held to the same model without one."""
+        ServePass(self.case, self.rank, self.device, self.mesh, self.windows, self.writer, self.losses).run()
+
     # --- small things -----------------------------------------------------------------------------------
 
     def _barrier(self) -> None:
@@ -165,13 +176,18 @@ def _failure_kind(error: BaseException) -> FailureKind:
     return FailureKind.OOM if refused else FailureKind.ERROR
 
 
-def run(case: Case, rank: int, writer: RankWriter, passes: Collection[Pass] = ON_RANKS) -> None:
-    """The passes of one case on one rank, in an initialised process group if it has several ranks."""
-    worker = Worker(case, rank, _device(case), writer)
+def run(
+    case: Case, rank: int, writer: RankWriter, passes: Collection[Pass] | None = None, losses: Losses | None = None
+) -> None:
+    """The passes of one case on one rank (None: all it has), in an initialised process group if it has several;
+    `losses` are those of the cases before it in the same launch."""
+    passes = passes_for(case.serves) if passes is None else passes
+    worker = Worker(case, rank, _device(case), writer, losses)
     for each, method in (
         (Pass.TRAIN, worker.train),
         (Pass.MEMORY, worker.measure_memory),
         (Pass.TRAFFIC, worker.count_traffic),
+        (Pass.SERVE, worker.serve),
     ):
         if each in passes:
             method()
@@ -187,7 +203,7 @@ def main(arguments: list[str]) -> int:
     """
     options = _options(arguments)
     place, timeout = Place.from_environment(), timedelta(seconds=options.timeout)
-    cases, refusal = _cases(options.case, options.out, place.world)
+    cases, refusal = _cases(options.case, options.out, place.world, options.passes)
     writers = [_writer(folder, place.rank) for folder in cases or [options.out]]
     try:
         _import_engines(tuple(cases.values()))
@@ -195,13 +211,14 @@ def main(arguments: list[str]) -> int:
         store = meet(place, refusal or facts_of(tuple(cases.values())), timeout)
     except Exception as error:
         return _fail(error, place.rank, writers)
+    losses = Losses()
     gathers = options.rows == "gathered" and place.nodes > 1
     for number, (writer, (folder, case)) in enumerate(zip(writers, cases.items(), strict=True), start=1):
         try:
             if place.rank == 0:
                 writer.environment(environment() | _threads())
             with process_group(place, store, case, timeout):
-                run(case, place.rank, writer, options.passes)
+                run(case, place.rank, writer, options.passes, losses)
                 if store is not None:
                     dist.barrier()
                 writer.done()
@@ -229,12 +246,12 @@ def _options(arguments: list[str]) -> argparse.Namespace:
     parser.add_argument("--timeout", type=float, default=600.0, metavar="SECONDS", help="of one collective [600]")
     text = "of several machines: to rank 0 at the end, or left where they were written [gathered]"
     parser.add_argument("--rows", choices=("gathered", "local"), default="gathered", help=text)
-    text = "what is done with each case, with commas [train,memory,traffic]"
-    parser.add_argument("--passes", type=passes_of, default=ON_RANKS, metavar="PASSES", help=text)
+    text = "what is done with each case, with commas [train,memory,traffic; of a served case serve]"
+    parser.add_argument("--passes", type=passes_of, metavar="PASSES", help=text)
     return parser.parse_args(arguments)
 
 
-def _cases(path: Path, out: Path, world: int) -> tuple[dict[Path, Case], str]:
+def _cases(path: Path, out: Path, world: int, passes: Collection[Pass] | None) -> tuple[dict[Path, Case], str]:
     """The cases by the folder that each writes to, or none and why they are refused."""
     try:
         data = read_json(str(path), "cases")
@@ -244,6 +261,7 @@ def _cases(path: Path, out: Path, world: int) -> tuple[dict[Path, Case], str]:
             which = f"case {number}: " if len(cases) > 1 else ""
             size = case.layout.world_size
             require(size == world, f"{which}layout: {size} ranks, but torchrun started {world}")
+            check_passes(case.serves, passes_for(case.serves) if passes is None else passes, which)
     except SpecError as error:
         return {}, str(error)
     return {out / case.case_id if isinstance(data, list) else out: case for case in cases}, ""

@@ -11,12 +11,13 @@ import sys
 from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from memory import speed as estimate_speed
 from memory.trace_asking import record_traces
 from parallelism.peers.asking import record_answers
 from reports import step_speed
-from reports.calibrated import calibration_for, keep_calibration, kept_calibration
+from reports.calibrated import calibration_for, calibration_given, keep_calibration, kept_calibration
 from reports.compare import Run
 from reports.export import run_mapping, write_report
 from reports.load import load_run
@@ -41,6 +42,9 @@ from suite.slurm import sbatch
 from suite.store import RunRow, RunStore
 from suite.sweep import finished, sweep
 
+if TYPE_CHECKING:
+    from suite.hardware.calibration import Calibration
+
 WORKER = "parallelism.worker"
 PEERS = "peers"  # the suite whose cases other tools are asked about
 
@@ -53,7 +57,7 @@ def run_bench(options: argparse.Namespace) -> int:
         return _emit(options)
     machines = Machines.parse(options.rdzv, options.node_rank)
     if machines.follows:
-        return _follow(options, machines, _launcher(options, flags.passes_given(options)))
+        return _follow(options, machines)
     begin = _started if options.resume is None else _resumed
     store, cases, predictor = begin(options, machines)
     launcher = _launcher(options, predictor.passes)
@@ -80,12 +84,12 @@ def _started(options: argparse.Namespace, machines: Machines) -> tuple[RunStore,
     bases, root = flags.given_bases(options), Path("runs" if options.runs is None else options.runs)
     require(not (bases and options.suite), f"--suite: {options.suite!r} given beside {' and '.join(bases)}; give one")
     cases = flags.cases_of(options)
+    passes = flags.passes_given(options, cases)
     machines.check(cases)
     root.mkdir(parents=True, exist_ok=True)
     require(os.access(root, os.W_OK), f"--runs: {str(root)!r} cannot be written; name a folder that can")
     _check(cases)
-    passes = flags.passes_given(options)
-    calibration = calibration_for(cases, options.calibration) if Pass.TRAIN in passes else None
+    calibration = _calibration(cases, passes, options.calibration)
     store = RunStore.create(root)
     keep_calibration(calibration, store.folder)
     store.append(
@@ -102,19 +106,30 @@ def _started(options: argparse.Namespace, machines: Machines) -> tuple[RunStore,
     return store, cases, Predictor(calibration, passes)
 
 
+def _calibration(cases: Sequence[Case], passes: Sequence[Pass], path: str | None) -> Calibration | None:
+    """What times rest on: measured now for cases that are trained, else what a file holds."""
+    return calibration_for(cases, path) if Pass.TRAIN in passes else calibration_given(path)
+
+
 def _check(cases: Iterable[Case]) -> None:
-    """Refuse, before anything runs, devices that are not known, formats that are only estimated, and data that cannot
-    be trained on."""
+    """Refuse, before anything runs, devices that are not known, formats and pipelines that are only estimated, and data
+    that cannot be trained on."""
     for case in cases:
         device(case.cluster.device)
+        require(
+            not (case.serves and case.layout.pp > 1),
+            f"layout.pp({case.layout.pp}): pipelines are not served yet; `estimate` takes them, and tp and dp"
+            " can be served",
+        )
         check_trainable(case)
         check_data(case)
 
 
-def _follow(options: argparse.Namespace, machines: Machines, launcher: Launcher) -> int:
+def _follow(options: argparse.Namespace, machines: Machines) -> int:
     """Run this machine's part of the cases that the recording machine calls."""
     resumed = () if options.resume is None else load_run(options.resume).results
     cases = {case.case_id: case for case in [result.case for result in resumed] or flags.cases_of(options)}
+    launcher = _launcher(options, flags.passes_given(options, tuple(cases.values())))
     machines.check(tuple(cases.values()))
     _check(cases.values())
     assert machines.endpoint is not None  # it follows

@@ -12,6 +12,7 @@ from typing import Any, Literal
 
 from reports.comparison import Comparison
 from reports.losses import LossCurve, curve_of
+from reports.serving_rows import ServingComparison, serving_of
 from reports.speed import Speed, speed_of
 from reports.traced import traced_rows
 from reports.traffic import fullest, traffic_rows
@@ -19,7 +20,18 @@ from suite.case import Case
 from suite.collectives import TrafficEstimate
 from suite.passes import ON_RANKS, Pass
 from suite.peers import Peer, PeerAnswer
-from suite.record import STATE, Component, Measurement, MemoryEstimate, Moment, Outcome, Quantity, Sample, TimeEstimate
+from suite.record import (
+    STATE,
+    Component,
+    Measurement,
+    MemoryEstimate,
+    Moment,
+    Outcome,
+    Quantity,
+    Sample,
+    ServingEstimate,
+    TimeEstimate,
+)  # fmt: skip
 from suite.stats import relative_error
 from suite.timeline import Timeline
 
@@ -44,6 +56,7 @@ class CaseResult:
     peers: tuple[PeerAnswer, ...] = ()  # what other tools say of it
     traced: tuple[Sample, ...] = ()  # of the ranks that were traced
     untraced: str = ""  # why none was, where that was tried
+    serving: ServingEstimate | None = None  # of a served case, which has no estimate of training
 
 
 @dataclass(frozen=True)
@@ -109,6 +122,7 @@ class CaseComparison:
     curve: LossCurve
     traffic: tuple[Comparison, ...] = ()  # bytes sent, payload and calls, by rank and collective (None: the total)
     traced: tuple[Comparison, ...] = ()  # totals of traced ranks at every moment: the trace stands as the measured side
+    serving: ServingComparison | None = None  # of a served case; it has neither a step nor a peak nor a loss curve
 
     @property
     def case(self) -> Case:
@@ -201,14 +215,16 @@ def compare_case(result: CaseResult) -> CaseComparison:
     finished = measurement if measurement and measurement.outcome is Outcome.OK else None
     speed = speed_of(result.time, finished, result.case.tokens_per_step)
     memory = _memory_rows(result.memory, finished)
+    serving = serving_of(result.case, result.serving, finished)
     return CaseComparison(
         result=result,
-        rows=(*memory, *_speed_rows(speed)),
+        rows=serving.all_rows if serving else (*memory, *_speed_rows(speed)),
         peak=Peak(_peak(memory, "predicted"), _peak(memory, "measured")),
         speed=speed,
         curve=curve_of(finished),
         traffic=traffic_rows(result.traffic, finished),
         traced=traced_rows(result.memory, result.traced),
+        serving=serving,
     )
 
 

@@ -13,13 +13,16 @@ from reports.factors import FACTORS
 from reports.markdown import markdown_report
 from reports.page import render_page
 from reports.peers_text import peers_mapping
-from reports.summary import Errors, RunComparison, compare_run
+from reports.serving_summary import serving_summary
+from reports.serving_tables import COLUMNS, serving_columns, serving_mapping, summary_mapping
+from reports.summary import RunComparison, compare_run, errors_mapping
 from reports.text import plain
 from reports.traced import beyond_scalars
 from suite.record import Quantity
 
 _IDENTITY = ("case_id", "case", "ranks", "outcome", "reason")
 _PEAK = ("peak_predicted_bytes", "peak_measured_bytes", "peak_error", "peak_moment")
+_STATE = ("state_rows", "state_rows_exact")
 PAGE, MARKDOWN, TABLE = "report.html", "report.md", "cases.csv"
 
 
@@ -41,7 +44,7 @@ def cases_csv(comparison: RunComparison) -> str:
     """A row a case: its settings, its peak predicted and measured, and the largest difference at any moment."""
     lines = io.StringIO()
     writer = csv.writer(lines, lineterminator="\n")
-    writer.writerow([*_IDENTITY, *FACTORS, *_PEAK, "largest_moment_difference_bytes", "state_rows", "state_rows_exact"])
+    writer.writerow([*_IDENTITY, *FACTORS, *_PEAK, "largest_moment_difference_bytes", *_STATE, *COLUMNS])
     for case in comparison.cases:
         peak, differences = case.peak, [row.difference for row in case.totals if row.difference is not None]
         writer.writerow(
@@ -59,6 +62,7 @@ def cases_csv(comparison: RunComparison) -> str:
                 peak.measured.moment.value if peak.measured else "",
                 int(max(differences, key=abs)) if differences else "",
                 *(len(case.state_rows), sum(row.is_exact for row in case.state_rows)),
+                *serving_columns(case.serving),
             ]
         )
     return lines.getvalue()
@@ -72,17 +76,18 @@ def run_mapping(comparison: RunComparison) -> dict[str, Any]:
         "summary": {
             "cases": len(comparison.cases),
             "outcomes": comparison.outcomes,
-            "peak_memory_error": _errors(comparison.peak),
-            "step_time_error": _errors(comparison.step_time),
+            "peak_memory_error": errors_mapping(comparison.peak),
+            "step_time_error": errors_mapping(comparison.step_time),
             "state_rows": len(comparison.state_rows),
             "state_rows_exact": comparison.state_exact,
             "traced_cases": len(comparison.traced),
-            "trace_error": _errors(comparison.trace),
+            "trace_error": errors_mapping(comparison.trace),
             "trace_rows_beyond_scalars": len(beyond_scalars(comparison.traced_rows)),
             "untraced": comparison.untraced,
             "bytes_sent_rows": len(comparison.sent_rows),
             "bytes_sent_rows_exact": comparison.sent_exact,
             "largest_loss_difference": comparison.loss_spread.relative if comparison.loss_spread else None,
+            "serving": summary_mapping(serving_summary(comparison)),
         },
         "cases": [case_mapping(case) for case in comparison.cases],
         "peers": peers_mapping(comparison),
@@ -124,6 +129,7 @@ def case_mapping(case: CaseComparison) -> dict[str, Any]:
     }
     mapping["loss_nats"] = case.curve.final
     mapping["validation_loss_nats"] = case.curve.final_validation
+    mapping["serving"] = serving_mapping(case.serving)
     return mapping
 
 
@@ -162,18 +168,6 @@ def _pair(row: Comparison | None) -> dict[str, Any]:
     if row is None:
         return {"predicted": None, "measured": None, "error": None}
     return {"predicted": row.predicted, "measured": row.measured, "error": row.error}
-
-
-def _errors(errors: Errors | None) -> dict[str, Any] | None:
-    if errors is None:
-        return None
-    return {
-        "rows": errors.count,
-        "mean_absolute": errors.mean_absolute,
-        "median_absolute": errors.median_absolute,
-        "worst": errors.worst,
-        "bias": errors.bias,
-    }
 
 
 def _write(path: Path, text: str) -> Path:

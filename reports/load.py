@@ -77,6 +77,7 @@ def _result(
         peers=peers,
         traced=trace.samples if trace else (),
         untraced=trace.reason if trace else "",
+        serving=estimate.serving if estimate else None,
     )
 
 

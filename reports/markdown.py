@@ -6,6 +6,7 @@ import re
 
 from reports.compare import CaseComparison
 from reports.peers_text import HEADINGS, NOTE, peers_rows
+from reports.serving_tables import serving_tables
 from reports.summary import RunComparison
 from reports.text import plain, shorten
 from reports.wording import instant_bytes, moments_text, sentences
@@ -21,8 +22,7 @@ def markdown_report(comparison: RunComparison) -> str:
     lines = [f"# Shardscope: {escape(run.suite)}", ""]
     lines += [f"Run {escape(run.name)}, {escape(run.created)}", ""]
     lines += [f"- {escape(sentence)}" for sentence in sentences(comparison)]
-    lines += ["", _row(_HEADINGS), _row(["---", *["---:"] * 3, "---", *["---:"] * 3, "---"])]
-    lines += [_row([escape(cell) for cell in _cells(case)]) for case in comparison.opened]
+    lines += _served(comparison) if any(case.serving for case in comparison.cases) else _trained(comparison)
     if len(comparison.opened) < len(comparison.cases):
         rest = len(comparison.cases) - len(comparison.opened)
         lines += ["", f"{count_text(rest)} more cases, whose predicted peaks are nearer, are in `cases.csv`."]
@@ -47,6 +47,22 @@ _FOOT = (
     " fullest rank; step time is the median after warm-up. Every term is in `report.html`, every sample in"
     " `records.jsonl`."
 )
+
+
+def _trained(comparison: RunComparison) -> list[str]:
+    """The table of cases."""
+    lines = ["", _row(_HEADINGS), _row(["---", *["---:"] * 3, "---", *["---:"] * 3, "---"])]
+    return [*lines, *(_row([escape(cell) for cell in _cells(case)]) for case in comparison.opened)]
+
+
+def _served(comparison: RunComparison) -> list[str]:
+    """The tables of served cases."""
+    lines = []
+    for shown in serving_tables(comparison):
+        lines += ["", f"## {escape(shown.title)}", "", _row(shown.headings)]
+        lines += [_row(["---", *["---:"] * (len(shown.headings) - 1)])]
+        lines += [_row([escape(cell) for cell in row]) for row in shown.rows]
+    return lines
 
 
 def _sent(comparison: RunComparison) -> list[str]:

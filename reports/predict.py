@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
+from memory.caches.model import cache_terms
 from memory.estimate import MemoryModel, representative_ranks
 from memory.timeline import timeline_of
+from parallelism.simulator.serving_time import serving_time
 from parallelism.simulator.simulators import simulator_of
 from parallelism.traffic import estimate_traffic
 from suite.case import Case
 from suite.hardware import device
 from suite.parse import SpecError
 from suite.passes import ON_RANKS, Pass, on_ranks
-from suite.record import TimeEstimate
+from suite.record import ServingEstimate, TimeEstimate
 from suite.store import EstimateRow
 
 if TYPE_CHECKING:
@@ -29,7 +31,10 @@ class Predictor:
     """what is measured, and so what is predicted; of memory alone the sums are kept, neither terms nor timeline"""
 
     def __call__(self, case: Case) -> EstimateRow:
-        """The row of a case: memory, its timeline and traffic of its ranks, time of its step."""
+        """The row of a case: memory, its timeline and traffic of its ranks, time of its step; of a served case, its
+        cache on its ranks and the times of its answers."""
+        if case.serves:
+            return EstimateRow(case.case_id, case.to_mapping(), serving=self.serving(case))
         model = MemoryModel(case)
         ranks = representative_ranks(case.layout)
         keeps_terms = Pass.MEMORY in self.passes and on_ranks(self.passes) != (Pass.MEMORY,)
@@ -53,3 +58,21 @@ class Predictor:
             return simulator_of(case, self.calibration)(case).estimate
         except SpecError as error:
             return TimeEstimate(None, None, None, None, None, basis=str(error))
+
+    def serving(self, case: Case) -> ServingEstimate:
+        """A served case's cache, and its times at the middle token of its answers; without times, and with the reason,
+        where there are none."""
+        device(case.cluster.device)
+        terms = tuple(term for rank in representative_ranks(case.layout) for term in cache_terms(case, rank))
+        middle = middle_of(case)
+        try:
+            time = serving_time(middle, cache_terms(middle), self.calibration)
+        except SpecError as error:
+            return ServingEstimate(terms, basis=str(error))
+        return ServingEstimate(terms, time.prefill_seconds, time.decode_seconds, time.basis)
+
+
+def middle_of(case: Case) -> Case:
+    """The case when half of its answers are made: the decode step that its median one is like."""
+    made = case.serving.new_tokens or 1
+    return replace(case, serving=replace(case.serving, new_tokens=made // 2 + 1))

@@ -27,7 +27,7 @@ from reports.streams import output, tell
 from reports.text import plain
 from reports.trace_events import TRACE_LIMIT, write_trace
 from suite.case import Case
-from suite.flags import case_of, member
+from suite.flags import member, trained_case_of
 from suite.parse import require
 
 
@@ -36,7 +36,7 @@ def run_simulate(options: argparse.Namespace) -> int:
     require(options.trace_limit is None or options.trace is not None, "--trace-limit: says nothing without --trace")
     require(options.grow is None or options.sweep is not None, "--grow: says nothing without --sweep gpus=A..B")
     execution = member(Execution, options.execution, "--execution")
-    case, said = case_of(options), long_run_options(options)
+    case, said = trained_case_of(options), long_run_options(options)
     simulator = simulator_of(case, calibration_given(options.calibration), execution)
     sweep = None if options.sweep is None else sweep_case(case, options.sweep, options.grow, simulator)
     if sweep is None or options.trace is not None or options.page is not None or said.given:

@@ -190,6 +190,19 @@ def errors_of(errors: Sequence[float | None]) -> Errors | None:
     )
 
 
+def errors_mapping(errors: Errors | None) -> dict[str, float] | None:
+    """As JSON says it."""
+    if errors is None:
+        return None
+    return {
+        "rows": errors.count,
+        "mean_absolute": errors.mean_absolute,
+        "median_absolute": errors.median_absolute,
+        "worst": errors.worst,
+        "bias": errors.bias,
+    }
+
+
 def group_losses(cases: Sequence[CaseComparison]) -> tuple[LossGroup, ...]:
     """Cases grouped by what decides the loss: model, number format, global batch and recipe.
 

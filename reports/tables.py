@@ -15,6 +15,7 @@ from rich.text import Text
 
 from reports.compare import CaseComparison, Comparison
 from reports.factors import factor_rows
+from reports.serving_tables import TextTable, serving_tables
 from reports.summary import ERROR_BAND, OPENED, Errors, RunComparison
 from reports.text import plain, plain_lines
 from reports.wording import instant_bytes, instant_text, moments_text, sentences
@@ -38,7 +39,10 @@ class _Column:
 
 def print_run(comparison: RunComparison, console: Console) -> None:
     """The table of cases, what they send, the reasons of those that did not end well, and the summary."""
-    if len(comparison.cases) <= OPENED:
+    if any(case.serving for case in comparison.cases):
+        for shown in serving_tables(comparison):
+            console.print(text_table(shown))
+    elif len(comparison.cases) <= OPENED:
         console.print(case_table(comparison, console.width))
     else:
         console.print(factor_table(comparison))
@@ -48,6 +52,16 @@ def print_run(comparison: RunComparison, console: Console) -> None:
         console.print(cell(f"{case.status}: {case.case.label}: {case.reason or 'no measurement'}", "yellow"))
     for sentence in sentences(comparison):
         console.print(cell(sentence))
+
+
+def text_table(shown: TextTable) -> Table:
+    """A table that is text already, a row a case."""
+    table = framed(shown.title)
+    for heading in shown.headings:
+        add_column(table, heading, right=heading not in ("case", "outcome"))
+    for row in shown.rows:
+        table.add_row(*map(cell, row))
+    return table
 
 
 def case_table(comparison: RunComparison, width: int) -> Table:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from reports.compare import CaseComparison, Instant, Peak
+from reports.serving_summary import serving_sentences, serving_summary
 from reports.summary import ERROR_BAND, RunComparison
 from reports.text import plain, plural
 from reports.traced import SCALARS, beyond_scalars
@@ -103,6 +104,8 @@ def loss_sentence(comparison: RunComparison) -> str:
 
 def sentences(comparison: RunComparison) -> tuple[str, ...]:
     """The whole summary, a sentence an entry."""
+    if summary := serving_summary(comparison):
+        return outcome_sentence(comparison), *serving_sentences(summary)
     said = [outcome_sentence(comparison), memory_sentence(comparison), state_sentence(comparison)]
     said += [trace_sentence(comparison), traffic_sentence(comparison)]
     if Pass.TRAIN in comparison.run.passes:

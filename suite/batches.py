@@ -12,7 +12,7 @@ from pathlib import Path
 from suite.case import Case
 from suite.launch import Launcher, Part, measurement
 from suite.outcome import Ending
-from suite.passes import Pass, on_ranks
+from suite.passes import SERVED, Pass, on_ranks
 from suite.ranklog import RankExit, RankLog
 from suite.record import Measurement
 from suite.sweep import Runner
@@ -57,8 +57,9 @@ class BatchedLauncher:
 
 
 def batched(runner: Runner, cases: Sequence[Case], passes: Collection[Pass]) -> Runner:
-    """A sweep's runner: its cases share launches where the memory pass is all that is asked of them, on one machine."""
-    if not isinstance(runner, Launcher) or on_ranks(passes) != (Pass.MEMORY,):
+    """A sweep's runner: its cases share launches where the memory pass is all that is asked of them, or where they are
+    served, on one machine."""
+    if not isinstance(runner, Launcher) or on_ranks(passes) not in ((Pass.MEMORY,), SERVED):
         return runner
     return BatchedLauncher(runner, cases)
 

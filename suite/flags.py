@@ -14,7 +14,7 @@ from typing import Any, NoReturn, TypeVar
 from suite.case import PARTS, Case, case_from
 from suite.documents import read_json
 from suite.parse import SpecError, from_text, nearest, require, shown, to_mapping
-from suite.passes import ON_RANKS, Pass, passes_of
+from suite.passes import ON_RANKS, SERVED, Pass, check_passes, passes_of
 
 #: flags that say which cases there are; the rest change them
 BASES = ("case", "model", "hf_config")
@@ -147,18 +147,33 @@ def suite_name(options: argparse.Namespace, count: int) -> str:
     return f"{options.suite or 'default'}{' with ' if changes else ''}{', '.join(changes)}"
 
 
-def passes_given(options: argparse.Namespace) -> tuple[Pass, ...]:
-    """What --passes says, else what the suite is about: all of them for most."""
+def passes_given(options: argparse.Namespace, cases: Sequence[Case]) -> tuple[Pass, ...]:
+    """What --passes says, else what the cases have, or what the suite is about. SpecError for passes that the cases do
+    not have, and for cases that have none in common."""
     from suite.cases import PASSES
 
+    serves = {case.serves for case in cases}
+    require(len(serves) == 1, "--case: some cases are served and some trained; give each kind a run of its own")
     if options.passes is None:
-        return PASSES.get("" if options.suite is None else options.suite, ON_RANKS)
+        return SERVED if serves == {True} else PASSES.get("" if options.suite is None else options.suite, ON_RANKS)
     passes = passes_of(options.passes)
+    check_passes(serves.pop(), passes)
     require(
         Pass.TRACE not in passes or Pass.MEMORY in passes,
         "--passes: trace without memory; give memory,trace, or run the verb trace",
     )
     return passes
+
+
+def trained_case_of(options: argparse.Namespace) -> Case:
+    """The one Case that the flags describe, which is to be trained."""
+    case = case_of(options)
+    require(
+        not case.serves,
+        f"--new-tokens: {options.verb} is about training, and the case is served; take estimate or bench, or leave it"
+        " out",
+    )
+    return case
 
 
 def _given(options: argparse.Namespace) -> list[dict[str, Any]]:

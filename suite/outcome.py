@@ -11,7 +11,7 @@ import signal
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from suite.ranklog import TRACEBACK, FailureKind, RankLog, last_line
+from suite.ranklog import TRACEBACK, FailureKind, RankFailure, RankLog, last_line
 from suite.record import Outcome
 
 REASON_CHARACTERS = 300
@@ -43,7 +43,8 @@ def judge(logs: Sequence[RankLog], ending: Ending) -> tuple[Outcome, str]:
     """The outcome of a run and its reason (empty where it is OK), from every rank's log in order of rank.
 
     A rank's own word comes first (skipped, out of memory), then a machine that went away, then the first rank
-    that failed, then the launcher's limits, then what is missing. Failures that follow from another's are not reasons.
+    that failed, then the launcher's limits, then what is missing, then a cache that was full. Failures that follow from
+    another's are not reasons.
     """
     for log in logs:
         if log.skipped is not None:
@@ -72,8 +73,8 @@ def one_line(message: str) -> str:
 
 def _judge_failure(log: RankLog, ending: Ending) -> tuple[Outcome, str]:
     """The rank that failed first, and why."""
-    if log.failure:
-        return Outcome.FAILED, _rank_says(log, log.failure.message or last_line(log.stderr_tail))
+    if broke := _broke(log):
+        return Outcome.FAILED, _rank_says(log, broke.message or last_line(log.stderr_tail))
     assert log.exit is not None  # _has_failed
     if log.exit.code in SIGKILL_CODES:
         return _judge_kill(log, ending)
@@ -94,7 +95,8 @@ def _judge_kill(log: RankLog, ending: Ending) -> tuple[Outcome, str]:
 
 
 def _judge_ended(logs: Sequence[RankLog], ending: Ending) -> tuple[Outcome, str]:
-    """A run that ended by itself, with no rank that failed: is everything there?"""
+    """A run that ended by itself, with no rank that failed: is everything there? Of a served case whose cache was full
+    it is as well, and the answers were cut short."""
     if not any(log.exit or log.samples or log.heartbeat or log.done for log in logs):
         return Outcome.FAILED, f"no rank started: {one_line(ending.launcher_line) or 'the launcher said nothing'}"
     for log in logs:
@@ -104,6 +106,9 @@ def _judge_ended(logs: Sequence[RankLog], ending: Ending) -> tuple[Outcome, str]
             return Outcome.FAILED, f"rank {log.rank}: ended without its last row (exit status 0)"
         if log.fault:
             return Outcome.FAILED, f"rank {log.rank}: wrote a row that cannot be read: {one_line(log.fault)}"
+    for log in logs:
+        if log.failure:
+            return Outcome.CACHE_FULL, one_line(log.failure.message)
     return Outcome.OK, ""
 
 
@@ -126,8 +131,13 @@ def _silence(logs: Sequence[RankLog], ending: Ending) -> str:
     return f"; silent for longest: rank {oldest.rank}, {ending.time - oldest.row_time:.1f} s"
 
 
+def _broke(log: RankLog) -> RankFailure | None:
+    """What a rank says stopped it; a full cache stops its answers alone."""
+    return log.failure if log.failure and log.failure.kind is not FailureKind.CACHE_FULL else None
+
+
 def _has_failed(log: RankLog) -> bool:
-    return log.failure is not None or (log.exit is not None and log.exit.code != 0)
+    return _broke(log) is not None or (log.exit is not None and log.exit.code != 0)
 
 
 def _failed_at(log: RankLog) -> tuple[bool, float]:
@@ -136,11 +146,12 @@ def _failed_at(log: RankLog) -> tuple[bool, float]:
     A rank that died without a word is dated CRASH_LEAD_S earlier: its peers can meet the broken connection
     before its guard is woken. One ended by SIGTERM was told to by torchrun, because another had failed.
     """
-    if log.failure and log.failure.time:
-        return False, log.failure.time
+    broke = _broke(log)
+    if broke and broke.time:
+        return False, broke.time
     if log.exit is None:
         return False, math.inf
-    if log.failure:
+    if broke:
         return False, log.exit.time
     return log.exit.code == -signal.SIGTERM, log.exit.time - CRASH_LEAD_S
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection
 from enum import StrEnum
 
-from suite.parse import SpecError
+from suite.parse import SpecError, require
 
 
 class Pass(StrEnum):
@@ -27,6 +27,21 @@ SERVED = (Pass.SERVE,)
 def on_ranks(passes: Collection[Pass]) -> tuple[Pass, ...]:
     """Those of the passes that a case's ranks run, in the order in which they are run."""
     return tuple(each for each in (*ON_RANKS, *SERVED) if each in passes)
+
+
+def passes_for(serves: bool) -> tuple[Pass, ...]:
+    """What ranks run of a case that is served, or of one that is trained, where nothing else is asked for."""
+    return SERVED if serves else ON_RANKS
+
+
+def check_passes(serves: bool, passes: Collection[Pass], which: str = "") -> None:
+    """Refuse passes that a case does not have; `which` says which case it is."""
+    kind = "served" if serves else "trained"
+    for each in passes:
+        require(
+            (each in SERVED) == serves,
+            f"{which}--passes: {each}, but the case is {kind}; its passes: {', '.join(passes_for(serves))}",
+        )
 
 
 def passes_of(text: str) -> tuple[Pass, ...]:

@@ -1,7 +1,7 @@
 """The rows a rank writes while it runs, one JSON object a line in rank-<R>.jsonl, and how they are read back.
 
     {"sample": {...}}  {"heartbeat": "step 3"}  {"environment": {...}}  {"skipped": "reason"}
-    {"failure": {"kind": "oom" | "error", "message": "..."}}  {"done": true}
+    {"failure": {"kind": "oom" | "error" | "cache_full", "message": "..."}}  {"done": true}
 
 Both halves of the protocol are here: a worker writes with RankWriter, the launcher reads with read_rank.
 A line is flushed at once, so a rank that is killed has lost at most the row it was writing.
@@ -31,6 +31,7 @@ class FailureKind(StrEnum):
 
     OOM = "oom"
     ERROR = "error"
+    CACHE_FULL = "cache_full"  # of a served case's cache: the rank itself went on to its end
 
 
 @dataclass(frozen=True)

@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 
+from memory.caches.blocks import block_terms
 from memory.caches.full import full_terms
 from memory.caches.paged import paged_terms
 from memory.caches.terms import Stored
+from memory.caches.window import window_terms
 from parallelism.schedules.ledgers import stages_of_place
 from suite.cache import CacheKind
 from suite.cache_shape import CacheShape, cache_kind, stored_dtype
@@ -21,7 +23,10 @@ def _every_token(stored: Stored) -> tuple[CacheTerm, ...]:
 
 
 #: kind of cache -> its terms
-FORMULAS: dict[CacheKind, Callable[[Stored], tuple[CacheTerm, ...]]] = {CacheKind.FULL: _every_token}
+FORMULAS: dict[CacheKind, Callable[[Stored], tuple[CacheTerm, ...]]] = {
+    CacheKind.FULL: _every_token, CacheKind.WINDOW: window_terms, CacheKind.SINKS: window_terms,
+    CacheKind.BLOCKS: block_terms,
+}  # fmt: skip
 
 
 def cache_terms(case: Case, rank: int = 0) -> tuple[CacheTerm, ...]:

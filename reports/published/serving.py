@@ -12,6 +12,8 @@ from suite.published import PublishedRow
 def predict_serving(row: PublishedRow) -> Prediction:
     """A request's seconds, or tokens a second of one sequence. CannotModel for another figure; SpecError for a model, a
     device or a layout that is not known."""
+    if row.text("precision") == "not 16 bits":
+        raise CannotModel("precision: not stated, and its 16-bit weights could not be read so fast")
     assumed = () if row.text("precision") else ("bf16: the number format is not stated",)
     case = _case(row, row.need("new_tokens"))
     middle = _case(row, max(1, row.need("new_tokens") // 2))

@@ -7,14 +7,21 @@ from collections.abc import Callable
 import torch
 
 from suite.cache import CacheKind
-from suite.cache_shape import CacheShape, Lane, cache_kind, stored_dtype
+from suite.cache_shape import CacheShape, cache_kind, stored_dtype
 from suite.caches.base import Cache
+from suite.caches.block_memory import HOST, BlockMemory
 from suite.caches.full import FullCache, MakeStore
 from suite.caches.paged import PagedCache
+from suite.caches.quantized import QuantizedStore
+from suite.caches.rolling import RollingCache
+from suite.caches.sinks import SinkCache
 from suite.caches.store import PlainStore, Store
 from suite.case import Case
+from suite.models.blocks import rope_frequencies
+from suite.models.decoder import Position
 from suite.operators import DType
 from suite.parse import SpecError
+from suite.serving_rules import kept_window
 
 DTYPES = {
     DType.FP32: torch.float32, DType.BF16: torch.bfloat16, DType.FP16: torch.float16, DType.FP8: torch.float8_e4m3fn,
@@ -27,25 +34,56 @@ def _full(case: Case, shape: CacheShape, make: MakeStore, device: torch.device) 
     return FullCache(shape, make, device, case.cache.allocation)
 
 
+def _blocks(case: Case, shape: CacheShape, make: MakeStore, device: torch.device) -> Cache:
+    return BlockMemory(shape, case.cache, make, store_maker(case, shape, HOST), device)
+
+
+def _window(case: Case, shape: CacheShape, make: MakeStore, device: torch.device) -> Cache:
+    window = kept_window(case)
+    assert window is not None
+    return RollingCache(shape, make, device, window)
+
+
+def _sinks(case: Case, shape: CacheShape, make: MakeStore, device: torch.device) -> Cache:
+    """Learned positions have gone into the keys by the time that they are kept: those are the text's."""
+    window, sinks, model = kept_window(case), case.cache.sinks, case.model
+    assert window is not None
+    assert sinks is not None
+    if model.position is Position.LEARNED:
+        return RollingCache(shape, make, device, window, sinks)
+    frequencies = rope_frequencies(model.rotary_dim, model.rope_theta, model.rope_scaling)
+    return SinkCache(shape, make, device, window, sinks, frequencies)
+
+
 #: kind of cache -> how it is made
-CACHES: dict[CacheKind, Callable[[Case, CacheShape, MakeStore, torch.device], Cache]] = {CacheKind.FULL: _full}
+CACHES: dict[CacheKind, Callable[[Case, CacheShape, MakeStore, torch.device], Cache]] = {
+    CacheKind.FULL: _full, CacheKind.WINDOW: _window, CacheKind.SINKS: _sinks, CacheKind.BLOCKS: _blocks,
+}  # fmt: skip
 
 
-def build_cache(case: Case, device: torch.device) -> Cache:
-    """An empty cache for a rank of a served case (no pipelines). SpecError for a kind that is not built."""
+def _as_it_is(store: Store) -> Store:
+    return store
+
+
+def build_cache(case: Case, device: torch.device, around: Callable[[Store], Store] = _as_it_is) -> Cache:
+    """An empty cache for a rank of a served case (no pipelines). SpecError for a kind that is not built. `around` may
+    put something around every store, to see what is read of it."""
     kind, shape = cache_kind(case), CacheShape.of(case)
     if kind not in CACHES:
         raise SpecError(f"cache: a cache of kind {kind} is not built yet")
-    return CACHES[kind](case, shape, store_maker(case, shape, device), device)
+    make = store_maker(case, shape, device)
+    return CACHES[kind](case, shape, lambda sequences, entries, lane: around(make(sequences, entries, lane)), device)
 
 
 def store_maker(case: Case, shape: CacheShape, device: torch.device) -> MakeStore:
     """How the case's cache holds numbers."""
-    dtype = stored_dtype(case)
-    if dtype is None:
-        raise SpecError(f"cache.cache_dtype: {case.cache.cache_dtype} is not built yet")
-
-    def plain(sequences: int, entries: int, lane: Lane) -> Store:
-        return PlainStore(sequences, entries, lane.heads, lane.width, DTYPES[dtype], DTYPES[shape.compute], device)
-
-    return plain
+    spec, dtype, compute = case.cache, stored_dtype(case), DTYPES[shape.compute]
+    if dtype is not None:
+        return lambda sequences, entries, lane: PlainStore(
+            sequences, entries, lane.heads, lane.width, DTYPES[dtype], compute, device
+        )
+    bits = spec.cache_dtype.bits
+    assert bits is not None
+    return lambda sequences, entries, lane: QuantizedStore(
+        sequences, entries, lane.heads, lane.width, bits, spec.quant_group or lane.width, compute, device
+    )

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from suite.cache_shape import CacheShape
 from suite.caches.base import NOTHING, Sight, held_in, sight_of
+from suite.caches.flat import copy_entries, zeroed
 from suite.caches.full import MakeStore
 from suite.caches.page_table import Copy, PageTable
 from suite.caches.store import Store
@@ -32,11 +33,8 @@ class PagedLayer:
     i // page_tokens."""
 
     def __init__(self, stores: tuple[Store, ...], cache: PagedCache) -> None:
-        self.stores = stores
+        self.stores = tuple(zeroed(store) for store in stores)
         self._cache = cache
-        for store in stores:  # room not yet written is gathered beside tokens: finite, so that a weight of 0 hides it
-            for tensor in (store.payload, *store.scales):
-                tensor.zero_()
 
     def extend(self, *new: Tensor) -> tuple[Tensor, ...]:
         """Keep the new tokens' lanes, but no padding; every entry of the longest table's pages of every sequence."""
@@ -46,12 +44,6 @@ class PagedLayer:
             store.write(slots.at, tokens.unsqueeze(0))
         gathered = (store.read(slots.read.flatten()) for store in self.stores)
         return tuple(lane.view(*slots.read.shape, *lane.shape[2:]) for lane in gathered)
-
-    def copy(self, source: slice, target: slice) -> None:
-        """Let the target entries hold what the source entries do, codes and scales as they are."""
-        for store in self.stores:
-            for tensor in (store.payload, *store.scales):
-                tensor[:, target] = tensor[:, source]
 
 
 class PagedCache:
@@ -115,8 +107,8 @@ class PagedCache:
 
     def _copy(self, copy: Copy) -> None:
         source, target = (page * self.pages.page_tokens for page in (copy.source, copy.target))
-        for layer in self._layers:
-            layer.copy(slice(source, source + copy.entries), slice(target, target + copy.entries))
+        for store in (store for layer in self._layers for store in layer.stores):
+            copy_entries(store, slice(source, source + copy.entries), slice(target, target + copy.entries))
 
     def _write_table(self) -> None:
         most = self.table.shape[1]

@@ -9,13 +9,20 @@ from torch import Tensor
 
 #: some entries of every sequence: a range, or their numbers
 Entries = slice | Tensor
+#: some entries, each of a sequence of its own: (sequences [n], entries [n])
+Pairs = tuple[Tensor, Tensor]
+
+
+def index_of(at: Entries | Pairs) -> tuple[slice | Tensor, slice | Tensor]:
+    """Which elements of an array [sequences, entries, ...] those are."""
+    return at if isinstance(at, tuple) else (slice(None), at)
 
 
 class Store(Protocol):
     """Entries of one lane, for every sequence alike."""
 
-    def write(self, at: Entries, x: Tensor) -> None:
-        """Put x [b, n, heads, width] at those entries."""
+    def write(self, at: Entries | Pairs, x: Tensor) -> None:
+        """Put x [b, n, heads, width] at those entries; [n, heads, width] at pairs, none of them twice."""
         ...
 
     def read(self, at: Entries) -> Tensor:
@@ -41,8 +48,15 @@ class Store(Protocol):
         ...
 
 
+def saturated(x: Tensor, dtype: torch.dtype) -> Tensor:
+    """x as far as the type reaches, else its largest: some casts to fp8 make nan of what is beyond 448."""
+    limit = torch.finfo(dtype).max
+    # in fp32, since bf16 rounds fp16's 65504 to a number beyond it
+    return x.float().clamp(-limit, limit) if limit < torch.finfo(x.dtype).max else x
+
+
 class PlainStore:
-    """Numbers in the type that they are given."""
+    """Numbers in the type that they are given; beyond its range, its largest."""
 
     def __init__(
         self, sequences: int, entries: int, heads: int, width: int, dtype: torch.dtype, compute: torch.dtype,
@@ -51,9 +65,9 @@ class PlainStore:
         self._numbers = torch.empty(sequences, entries, heads, width, dtype=dtype, device=device)
         self._compute = compute
 
-    def write(self, at: Entries, x: Tensor) -> None:
+    def write(self, at: Entries | Pairs, x: Tensor) -> None:
         """Put x at those entries, rounded to the store's type."""
-        self._numbers[:, at] = x.to(self._numbers.dtype)
+        self._numbers[index_of(at)] = self._rounded(x)
 
     def read(self, at: Entries) -> Tensor:
         """Those entries: a view of them where they are a range and need no cast."""
@@ -61,7 +75,7 @@ class PlainStore:
 
     def append(self, x: Tensor) -> None:
         """Copy what is there and x into a new array."""
-        self._numbers = torch.cat((self._numbers, x.to(self._numbers.dtype)), dim=1)
+        self._numbers = torch.cat((self._numbers, self._rounded(x)), dim=1)
 
     def reorder(self, rows: Tensor) -> None:
         """Let sequence i hold what sequence rows[i] does."""
@@ -76,3 +90,6 @@ class PlainStore:
     def scales(self) -> tuple[Tensor, ...]:
         """None."""
         return ()
+
+    def _rounded(self, x: Tensor) -> Tensor:
+        return saturated(x, self._numbers.dtype).to(self._numbers.dtype)

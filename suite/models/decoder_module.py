@@ -28,7 +28,9 @@ def build_attention(spec: DecoderSpec, kernel: AttentionKernel) -> nn.Module:
     """The specification's attention: keys and values of their own, or from a latent."""
     if spec.latent is not None:
         return LatentAttention(spec.hidden, spec.heads, spec.latent, spec.norm_eps, kernel)
-    return Attention(spec.hidden, spec.heads, spec.kv_heads, spec.head_dim, spec.projection_bias, spec.bias, kernel)
+    return Attention(
+        spec.hidden, spec.heads, spec.kv_heads, spec.head_dim, spec.projection_bias, spec.bias, kernel, spec.window
+    )
 
 
 class Block(nn.Module):

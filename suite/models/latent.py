@@ -8,8 +8,8 @@ from suite.models.decoder import DecoderSpec, Latent, Position
 
 
 def latent_of(spec: DecoderSpec) -> DecoderSpec:
-    """The same decoder with latent attention in DeepSeek-V2's proportions (arXiv:2405.04434, section 2.1.3): where heads
-    are d_h wide, a latent of 4 d_h and a shared rotated key of d_h / 2, rounded up to a pair. Each head's own key and
+    """The same decoder with latent attention in DeepSeek-V2's proportions (arXiv:2405.04434, section 2.1.3): with heads
+    d_h wide, a latent of 4 d_h and a shared rotated key of d_h / 2, rounded up to a pair. Each head's own key and
     value are d_h wide (section 3.1.2), queries are projected directly. A latent model is returned as it is.
 
     Learned positions become rotary ones; what latent attention has no place for is left out: biases, a window, a

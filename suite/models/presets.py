@@ -41,6 +41,7 @@ def llama(
     tied: bool = False,
     eps: float = 1e-5,
     rope_scaling: RopeScaling | None = None,
+    window: int | None = None,
     latent: Latent | None = None,
 ) -> DecoderSpec:
     """LLaMA's form: rotary positions, RMSNorm, SwiGLU, no biases, untied head (arXiv:2302.13971)."""
@@ -57,6 +58,7 @@ def llama(
         tied=tied,
         norm_eps=eps,
         rope_scaling=rope_scaling,
+        window=window,
         latent=latent,
     )
 
@@ -130,8 +132,8 @@ _PRESETS: tuple[DecoderSpec, ...] = (
     # the released checkpoints' config.json: meta-llama/Llama-3.2-1B, Llama-3.2-3B
     _llama3("llama3.2-1b", 16, 2048, 32, 8192, tied=True, factor=32.0),
     _llama3("llama3.2-3b", 28, 3072, 24, 8192, tied=True, factor=32.0),
-    # arXiv:2310.06825, table 1
-    replace(llama("mistral-7b", 32, 4096, 32, 14336, kv_heads=8, positions=32768), window=4096),
+    # arXiv:2310.06825, table 1; positions and eps: the published v0.1 configuration
+    llama("mistral-7b", 32, 4096, 32, 14336, kv_heads=8, positions=32768, window=4096),
     # arXiv:2412.15115, table 1, and the released checkpoints' config.json
     _qwen2("qwen2.5-7b", 28, 3584, 28, 18944, 4),
     _qwen2("qwen2.5-14b", 48, 5120, 40, 13824, 8),

@@ -44,8 +44,11 @@ def test_answers_through_pages_are_those_without_a_cache_whatever_the_prompts_le
         torch.testing.assert_close(found[row], alone(model, IDS[row, pad:], 8), atol=1e-5, rtol=0)
 
 
-@pytest.mark.parametrize(("page", "dtype", "size"), [(5, "fp32", 4), (16, "bf16", 2), (16, "fp8", 1), (32, "auto", 4)])
-def test_the_allocator_gives_pages_and_their_table_the_bytes_of_the_formula(page: int, dtype: str, size: int) -> None:
+@pytest.mark.parametrize(
+    ("page", "dtype", "size"),  # bytes an element; codes of a head of 16 share two fp16 numbers
+    [(5, "fp32", 4), (16, "bf16", 2), (16, "fp8", 1), (32, "int8", 1.25), (5, "int4", 0.75)],
+)
+def test_the_allocator_gives_pages_and_their_table_the_bytes_of_the_formula(page: int, dtype: str, size: float) -> None:
     case = case_of("gqa", serving={"shortest_prompt": 1}, page_tokens=page, cache_dtype=dtype)
     with record_allocations() as trace:
         cache = build_cache(case, CPU)
@@ -113,6 +116,18 @@ def test_beams_share_pages_and_copy_only_the_last_when_they_part() -> None:
     for row, source in enumerate([1, 1, 0]):
         text = torch.cat((IDS[source, :10], IDS[row, 20:21]))
         torch.testing.assert_close(found[row], alone(model, text, 1)[0], atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("dtype", ["bf16", "int8", "int4"])
+def test_narrow_pages_answer_as_narrow_arrays_do(dtype: str) -> None:
+    model, found = model_of(case_of("gqa")), []
+    for settings in ({"page_tokens": 4}, {}):
+        cache = build_cache(case_of("gqa", cache_dtype=dtype, **settings), CPU)
+        with through(model, cache), torch.no_grad():
+            next_logits(model, cache, IDS[:, :10], torch.arange(10).expand(3, -1))
+            cache.reorder(torch.tensor([1, 1, 0]))
+            found.append(next_logits(model, cache, IDS[:, 20:21], torch.full((3, 1), 10)))
+    torch.testing.assert_close(found[0], found[1], atol=1e-5, rtol=0)
 
 
 def test_a_full_last_page_is_shared_without_a_copy() -> None:

@@ -17,7 +17,7 @@ from reports.tables import factor_table
 from reports.traced import SCALARS, beyond_scalars, traced_rows
 from reports.wording import trace_sentence
 from suite.batches import BatchedLauncher, batched
-from suite.cases import SUITES
+from suite.cases import SUITES, suite_of
 from suite.flags import passes_given
 from suite.launch import Launcher
 from suite.layout import Layout, Recompute
@@ -110,7 +110,7 @@ def test_json_says_why_a_case_has_no_trace(comparison: RunComparison) -> None:
 
 
 def given(passes: str | None, suite: str | None = None) -> tuple[Pass, ...]:
-    return passes_given(argparse.Namespace(passes=passes, suite=suite))
+    return passes_given(argparse.Namespace(passes=passes, suite=suite), suite_of("quick"))
 
 
 def test_the_memory_suites_trace_and_no_other_does() -> None:

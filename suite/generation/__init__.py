@@ -1,0 +1,1 @@
+"""Answers: tokens made one after another of prompts, through a cache or without one."""
