@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 from memory.published_inference import fullest_rank, inference_of, resized
 from suite.case import Case
+from suite.serving_rules import context_tokens
 
 #: where the search for a batch ends: engines take a thousand at most (vLLM: max_num_seqs)
 MOST_SEQUENCES = 2**13
@@ -45,9 +46,9 @@ class Limits:
         return 0
 
     def longest_context(self, batch: int) -> int:
-        """The most tokens, prompt and answer, that each of `batch` sequences can have, at most the model's positions;
-        0 where not even two fit."""
-        positions = self.case.model.max_positions
+        """The most tokens, prompt and answer, that each of `batch` sequences can have, at most the model's positions
+        (or the case's own context, where positions are counted anew); 0 where not even two fit."""
+        positions = max(self.case.model.max_positions, context_tokens(self.case))
         if self.fits(batch, positions):
             return positions
         longest = _last(lambda context: self.fits(batch, context), 1, positions)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -18,6 +19,11 @@ from suite.models import model_from
 from suite.models.presets import PRESETS
 from suite.models.served import SERVED_MODELS
 from suite.parse import from_text, nearest, require, shown, to_mapping
+from suite.spec import Recipe
+
+
+#: flags beside a recipe's that only training has
+TRAINING = ("global_batch", "micro_batches", "optimizer", "optimizer_kernel", "loss")
 
 
 @dataclass(frozen=True)
@@ -51,6 +57,7 @@ def asked_of(options: argparse.Namespace) -> Asked:
             model in PRESETS or model in SERVED_MODELS,
             f"model: {shown(model)} is not a preset; {nearest(model, [*PRESETS, *SERVED_MODELS])}",
         )
+    _refuse_training(options)
     case = case_of(options, lambda data: _settle(data, options))
     step_tokens = None if case.serving.prefill_tokens else STEP_TOKENS
     case = resized(case, case.workload.micro_batch, case.workload.seq_len + (case.serving.new_tokens or 0), step_tokens)
@@ -61,6 +68,13 @@ def _share(text: str) -> float:
     share: float = from_text(text, float, "--memory-share")
     require(0 < share <= 1, f"--memory-share: must be above 0 and at most 1, got {shown(text)}")
     return share
+
+
+def _refuse_training(options: argparse.Namespace) -> None:
+    """Refuse flags that change nothing of a model that answers."""
+    names = [*(field.name for field in dataclasses.fields(Recipe)), *TRAINING]
+    given = [f"--{name.replace('_', '-')}" for name in names if getattr(options, name) is not None]
+    require(not given, f"{', '.join(given)}: of training, and kv asks about answering; leave it out")
 
 
 def _settle(data: dict[str, Any], options: argparse.Namespace) -> None:

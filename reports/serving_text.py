@@ -9,7 +9,6 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from memory.serving_limits import MOST_SEQUENCES
 from reports.answer import STYLE
 from reports.text import plain, plural
 from suite.case import Case
@@ -46,7 +45,7 @@ def answer_rows(answer: dict[str, Any]) -> Iterator[tuple[str, str, str]]:
     yield "peak, fullest rank", bytes_text(memory["peak_bytes"]), _peak_text(answer)
     yield (
         f"largest batch at {count_text(answer['context_tokens'])} tokens",
-        _batch_text(limits["largest_batch"], limits["largest_batch_is_bounded"]),
+        f"{_batch_text(limits['largest_batch'], limits['largest_batch_is_bounded'])} sequences",
         _rate_text(limits),
     )
     yield f"longest context at {plural(answer['batch'], 'sequence')}", *_context_text(answer)
@@ -90,23 +89,24 @@ def _peak_text(answer: dict[str, Any]) -> str:
 
 
 def _batch_text(batch: int | None, is_bounded: bool | None) -> str:
-    if batch is None:
-        return NOT_KNOWN
-    return plural(batch, "sequence") if is_bounded else f"{count_text(MOST_SEQUENCES)} sequences or more"
+    """'43', or '8,192+' where the search ended first."""
+    return NOT_KNOWN if batch is None else count_text(batch) + ("" if is_bounded else "+")
 
 
 def _rate_text(limits: dict[str, Any]) -> str:
     rate = limits["tokens_per_second_at_largest_batch"]
     if limits["largest_batch"] == 0:
         return "not even one has room"
-    return "" if rate is None else f"{count_text(rate)} tokens/s"
+    more = "; the search ends there" if limits["largest_batch_is_bounded"] is False else ""
+    return "" if rate is None else f"{count_text(rate)} tokens/s{more}"
 
 
 def _context_text(answer: dict[str, Any]) -> tuple[str, str]:
     longest, positions = answer["limits"]["longest_context"], answer["case"]["model"]["max_positions"]
     if longest is None:
         return NOT_KNOWN, ""
-    return f"{count_text(longest)} tokens", "all the model's positions" if longest == positions else ""
+    beyond = "no text is too long for a cache whose places are counted anew" if longest > positions else ""
+    return f"{count_text(longest)} tokens", "all the model's positions" if longest == positions else beyond
 
 
 def _speed_rows(answer: dict[str, Any]) -> Iterator[tuple[str, str, str]]:
@@ -149,9 +149,7 @@ def choice_cells(row: dict[str, Any]) -> tuple[str, ...]:
         bytes_text(row["bytes_per_token"]),
         bytes_text(row["cache_bytes"]),
         _factor_text(row["cache_factor"]),
-        _batch_text(row["largest_batch"], row["largest_batch_is_bounded"])
-        .removesuffix(" sequences")
-        .removesuffix(" sequence"),
+        _batch_text(row["largest_batch"], row["largest_batch_is_bounded"]),
         count_text(row["longest_context"]),
         seconds_text(row["time"]["decode_seconds"]),
         count_text(row["tokens_per_second_at_largest_batch"]),

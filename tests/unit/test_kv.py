@@ -156,6 +156,7 @@ def test_a_smaller_share_of_the_device_holds_less(capsys: pytest.CaptureFixture[
         ("--model llama3-70b --fsdp 8", "serving takes tp, pp and dp"),
         ("--model deepseek-v3 --pp 2", "layout.pp: 2 with deepseek-v3"),
         ("--model gpt2 --device h1000", "cluster.device: 'h1000' is not known"),
+        ("--model gpt2 --global-batch 4 --steps 3", "--steps, --global-batch: of training"),
         ("--model gpt2 --contxt 9", "--contxt: unknown argument; did you mean --context"),
     ],
 )
