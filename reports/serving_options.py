@@ -21,7 +21,6 @@ from suite.models.served import SERVED_MODELS
 from suite.parse import from_text, nearest, require, shown, to_mapping
 from suite.spec import Recipe
 
-
 #: flags beside a recipe's that only training has
 TRAINING = ("global_batch", "micro_batches", "optimizer", "optimizer_kernel", "loss")
 
