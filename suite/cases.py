@@ -228,9 +228,9 @@ SUITES: dict[str, Callable[[], tuple[Case, ...]]] = {
     "quick": quick_suite,
     "strategies": strategies_suite,
     "peers": peers_suite,
-    "kv": kv_suite,
     "memory": lambda: tuple(whole_matrix().cases),
     "memory-pairs": lambda: tuple(pairs_matrix().cases),
+    "kv": kv_suite,
 }
 
 #: suites that are about some of the passes alone; where it is memory's, many small cases are run in one launch
