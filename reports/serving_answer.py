@@ -194,7 +194,7 @@ def _decode_mapping(case: Case, cache: tuple[CacheTerm, ...], asked: Asked) -> d
         return {**dict.fromkeys(names), "ridge_flops_per_byte": None}
     work = decode_work(case, cache)
     try:
-        ridge = roofline_of(case, asked.calibration).ridge
+        ridge = roofline_of(case).ridge
     except SpecError:
         ridge = None
     values = (work.flops, work.weight_bytes, work.cache_bytes, arithmetic_intensity(work))

@@ -81,7 +81,7 @@ def roof_lines(asked: Asked, largest: int) -> tuple[Line, ...]:
     if served_model_of(asked.case.model) is not None:
         return ()
     try:
-        roof = roofline_of(asked.case, asked.calibration)
+        roof = roofline_of(asked.case)
     except SpecError:
         return ()
     reading, computing = [], []
