@@ -12,9 +12,11 @@ from memory.kv_cache import kv_bytes_per_token, latent_bytes_per_token
 from memory.labels import WalkRules
 from memory.walk import Walker
 from parallelism.schedules.ledgers import ledger_of_stages, stages_of_place
+from suite.cache import LatentForm
 from suite.case import Case
 from suite.cpu_workspace import has_tiles
 from suite.layout import Recompute
+from suite.models.decoder import Latent
 from suite.models.ledgers import ledger_of
 from suite.operators import Ledger
 from suite.parse import require
@@ -52,7 +54,8 @@ class InferenceModel:
 
     Counted: weights in the compute type, buffers, token ids, a cache of prompt and answer allocated whole, the forward
     pass's tensors as torch frees them without autograd, the last token's logits and their fp32 copy. Not counted: what
-    the fused kernel needs for itself over a long cache on CUDA, paging, sampling, the device's context.
+    the fused kernel needs for itself over a long cache on CUDA, paging, sampling, the device's context; of prompts that
+    queries in the latent space read, which are wider than the ledger's: queries, sums and a copy of the entries.
     """
 
     case: Case
@@ -118,12 +121,31 @@ class InferenceModel:
                 "torch frees a tensor with its last reader",
             ),
         ]  # fmt: skip
+        if phase is Phase.DECODE and spec.latent is not None:
+            return [*terms, self._reading_latents(spec.latent, rank)]
         if phase is Phase.DECODE and workload.attention is AttentionKernel.EAGER:
             scores = batch * share_of(self.case.layout, rank).rows(spec.heads) * self._context * (compute + SCORE_BYTES)
             terms.append(
                 InferenceTerm(phase, "scores over the cache", scores, f"b*a*(s+n)*({compute}+4)", "one query a head")
             )
         return terms
+
+    def _reading_latents(self, latent: Latent, rank: int) -> InferenceTerm:
+        """What a decode step makes of one layer's cache: keys and values of all heads where it is read plainly, scores
+        and their successor where queries are absorbed."""
+        heads, size = share_of(self.case.layout, rank).rows(self.case.model.heads), self._numerics.compute.nbytes
+        batch, key, value = self.case.workload.micro_batch, latent.key_dim, latent.v_dim
+        if self.case.cache.latent_form is LatentForm.ABSORBED:
+            widths = {"2*a": 2 * heads}
+        else:
+            copied = latent.kv_rank * (batch > 1)  # of several sequences the entries held are strided
+            widths = {"(a*(d+v)+d_c)": heads * (key + value) + copied}
+            widths |= {"a*(2*d+v)": heads * (2 * key + value)} if value < key else {}  # a padded copy of values
+        letters = max(widths, key=widths.__getitem__)
+        return InferenceTerm(
+            Phase.DECODE, "attention to latents", batch * self._context * widths[letters] * size,
+            f"b*(s+n)*{letters}*{size}", "arXiv:2405.04434, section 2.1.2",
+        )  # fmt: skip
 
     def _ledger(self, rank: int, length: int) -> Ledger:
         """A rank's segments over so many tokens, the head over the last of them."""
