@@ -12,10 +12,11 @@ from memory.estimate import backend_of, threads_of
 from memory.labels import WalkRules
 from memory.walk import Walker
 from parallelism.schedules.ledgers import ledger_of_stages, stages_of_place
-from suite.cache import CacheSpec
+from suite.cache import CacheSpec, LatentForm
 from suite.case import Case
 from suite.cpu_workspace import has_tiles
 from suite.layout import Recompute
+from suite.models.decoder import Latent
 from suite.models.ledgers import ledger_of
 from suite.operators import Ledger, Segment
 from suite.parse import require
@@ -61,7 +62,8 @@ class InferenceModel:
     cache that the device holds, the forward pass's tensors as torch frees them without autograd, the last token's
     logits and their fp32 copy. Not counted: what the fused kernel needs for itself over a long cache on CUDA, the
     places of the entries of a plain cache (8 bytes each, which an engine need not keep), the old array beside a new one
-    of a cache that grows, blocks on the host, sampling, the device's context.
+    of a cache that grows, blocks on the host, sampling, the device's context; of prompts that queries in the latent
+    space read, which are wider than the ledger's: queries, sums and a copy of the entries.
     """
 
     case: Case
@@ -155,6 +157,8 @@ class InferenceModel:
                 "highest instant of the walk, nothing kept", "torch frees a tensor with its last reader",
             ),
         ]  # fmt: skip
+        if not is_prefill and case.model.latent is not None:
+            return [*terms, self._reading_latents(case.model.latent, rank)]
         if case.workload.attention is AttentionKernel.EAGER:
             past = case.workload.seq_len - length if is_prefill else self._context
             compute, heads = self._numerics.compute.nbytes, share_of(case.layout, rank).rows(case.model.heads)
@@ -162,6 +166,24 @@ class InferenceModel:
             formula = f"b*a*{'chunk*(s-chunk)' if is_prefill else '(s+n)'}*({compute}+4)"
             terms.append(InferenceTerm(phase, "scores over the cache", scores, formula, "one query a head"))
         return terms
+
+    def _reading_latents(self, latent: Latent, rank: int) -> InferenceTerm:
+        """What a decode step makes of one layer's cache: keys and values of all heads where it is read plainly, scores
+        and their successor where queries are absorbed."""
+        heads, size = share_of(self.case.layout, rank).rows(self.case.model.heads), self._numerics.compute.nbytes
+        key, value = latent.key_dim, latent.v_dim
+        batch = self.case.workload.micro_batch * self.case.serving.copies
+        if self.case.cache.latent_form is LatentForm.ABSORBED:
+            widths = {"2*a": 2 * heads}
+        else:
+            copied = latent.kv_rank * (batch > 1)  # of several sequences the entries held are strided
+            widths = {"(a*(d+v)+d_c)": heads * (key + value) + copied}
+            widths |= {"a*(2*d+v)": heads * (2 * key + value)} if value < key else {}  # a padded copy of values
+        letters = max(widths, key=widths.__getitem__)
+        return InferenceTerm(
+            Phase.DECODE, "attention to latents", batch * self._context * widths[letters] * size,
+            f"b*(s+n)*{letters}*{size}", "arXiv:2405.04434, section 2.1.2",
+        )  # fmt: skip
 
     def _ledger(self, rank: int, length: int, batch: int) -> Ledger:
         """A rank's segments over so many tokens of so many sequences, the head over the last token of each."""
