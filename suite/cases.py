@@ -176,6 +176,8 @@ _CACHES: tuple[dict[str, Any], ...] = (
     {"cache_dtype": "int8", "quant_group": 8, "allocation": "growing"},
     {"cache_dtype": "int4", "quant_group": 16},
     {"cache_dtype": "int8", "page_tokens": 8},
+    {"window": 24},
+    {"window": 20, "sinks": 4},
     {"window": 16, "sinks": 4, "memory_block": 8, "representatives": 2, "fetched_blocks": 2},
 )
 #: what the same model with one, two and four key-value heads is served with, and how tokens are chosen
@@ -208,17 +210,22 @@ def kv_suite() -> tuple[Case, ...]:
     usual: dict[str, Any] = {
         "micro_batch": 3, "seq_len": 48, "shortest_prompt": 12, "new_tokens": 8, "precision": "fp32",
     }  # fmt: skip
-    learned = usual | {"validation_batches": 1, "steps": 60, "warmup_steps": 5}
+    learned = usual | {
+        "micro_batch": 8, "seq_len": 88, "validation_batches": 2, "steps": 150, "warmup_steps": 20,
+        "learning_rate": 2e-3,
+    }  # fmt: skip
     timed: dict[str, Any] = {"new_tokens": 16, "precision": "fp32"}
     return (
         *(_case("llama-1m", **(learned | cache)) for cache in _CACHES),
         *(_case(_with_heads(1), **(usual | changes)) for changes in _ANSWERS),
         *(_case(_with_heads(4), **(usual | cache)) for cache in ({}, {"page_tokens": 16}, {"cache_dtype": "int4"})),
         *(_case("gpt-1m", **(usual | cache)) for cache in ({}, {"precision": "bf16-mixed", "allocation": "growing"})),
+        *(_case("mla-1m", **(usual | cache)) for cache in ({}, {"latent_form": "plain"}, {"cache_dtype": "int8"})),
         *(_case("llama-50m", **(timed | changes)) for changes in _TIMED),
         _case("llama-1m", tp=2, **usual),
         _case("llama-1m", tp=2, cache_dtype="int8", page_tokens=16, **usual),
         _case(_with_heads(1), tp=2, **usual),
+        _case("mla-1m", tp=2, **usual),
         _case("gpt-1m", tp=2, sampling="beam", beams=2, **usual),
     )
 
