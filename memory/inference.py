@@ -8,7 +8,7 @@ from enum import StrEnum
 from functools import cached_property
 
 from memory.estimate import backend_of, threads_of
-from memory.kv_cache import kv_bytes_per_token
+from memory.kv_cache import kv_bytes_per_token, latent_bytes_per_token
 from memory.labels import WalkRules
 from memory.walk import Walker
 from parallelism.schedules.ledgers import ledger_of_stages, stages_of_place
@@ -77,9 +77,12 @@ class InferenceModel:
         return max(self.total_bytes(phase, rank) for phase in Phase)
 
     def cache_bytes_per_token(self, rank: int = 0) -> int:
-        """Bytes that one token of one sequence adds on a rank: 2 L k d in the cache's type."""
-        spec, layout = self.case.model, self.case.layout
+        """Bytes that one token of one sequence adds on a rank, in the cache's type: 2 L k d; with latent attention
+        L (d_c + d_rope), on every rank alike."""
+        spec, layout, latent = self.case.model, self.case.layout, self.case.model.latent
         layers = sum(bool(placed.prefix) for placed in self._ledger(rank, 1).segments)
+        if latent is not None:
+            return latent_bytes_per_token(layers, latent.kv_rank, latent.rope_dim, self._numerics.compute.nbytes)
         return kv_bytes_per_token(layers, spec.kv_heads, spec.head_dim, self._numerics.compute.nbytes, layout.tp)
 
     @cached_property
@@ -96,11 +99,11 @@ class InferenceModel:
         workload, ledger = self.case.workload, self._ledger(rank, self.case.workload.seq_len)
         batch, width = workload.micro_batch, self._numerics.weights.nbytes
         cache = batch * self._context * self.cache_bytes_per_token(rank)
-        first = Phase.LOADED
+        first, elements = Phase.LOADED, "2*L*k*d" if self.case.model.latent is None else "L*(d_c+d_rope)"
         return [
             InferenceTerm(first, "weights", ledger.parameters * width, f"parameters*{width}", "in the compute type"),
             *(InferenceTerm(first, item.name, item.nbytes, item.formula, "module buffer") for item in ledger.buffers),
-            InferenceTerm(first, "key-value cache", cache, "2*L*k*d*b*(s+n)*bytes", "arXiv:2305.13245; made whole"),
+            InferenceTerm(first, "key-value cache", cache, f"{elements}*b*(s+n)*bytes", "arXiv:2305.13245; made whole"),
         ]  # fmt: skip
 
     def _passing(self, rank: int, phase: Phase) -> list[InferenceTerm]:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from parallelism.hf_latent import attention_under_reference_names, reference_sizes
 from suite.models.decoder import Activation, DecoderSpec, Norm, Position
 from suite.parse import SpecError, require
 from suite.spec import AttentionKernel
@@ -21,7 +22,13 @@ if TYPE_CHECKING:
 #: our kernel -> transformers' name for the same
 KERNELS = {AttentionKernel.FLASH: "sdpa", AttentionKernel.EAGER: "eager"}
 #: model_type -> class
-CLASSES = {"gpt2": "GPT2LMHeadModel", "llama": "LlamaForCausalLM", "qwen2": "Qwen2ForCausalLM"}
+CLASSES = {
+    "gpt2": "GPT2LMHeadModel", "llama": "LlamaForCausalLM", "qwen2": "Qwen2ForCausalLM",
+    "mistral": "MistralForCausalLM",
+    "deepseek_v2": "DeepseekV2ForCausalLM", "deepseek_v3": "DeepseekV3ForCausalLM",
+}  # fmt: skip
+#: model_type -> configuration, of those that compute latent attention alike
+LATENT_CONFIGS = {"deepseek_v2": "DeepseekV2Config", "deepseek_v3": "DeepseekV3Config"}
 
 #: our name -> GPT-2's; a matrix under attention or mlp is stored transposed there (Conv1D)
 _GPT2_MODEL = {"embedding": "transformer.wte", "positions": "transformer.wpe", "norm": "transformer.ln_f"}
@@ -34,7 +41,7 @@ _GPT2_BLOCK = {
 }
 _GPT2_FUSED = ("attention.wq", "attention.wk", "attention.wv")  # one c_attn, in this order
 
-#: our name -> LLaMA's and Qwen2's
+#: our name -> LLaMA's, Mistral's and Qwen2's
 _LLAMA_MODEL = {"embedding": "model.embed_tokens", "norm": "model.norm"}
 _LLAMA_BLOCK = {
     "attention_norm": "input_layernorm",
@@ -50,26 +57,35 @@ _LLAMA_BLOCK = {
 
 
 def reference_family(spec: DecoderSpec) -> str:
-    """transformers' model_type for the specification: gpt2, llama or qwen2; SpecError where none is its equal."""
-    form = (spec.norm, spec.activation, spec.position)
+    """transformers' model_type for the specification: gpt2, llama, mistral, qwen2 or, with latent attention,
+    deepseek_v3 (whose dense blocks are deepseek_v2's too); SpecError where none is its equal."""
+    form, is_windowed = (spec.norm, spec.activation, spec.position), spec.window is not None
     if form == (Norm.LAYERNORM, Activation.GELU, Position.LEARNED):
-        if spec.bias and spec.q_dim == spec.kv_dim == spec.hidden:
+        if spec.bias and spec.q_dim == spec.kv_dim == spec.hidden and not is_windowed:
             return "gpt2"
     elif form == (Norm.RMSNORM, Activation.SWIGLU, Position.ROPE) and spec.rope_fraction == 1:
-        if not spec.qkv_bias or spec.bias:
-            return "llama"
-        return "qwen2"
-    raise SpecError(f"model: {spec.name!r} has no equal in transformers; use the form of gpt2, llama or qwen2")
+        if spec.latent is not None:
+            return "deepseek_v3"
+        if spec.qkv_bias and not spec.bias:
+            return "qwen2"
+        if not (spec.bias and is_windowed):
+            return "mistral" if is_windowed else "llama"
+    raise SpecError(
+        f"model: {spec.name!r} has no equal in transformers; use the form of gpt2, llama, mistral, qwen2 or deepseek_v3"
+    )
 
 
-def reference_config(spec: DecoderSpec, kernel: AttentionKernel, fused_gelu: bool = False) -> Any:
+def reference_config(
+    spec: DecoderSpec, kernel: AttentionKernel, fused_gelu: bool = False, family: str | None = None
+) -> Any:
     """A transformers configuration of the same model, without dropout and without a key-value cache.
 
     GPT-2's own activation there is `gelu_new`, eight pointwise kernels; with `fused_gelu` it is `gelu_pytorch_tanh`,
-    the same function in one. SpecError where transformers is not installed or has no such model.
+    the same function in one. `family`: of several that are its equal (LATENT_CONFIGS), which. SpecError where
+    transformers is not installed or has no such model.
     """
     transformers = import_transformers()
-    family = reference_family(spec)
+    family = family or reference_family(spec)
     require(family == "gpt2" or not fused_gelu, f"model: {spec.name!r} is {family}'s form, which has no GELU to fuse")
     common = {
         "vocab_size": spec.vocab,
@@ -91,13 +107,18 @@ def reference_config(spec: DecoderSpec, kernel: AttentionKernel, fused_gelu: boo
         "num_hidden_layers": spec.layers,
         "num_attention_heads": spec.heads,
         "num_key_value_heads": spec.kv_heads,
-        "head_dim": spec.head_dim,
         "max_position_embeddings": spec.max_positions,
         "rms_norm_eps": spec.norm_eps,
         "rope_parameters": _rope(spec),
     }
+    if spec.latent is not None:
+        return getattr(transformers, LATENT_CONFIGS[family])(**common, **reference_sizes(spec, spec.latent))
+    common["head_dim"] = spec.head_dim
     if family == "qwen2":
-        return transformers.Qwen2Config(**common)
+        used = {"use_sliding_window": True, "sliding_window": spec.window, "max_window_layers": 0}
+        return transformers.Qwen2Config(**common, **(used if spec.window else {}))
+    if family == "mistral":
+        return transformers.MistralConfig(**common, sliding_window=spec.window)
     return transformers.LlamaConfig(**common, attention_bias=spec.bias, mlp_bias=spec.bias)
 
 
@@ -120,10 +141,11 @@ def reference_model(
     kernel: AttentionKernel = AttentionKernel.FLASH,
     weights: Mapping[str, Tensor] | None = None,
     fused_gelu: bool = False,
+    family: str | None = None,
 ) -> nn.Module:
     """transformers' model of the specification, with a Decoder's `state_dict` as its weights if one is given."""
-    config = reference_config(spec, kernel, fused_gelu)
-    model = getattr(import_transformers(), CLASSES[reference_family(spec)])(config)
+    config = reference_config(spec, kernel, fused_gelu, family)
+    model = getattr(import_transformers(), CLASSES[family or reference_family(spec)])(config)
     if weights is not None:
         model.load_state_dict(under_reference_names(spec, weights), strict=True)
     return model
@@ -141,6 +163,12 @@ def under_reference_names(spec: DecoderSpec, tensors: Mapping[str, Tensor]) -> d
             found[f"{(outer | {'head': 'lm_head'})[module]}.{part}"] = tensor
             continue
         _, index, place = module.split(".", 2)
+        if spec.latent is not None and place.startswith("attention."):
+            inside = f"blocks.{index}.attention."
+            mine = {key[len(inside) : -len(".weight")]: item for key, item in tensors.items() if key.startswith(inside)}
+            renamed = attention_under_reference_names(spec.latent, place.removeprefix("attention."), mine)
+            found |= {f"{blocks}.{index}.self_attn.{key}.{part}": item for key, item in renamed.items()}
+            continue
         if is_gpt2 and place in _GPT2_FUSED:
             if place == _GPT2_FUSED[0]:
                 parts = [tensors[f"blocks.{index}.{other}.{part}"] for other in _GPT2_FUSED]

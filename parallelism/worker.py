@@ -25,6 +25,8 @@ from parallelism.building import make_trainer
 from parallelism.group import Place, facts_of, gather_rows, meet, process_group
 from parallelism.memory_pass import cpu_memory, cuda_memory
 from parallelism.mesh import build_mesh
+from parallelism.serving.losses import Losses
+from parallelism.serving.serve_pass import ServePass
 from parallelism.traffic_pass import measure_traffic
 from parallelism.training import StepResult, Trainer
 from suite.case import Case, case_from
@@ -42,7 +44,10 @@ VALIDATION_POINTS = 10
 class Worker:
     """One rank's run of one case."""
 
-    def __init__(self, case: Case, rank: int, device: torch.device, writer: RankWriter) -> None:
+    def __init__(
+        self, case: Case, rank: int, device: torch.device, writer: RankWriter, losses: Losses | None = None
+    ) -> None:
+        self.losses = Losses() if losses is None else losses
         self.case = case
         self.rank = rank
         self.writer = writer
@@ -136,9 +141,7 @@ class Worker:
 
     def serve(self) -> None:
         """Prompts answered through the case's cache, and held to the same model without one."""
-        from parallelism.serving.serve_pass import ServePass
-
-        ServePass(self.case, self.rank, self.device, self.mesh, self.windows, self.writer).run()
+        ServePass(self.case, self.rank, self.device, self.mesh, self.windows, self.writer, self.losses).run()
 
     # --- small things -----------------------------------------------------------------------------------
 
@@ -173,10 +176,13 @@ def _failure_kind(error: BaseException) -> FailureKind:
     return FailureKind.OOM if refused else FailureKind.ERROR
 
 
-def run(case: Case, rank: int, writer: RankWriter, passes: Collection[Pass] | None = None) -> None:
-    """The passes of one case on one rank (None: all it has), in an initialised process group if it has several."""
+def run(
+    case: Case, rank: int, writer: RankWriter, passes: Collection[Pass] | None = None, losses: Losses | None = None
+) -> None:
+    """The passes of one case on one rank (None: all it has), in an initialised process group if it has several;
+    `losses` are those of the cases before it in the same launch."""
     passes = passes_for(case.serves) if passes is None else passes
-    worker = Worker(case, rank, _device(case), writer)
+    worker = Worker(case, rank, _device(case), writer, losses)
     for each, method in (
         (Pass.TRAIN, worker.train),
         (Pass.MEMORY, worker.measure_memory),
@@ -205,13 +211,14 @@ def main(arguments: list[str]) -> int:
         store = meet(place, refusal or facts_of(tuple(cases.values())), timeout)
     except Exception as error:
         return _fail(error, place.rank, writers)
+    losses = Losses()
     gathers = options.rows == "gathered" and place.nodes > 1
     for number, (writer, (folder, case)) in enumerate(zip(writers, cases.items(), strict=True), start=1):
         try:
             if place.rank == 0:
                 writer.environment(environment() | _threads())
             with process_group(place, store, case, timeout):
-                run(case, place.rank, writer, options.passes)
+                run(case, place.rank, writer, options.passes, losses)
                 if store is not None:
                     dist.barrier()
                 writer.done()

@@ -7,8 +7,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from reports.comparison import Comparison
-from suite.cache import CacheKind
-from suite.cache_shape import cache_kind, compute_dtype, stored_dtype
+from suite.cache_shape import compute_dtype, stored_dtype
 from suite.case import Case
 from suite.record import Component, Measurement, Quantity, ServingEstimate
 from suite.stats import Summary, relative_error, summarize
@@ -77,8 +76,8 @@ class ServingComparison:
 
     @property
     def is_exact(self) -> bool:
-        """Does the cache keep all that attention reads, as it was computed?"""
-        return cache_kind(self.case) is CacheKind.FULL and stored_dtype(self.case) == compute_dtype(self.case)
+        """Are entries kept as they were computed?"""
+        return stored_dtype(self.case) == compute_dtype(self.case)
 
     @property
     def all_rows(self) -> tuple[Comparison, ...]:

@@ -10,7 +10,7 @@ from suite.formats import COMPUTE
 from suite.operators import DType
 from suite.parse import require
 from suite.serving_lengths import prompt_lengths
-from suite.serving_rules import context_tokens
+from suite.serving_rules import context_tokens, kept_tokens
 from suite.spec import Precision
 
 if TYPE_CHECKING:
@@ -44,7 +44,7 @@ class CacheShape:
     keys: Lane  # or the latent
     values: Lane  # or the rotated key that heads share
     sequences: int
-    room: int  # entries a sequence
+    room: int  # entries a sequence: no more than its window and sinks
     held: int  # entries of the longest sequence when the last token is made, which is itself not kept
     lengths: tuple[int, ...]  # tokens of every sequence at that time
     compute: DType  # what attention computes in
@@ -54,6 +54,7 @@ class CacheShape:
         """Of a served case, on a rank with so many of its layers (None: all). SpecError for a case that is trained."""
         require(case.serves, "serving.new_tokens: missing; give the tokens that are made of each prompt")
         spec, context = case.model, context_tokens(case)
+        most = kept_tokens(case) or max(context, case.cache.cache_tokens or 0)
         heads = max(1, spec.kv_heads // case.layout.tp)
         keys = values = Lane(heads, spec.head_dim)
         if spec.latent is not None:
@@ -63,8 +64,8 @@ class CacheShape:
             keys=keys,
             values=values,
             sequences=case.workload.micro_batch * case.serving.copies,
-            room=case.cache.cache_tokens or context,
-            held=context - 1,
+            room=min(case.cache.cache_tokens or context, most),
+            held=min(context - 1, most),
             lengths=tuple(
                 context - 1 - padding
                 for padding in (case.workload.seq_len - length for length in prompt_lengths(case))

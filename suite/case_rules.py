@@ -148,6 +148,28 @@ CASE_RULES: tuple[Rule[Case], ...] = (
         lambda case: f"workload.micro_batches({case.workload.micro_batches}) with layout.pp({case.layout.pp});"
         " take a multiple of pp",
     ),
+    Rule(
+        "latent attention with cp",
+        "what a ring or an all-to-all would send of it is not built: its keys are made from latents; use tp with"
+        " sequence_parallel, fsdp or pp",
+        lambda case: case.model.latent is not None and case.layout.cp > 1,
+        lambda case: f"model.latent with layout.cp({case.layout.cp})",
+    ),
+    Rule(
+        "latent attention that is trained with tp and no sequence_parallel",
+        "each rank's heads give a part of the down-projections' gradients, and only sequence_parallel sums the"
+        " gradients of what is whole on every rank; use it",
+        lambda case: case.model.latent is not None and case.layout.tp > 1 and not case.layout.sequence_parallel
+        and not case.serves,
+        lambda case: f"model.latent with layout.tp({case.layout.tp}),"
+        f" layout.sequence_parallel({case.layout.sequence_parallel})",
+    ),
+    Rule(
+        "latent attention in fp8",
+        "which of its projections torchao would run in fp8 is not modelled; use bf16-mixed",
+        lambda case: case.model.latent is not None and _is_fp8(case),
+        lambda case: f"model.latent with workload.precision({case.workload.precision})",
+    ),
     *OPTIMIZER_RULES,
 )  # fmt: skip
 

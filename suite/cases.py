@@ -6,22 +6,27 @@ from collections.abc import Callable
 from dataclasses import fields
 from typing import Any
 
+from suite.cache import CacheSpec
 from suite.case import Case, case_from
 from suite.layout import Layout
 from suite.matrix import pairs_matrix, whole_matrix
-from suite.parse import SpecError, nearest
+from suite.models import preset
+from suite.parse import SpecError, nearest, to_mapping
 from suite.passes import Pass
+from suite.serving import Serving
 from suite.spec import Recipe
 
 _LAYOUT = frozenset(field.name for field in fields(Layout))
 _RECIPE = frozenset(field.name for field in fields(Recipe))
+_SERVING = frozenset(field.name for field in fields(Serving))
+_CACHE = frozenset(field.name for field in fields(CacheSpec))
 
 
 def _case(model: str | dict[str, Any], **settings: Any) -> Case:
-    """A case from flat settings; what is no layout or recipe setting is the workload's."""
-    layout = {key: settings.pop(key) for key in _LAYOUT if key in settings}
-    recipe = {key: settings.pop(key) for key in _RECIPE if key in settings}
-    return case_from({"model": model, "layout": layout, "workload": settings, "recipe": recipe})
+    """A case from flat settings; what is no other part's setting is the workload's."""
+    names = {"layout": _LAYOUT, "recipe": _RECIPE, "serving": _SERVING, "cache": _CACHE}
+    parts = {part: {key: settings.pop(key) for key in known if key in settings} for part, known in names.items()}
+    return case_from({"model": model, "workload": settings, **parts})
 
 
 def default_suite() -> tuple[Case, ...]:
@@ -159,11 +164,70 @@ def peers_suite() -> tuple[Case, ...]:
     )
 
 
+#: caches of the kv suite, each served by one rank: of every kind, number format and size
+_CACHES: tuple[dict[str, Any], ...] = (
+    {},
+    {"allocation": "growing"},
+    {"cache_tokens": 100},
+    {"page_tokens": 16},
+    {"cache_dtype": "bf16"},
+    {"cache_dtype": "fp8"},
+    {"cache_dtype": "int8"},
+    {"cache_dtype": "int8", "quant_group": 8, "allocation": "growing"},
+    {"cache_dtype": "int4", "quant_group": 16},
+    {"cache_dtype": "int8", "page_tokens": 8},
+)
+#: what the same model with one, two and four key-value heads is served with, and how tokens are chosen
+_ANSWERS: tuple[dict[str, Any], ...] = (
+    {"micro_batch": 1, "seq_len": 128},
+    {"micro_batch": 8, "seq_len": 24, "prefill_tokens": 10},
+    {"precision": "bf16-mixed", "cache_dtype": "int8"},
+    {"sampling": "top-k", "top_k": 20},
+    {"sampling": "top-p", "top_p": 0.8, "cache_dtype": "bf16"},
+    {"sampling": "beam", "beams": 3, "allocation": "growing"},
+)
+#: of a larger model, for times: batches and contexts
+_TIMED: tuple[dict[str, Any], ...] = (
+    {"micro_batch": 1, "seq_len": 128},
+    {"micro_batch": 1, "seq_len": 512},
+    {"micro_batch": 4, "seq_len": 128},
+    {"micro_batch": 4, "seq_len": 256, "cache_dtype": "int8"},
+    {"micro_batch": 8, "seq_len": 64},
+)
+
+
+def _with_heads(kv_heads: int) -> dict[str, Any]:
+    """llama-1m with so many key-value heads: multi-query at 1, multi-head at 4."""
+    return {**to_mapping(preset("llama-1m")), "name": f"llama-1m-kv{kv_heads}", "kv_heads": kv_heads}
+
+
+def kv_suite() -> tuple[Case, ...]:
+    """Caches of every kind, number format and size under tensor parallelism and without it: bytes and answers of tiny
+    models, their loss where entries are rounded, and times of a larger one."""
+    usual: dict[str, Any] = {
+        "micro_batch": 3, "seq_len": 48, "shortest_prompt": 12, "new_tokens": 8, "precision": "fp32",
+    }  # fmt: skip
+    learned = usual | {"validation_batches": 1, "steps": 60, "warmup_steps": 5}
+    timed: dict[str, Any] = {"new_tokens": 16, "precision": "fp32"}
+    return (
+        *(_case("llama-1m", **(learned | cache)) for cache in _CACHES),
+        *(_case(_with_heads(1), **(usual | changes)) for changes in _ANSWERS),
+        *(_case(_with_heads(4), **(usual | cache)) for cache in ({}, {"page_tokens": 16}, {"cache_dtype": "int4"})),
+        *(_case("gpt-1m", **(usual | cache)) for cache in ({}, {"precision": "bf16-mixed", "allocation": "growing"})),
+        *(_case("llama-50m", **(timed | changes)) for changes in _TIMED),
+        _case("llama-1m", tp=2, **usual),
+        _case("llama-1m", tp=2, cache_dtype="int8", page_tokens=16, **usual),
+        _case(_with_heads(1), tp=2, **usual),
+        _case("gpt-1m", tp=2, sampling="beam", beams=2, **usual),
+    )
+
+
 SUITES: dict[str, Callable[[], tuple[Case, ...]]] = {
     "default": default_suite,
     "quick": quick_suite,
     "strategies": strategies_suite,
     "peers": peers_suite,
+    "kv": kv_suite,
     "memory": lambda: tuple(whole_matrix().cases),
     "memory-pairs": lambda: tuple(pairs_matrix().cases),
 }

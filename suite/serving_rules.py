@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING
 
-from suite.cache import Allocation, CacheKind, CacheSpec
+from suite.cache import Allocation, CacheKind, CacheSpec, LatentForm
 from suite.layout import Layout
 from suite.layout_rules import Rule
 from suite.models.decoder import Position
@@ -21,6 +22,34 @@ def context_tokens(case: Case) -> int:
     return case.workload.seq_len + (case.serving.new_tokens or 0)
 
 
+def kept_window(case: Case) -> int | None:
+    """Newest tokens that a query may see of a served case's cache: the smaller of the cache's window and the model's
+    own; None: all."""
+    windows = [window for window in (case.cache.window, case.model.window) if window is not None]
+    return min(windows, default=None)
+
+
+def kept_tokens(case: Case) -> int | None:
+    """Most tokens that a cache which forgets keeps of a sequence, its sinks included; None where it keeps all: pages,
+    and blocks, which the host has."""
+    window = kept_window(case)
+    if window is None or case.cache.page_tokens is not None or case.cache.kind is CacheKind.BLOCKS:
+        return None
+    return window + (case.cache.sinks or 0)
+
+
+def _sinks_and_window(case: Case) -> str:
+    return f"cache.sinks({case.cache.sinks}) + cache.window({case.cache.window})"
+
+
+def _has_sinks(case: Case) -> bool:
+    return case.cache.kind is CacheKind.SINKS
+
+
+def _has_blocks(case: Case) -> bool:
+    return case.cache.kind is CacheKind.BLOCKS
+
+
 def _has_training_settings(case: Case) -> bool:
     layout = case.layout
     plain = Layout(
@@ -28,6 +57,18 @@ def _has_training_settings(case: Case) -> bool:
         stage_split=layout.stage_split, sequence_parallel=layout.sequence_parallel,
     )  # fmt: skip
     return layout != plain
+
+
+def _stored_widths(case: Case) -> dict[str, int]:
+    """Elements of each vector that a token leaves in a layer, by the field that says so."""
+    latent = case.model.latent
+    if latent is None:
+        return {"model.head_dim": case.model.head_dim}
+    return {"model.latent.kv_rank": latent.kv_rank, "model.latent.rope_dim": latent.rope_dim}
+
+
+def _widths(case: Case) -> str:
+    return ", ".join(f"{name}({width})" for name, width in _stored_widths(case).items())
 
 
 def _counts_places_anew(case: Case) -> bool:
@@ -41,30 +82,6 @@ def _page_demand(case: Case) -> tuple[int, int]:
     if size is None or room is None:
         return 0, 0
     return pages_for(prompt_lengths(case), size), case.workload.micro_batch * pages_for((room,), size)
-
-
-def _places_needed(case: Case) -> int:
-    """Distances that a block memory rotates by, and 1: those of a pass to the start of its first query's window, and
-    the one that stands for all beyond a window. 0 of other caches."""
-    window, prompt = case.cache.window, case.workload.seq_len
-    if case.cache.kind is not CacheKind.BLOCKS or case.model.position is not Position.ROPE or window is None:
-        return 0
-    part = case.serving.prefill_tokens or prompt
-    read = prompt if part >= prompt else min(prompt, window - 1 + part)
-    return max(read, min(context_tokens(case), window + 1))
-
-
-def _widths(case: Case) -> tuple[int, ...]:
-    """Elements of a head of what a token leaves: key and value are as wide, a latent and its rotated key are not."""
-    latent = case.model.latent
-    return (case.model.head_dim,) if latent is None else (latent.kv_rank, latent.rope_dim)
-
-
-def _heads_text(case: Case) -> str:
-    latent = case.model.latent
-    if latent is None:
-        return f"model.head_dim({case.model.head_dim})"
-    return f"model.latent.kv_rank({latent.kv_rank}), model.latent.rope_dim({latent.rope_dim})"
 
 
 SERVING_RULES: tuple[Rule[Case], ...] = (
@@ -84,8 +101,9 @@ SERVING_RULES: tuple[Rule[Case], ...] = (
     Rule(
         "prompts longer than the cache",
         "nothing is cut off in silence; give the cache more tokens, or the prompt fewer",
-        lambda case: case.cache.kind in (CacheKind.FULL, CacheKind.BLOCKS) and case.cache.page_tokens is None
-        and (case.cache.cache_tokens or case.workload.seq_len) < case.workload.seq_len,
+        lambda case: case.cache.page_tokens is None
+        and (case.cache.cache_tokens or case.workload.seq_len)
+        < min(case.workload.seq_len, kept_tokens(case) or case.workload.seq_len),
         lambda case: f"workload.seq_len({case.workload.seq_len}) > cache.cache_tokens({case.cache.cache_tokens})",
     ),
     Rule(
@@ -106,14 +124,27 @@ SERVING_RULES: tuple[Rule[Case], ...] = (
     Rule(
         "a scale's group that does not divide a head",
         "every scale serves as many elements of one head",
-        lambda case: bool(case.cache.quant_group) and any(width % case.cache.quant_group for width in _widths(case)),
-        lambda case: f"cache.quant_group({case.cache.quant_group}) with {_heads_text(case)}",
+        lambda case: bool(case.cache.quant_group)
+        and any(width % case.cache.quant_group for width in _stored_widths(case).values()),
+        lambda case: f"cache.quant_group({case.cache.quant_group}) with {_widths(case)}",
     ),
     Rule(
         "int4 with an odd head",
         "two codes share a byte",
-        lambda case: case.cache.cache_dtype == "int4" and any(width % 2 for width in _widths(case)),
-        lambda case: f"cache.cache_dtype(int4) with {_heads_text(case)}",
+        lambda case: case.cache.cache_dtype == "int4" and any(width % 2 for width in _stored_widths(case).values()),
+        lambda case: f"cache.cache_dtype(int4) with {_widths(case)}",
+    ),
+    Rule(
+        "latent attention with a cache that forgets",
+        "a window, sinks and blocks are held to models whose keys are kept as they are; leave them out",
+        lambda case: case.model.latent is not None and case.cache.kind is not CacheKind.FULL,
+        lambda case: f"model.latent with cache.window({case.cache.window})",
+    ),
+    Rule(
+        "a latent form without latent attention",
+        "keys and values of their own are read as they are; use absorbed, its default",
+        lambda case: case.model.latent is None and case.cache.latent_form is not LatentForm.ABSORBED,
+        lambda case: f"cache.latent_form({case.cache.latent_form}) with {case.model.name}",
     ),
     Rule(
         "pages of a cache that forgets",
@@ -124,22 +155,42 @@ SERVING_RULES: tuple[Rule[Case], ...] = (
     Rule(
         "blocks of a cache that grows",
         "the host's blocks have their room from the start; take allocation static",
-        lambda case: case.cache.kind is CacheKind.BLOCKS and case.cache.allocation is Allocation.GROWING,
+        lambda case: _has_blocks(case) and case.cache.allocation is Allocation.GROWING,
         lambda case: f"cache.memory_block({case.cache.memory_block}) with cache.allocation({case.cache.allocation})",
     ),
     Rule(
-        "blocks of latents",
-        "blocks are found by keys of heads, which latent attention does not keep",
-        lambda case: case.cache.kind is CacheKind.BLOCKS and case.model.latent is not None,
-        lambda case: f"cache.memory_block({case.cache.memory_block}) with model.latent",
+        "a block memory's window beyond the model's positions",
+        "what is far stands one place behind the window; take a smaller window",
+        lambda case: _has_blocks(case) and case.model.position is Position.ROPE
+        and min(context_tokens(case), (case.cache.window or 0) + 1) > case.model.max_positions,
+        lambda case: f"cache.window({case.cache.window}) + 1 > model.max_positions({case.model.max_positions})",
     ),
     Rule(
-        "a pass and its window beyond the model's positions",
-        "within a pass places are counted from its window's start; read fewer prefill_tokens at once",
-        lambda case: _places_needed(case) > case.model.max_positions,
-        lambda case: f"serving.prefill_tokens({case.serving.prefill_tokens}) with cache.window({case.cache.window})"
-        f" and workload.seq_len({case.workload.seq_len}): {_places_needed(case)} places are beyond"
-        f" max_positions({case.model.max_positions})",
+        "a block memory's window beyond the model's own",
+        "the model reads no distances beyond its own; take a smaller window",
+        lambda case: _has_blocks(case) and (case.cache.window or 0) > (case.model.window or math.inf),
+        lambda case: f"cache.window({case.cache.window}) > model.window({case.model.window})",
+    ),
+    Rule(
+        "a rolling buffer that grows",
+        "a window's buffer is taken whole, and is no longer than the text; take allocation static",
+        lambda case: kept_tokens(case) is not None and case.cache.allocation is Allocation.GROWING,
+        lambda case: f"cache.allocation(growing) with cache.window({case.cache.window}),"
+        f" model.window({case.model.window})",
+    ),
+    Rule(
+        "sinks and a window beyond the model's positions",
+        "places are counted within the cache, and the model knows no more of them; take a smaller window",
+        lambda case: _has_sinks(case) and _counts_places_anew(case)
+        and min(kept_tokens(case) or 0, context_tokens(case)) > case.model.max_positions,
+        lambda case: f"{_sinks_and_window(case)} > model.max_positions({case.model.max_positions})",
+    ),
+    Rule(
+        "sinks and a window beyond the model's own window",
+        "the model reads that many tokens and no more; take a smaller window",
+        lambda case: _has_sinks(case)
+        and (case.cache.sinks or 0) + (case.cache.window or 0) > (case.model.window or math.inf),
+        lambda case: f"{_sinks_and_window(case)} > model.window({case.model.window})",
     ),
     Rule(
         "pages of a cache that grows",

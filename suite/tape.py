@@ -181,14 +181,19 @@ class Tape:
 
     def rms_norm(self, name: str, x: Array) -> Array:
         """RMSNorm over the last dimension. On CUDA one fused kernel; on the CPU torch runs its parts one by one,
-        and keeps the normalised x as well."""
+        and keeps the normalised x as well. A narrower x reads a copy of the weight in its own type."""
         weight = Weight(f"{name}.weight", (x.shape[-1],), self.numerics.weights)
+        read: Array = weight
+        if x.dtype is not weight.dtype:
+            read = Array(f"{name} weight, cast", weight.shape, x.dtype)
+            cast = Kernel("cast", (weight,), (read,), gradients=(weight,))
+            self.operator(f"{name} weight", OperatorKind.POINTWISE, [cast], (weight,))
         y = Array(f"{name} output", x.shape, x.dtype)
         rstd = Array(f"{name} 1/rms", (*x.shape[:-1], ONE), DType.FP32)
         if self.backend is Backend.CUDA:
-            kernels = [Kernel("rms_norm", (x, weight), (y, rstd), (x, rstd), (x, weight))]
+            kernels = [Kernel("rms_norm", (x, read), (y, rstd), (x, rstd), (x, read))]
         else:
-            kernels = composite_rms_norm(name, x, weight, rstd, y)
+            kernels = composite_rms_norm(name, x, read, rstd, y)
         self.operator(name, OperatorKind.NORM, kernels, (weight,), Flops(5 * x.elements, 12 * x.elements))
         return y
 

@@ -18,6 +18,20 @@ class Heads:
     count: Size  # a
     kv_count: Size  # k
     width: Size  # d
+    own_value_width: Size | None = None  # of a value, padding left out, where it is not d
+
+    @property
+    def value_width(self) -> Size:
+        """Elements of a value that are its own."""
+        return self.own_value_width or self.width
+
+    @property
+    def output_shape(self) -> tuple[Size, ...]:
+        """Of the weighted sums of values: [b, s, a d_v]."""
+        if self.own_value_width is None:
+            return self.q.shape
+        symbol = f"{self.count.symbol}*{self.value_width.symbol}"
+        return (*self.q.shape[:2], Size(symbol, self.count.value * self.value_width.value))
 
     @property
     def batch(self) -> Size:
@@ -99,27 +113,37 @@ def eager(tape: Tape, name: str, heads: Heads) -> Array:
     scores, masked = Array(f"{name} scores", square, kind), Array(f"{name} masked scores", square, kind)
     probabilities = Array(f"{name} probabilities", square, kind)
     mask = Array(f"{name} mask", (heads.seq, heads.seq), kind)
-    out = Array(f"{name} output", q.shape, kind)
+    out = Array(f"{name} output", heads.output_shape, kind)
     is_flat = heads.count.value == 1 or heads.seq.value == 1  # [b, s, a, d] is [b, a, s, d] already
     must_fold = (
         min(heads.batch.value, heads.kv_count.value, heads.seq.value) > 1
     )  # [b, k, ...] -> [b k, ...] is no view
     # in bf16 the CPU's products copy what is strided, in passing: keys of one sequence, values, the output's gradient
     is_strided = tape.backend is Backend.CPU and kind is DType.BF16 and not must_fold
-    strided = k.nbytes if is_strided and min(heads.kv_count.value, heads.seq.value) > 1 else 0
+    is_strided = is_strided and min(heads.kv_count.value, heads.seq.value) > 1
+    strided_k, strided_v = (k.nbytes, v.nbytes) if is_strided else (0, 0)
     is_grouped = heads.count.value > heads.kv_count.value  # then the stacked gradient is a copy already
-    strided_out = q.nbytes if strided and not is_grouped else 0
+    strided_out = out.nbytes if is_strided and not is_grouped else 0
     kernels = [
         Kernel("mul", (q,), (scaled,), gradients=(q,)),
         _copy_if(not is_flat, scaled, packed[0]),
         Kernel("rebind", (q,)),
         _copy_if(must_fold, k, packed[1]),
-        _batched(tape, heads, packed[0], packed[1], scores, (heads.width, heads.seq), strided, strided),
+        _batched(tape, heads, packed[0], packed[1], scores, (heads.width, heads.seq), strided_k, strided_k),
         Kernel("mask", (), (mask,)),
         Kernel("add", (scores, mask), (masked,), passes=(scores,)),
         Kernel("softmax", (masked,), (probabilities,), (probabilities,), (masked,)),
         _copy_if(must_fold, v, packed[2]),
-        _batched(tape, heads, probabilities, packed[2], out, (heads.seq, heads.width), strided, strided + strided_out),
+        _batched(
+            tape,
+            heads,
+            probabilities,
+            packed[2],
+            out,
+            (heads.seq, heads.value_width),
+            strided_v,
+            strided_v + strided_out,
+        ),
         # what the frame still names when it returns
         Kernel("release", (packed[0], probabilities, k, v)),
     ]
@@ -172,6 +196,7 @@ def release(tape: Tape, name: str, *arrays: Array) -> None:
 
 
 def _flops(heads: Heads) -> Flops:
-    """q k^T and p v over the full square: 4 b a s^2 d forward, twice that backward; half is masked away."""
-    forward = 4 * heads.batch.value * heads.count.value * heads.seq.value**2 * heads.width.value
+    """q k^T and p v over the full square: 2 b a s^2 (d + d_v) forward, twice that backward; half is masked away."""
+    widths = heads.width.value + heads.value_width.value
+    forward = 2 * heads.batch.value * heads.count.value * heads.seq.value**2 * widths
     return Flops(forward, 2 * forward, causal_saving=0.5)

@@ -9,6 +9,7 @@ from memory.caches.blocks import block_terms
 from memory.caches.full import full_terms
 from memory.caches.paged import paged_terms
 from memory.caches.terms import Stored
+from memory.caches.window import window_terms
 from parallelism.schedules.ledgers import stages_of_place
 from suite.cache import CacheKind
 from suite.cache_shape import CacheShape, cache_kind, stored_dtype
@@ -23,7 +24,8 @@ def _every_token(stored: Stored) -> tuple[CacheTerm, ...]:
 
 #: kind of cache -> its terms
 FORMULAS: dict[CacheKind, Callable[[Stored], tuple[CacheTerm, ...]]] = {
-    CacheKind.FULL: _every_token, CacheKind.BLOCKS: block_terms,
+    CacheKind.FULL: _every_token, CacheKind.WINDOW: window_terms, CacheKind.SINKS: window_terms,
+    CacheKind.BLOCKS: block_terms,
 }  # fmt: skip
 
 

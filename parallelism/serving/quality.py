@@ -81,7 +81,7 @@ def loss_through_cache(model: Decoder, case: Case, ids: Tensor, labels: Tensor) 
     cache = build_cache(_reading_case(case, batch, tokens), ids.device)
     places = torch.arange(tokens, device=ids.device).expand(batch, -1)
     losses = []
-    with through(model, cache), torch.no_grad():
+    with through(model, cache, case.cache.latent_form), torch.no_grad():
         for token, place, label in zip(ids.split(1, 1), places.split(1, 1), labels.unbind(1), strict=True):
             losses.append(F.cross_entropy(next_logits(model, cache, token, place), label))
     return torch.stack(losses).mean().item()

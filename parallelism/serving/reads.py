@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from suite.caches.base import LANES, Cache
-from suite.caches.store import Entries, Store
+from suite.caches.store import Entries, Pairs, Store
 from suite.generation.texts import CachedText
 from suite.models.decoder_module import Decoder
 from suite.record import Component
@@ -28,7 +28,7 @@ class CountingStore:
         self.entries += _count(at, self._store.payload.shape[1])
         return self._store.read(at)
 
-    def write(self, at: Entries, x: Tensor) -> None:
+    def write(self, at: Entries | Pairs, x: Tensor) -> None:
         """The store's own."""
         self._store.write(at, x)
 

@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.distributed.device_mesh import DeviceMesh
 
 from parallelism.serving.bytes import weighed
+from parallelism.serving.losses import Losses
 from parallelism.serving.model import served_model
 from parallelism.serving.reads import CountedText, Reads
 from suite.cache import CacheKind
@@ -40,8 +41,10 @@ class ServePass:
     """One rank's answers to its prompts: the first windows of the corpus, as long as the case has them."""
 
     def __init__(
-        self, case: Case, rank: int, device: torch.device, mesh: DeviceMesh | None, windows: Windows, writer: RankWriter
-    ) -> None:
+        self, case: Case, rank: int, device: torch.device, mesh: DeviceMesh | None, windows: Windows,
+        writer: RankWriter, losses: Losses,
+    ) -> None:  # fmt: skip
+        self.losses = losses
         self.case, self.rank, self.device, self.mesh, self.writer = case, rank, device, mesh, writer
         self.lengths = prompt_lengths(case)
         self.prompts = _prompts(case, rank, windows).to(device)
@@ -59,6 +62,9 @@ class ServePass:
         self._hold_to_no_cache(answer)
         for repetition in range(PREFILLS):
             self._time(repetition)
+        if self.case.recipe.validation_batches and self.rank == 0:
+            for quantity, loss in self.losses.of(self.case, self.device).items():
+                self._sample(quantity, loss)
 
     # --- bytes ------------------------------------------------------------------------------------------
 
@@ -79,7 +85,7 @@ class ServePass:
         return answer
 
     def _answered(self, text: CachedText, cache: Cache, case: Case) -> Answer:
-        with through(self.model, cache), torch.no_grad():
+        with through(self.model, cache, self.case.cache.latent_form), torch.no_grad():
             return answered(text, case, self.prompts)
 
     # --- what the answers are worth ---------------------------------------------------------------------
@@ -129,7 +135,7 @@ class ServePass:
 
         if self.mesh is not None:
             dist.barrier()
-        with through(self.model, cache), torch.no_grad():
+        with through(self.model, cache, self.case.cache.latent_form), torch.no_grad():
             tick()
             answered(text, case, self.prompts, tick)
         first, *rest = np.diff(instants).tolist()

@@ -58,6 +58,10 @@ def untimed(case: Case) -> str:
         return f"workload.optimizer: {kind} by {kernel} kernels is not timed on the CPU; adamw is"
     if case.model.dropout:
         return f"model.dropout: {case.model.dropout}: drawing masks is not timed on the CPU; 0 is"
+    if case.model.latent is not None:
+        return (
+            f"model.latent: what {case.model.name} makes keys and values of is not timed on the CPU; models without are"
+        )
     if formats_of(case).numerics.scaling is not None:
         return f"workload.precision: {case.workload.precision} is not timed on the CPU; fp32, bf16 and mixed ones are"
     return ""

@@ -13,6 +13,7 @@ from typing import Protocol
 from torch import Tensor
 
 from suite.caches.store import Store
+from suite.models.sight import may_see
 from suite.record import Component
 
 #: what the lanes of a token are, in order
@@ -71,13 +72,9 @@ class Cache(Protocol):
 
 
 def sight_of(queries: Tensor, entries: Tensor, window: int | None = None, sinks: int = 0) -> Sight:
-    """The one rule of attention to the past: a query at place p [b, s] may read entries at places e [b, t] with
-    0 <= e <= p, of which p - window < e where there is a window, or e < sinks."""
-    query, entry = queries.unsqueeze(-1), entries.unsqueeze(-2)
-    may = (entry >= 0) & (entry <= query)
-    if window is not None:
-        may &= (entry > query - window) | (entry < sinks)
-    may |= (query < 0) & (entry == query)  # padding reads padding: a row without any entry would be nan
+    """What queries at places p [b, s] may read of entries at places e [b, t]: suite/models/sight.py has the rule."""
+    may = may_see(queries, entries, window, sinks)
+    may |= queries.unsqueeze(-1) < 0  # padding reads all, and is read by nobody: a row without any entry would be nan
     return Sight() if bool(may.all()) else Sight(may)
 
 

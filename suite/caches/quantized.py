@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from suite.caches.store import Entries, saturated
+from suite.caches.store import Entries, Pairs, index_of, saturated
 
 SCALE_DTYPE = torch.float16
 NIBBLE = 4  # bits of a code that shares its byte
@@ -38,9 +38,10 @@ class QuantizedStore:
         self._offset = torch.empty(*rows, groups, dtype=SCALE_DTYPE, device=device)
         self._bits, self._group, self._compute = bits, group, compute
 
-    def write(self, at: Entries, x: Tensor) -> None:
+    def write(self, at: Entries | Pairs, x: Tensor) -> None:
         """Put x at those entries, as codes."""
-        self._codes[:, at], self._scale[:, at], self._offset[:, at] = self._encoded(x)
+        index = index_of(at)
+        self._codes[index], self._scale[index], self._offset[index] = self._encoded(x)
 
     def read(self, at: Entries) -> Tensor:
         """Those entries' numbers, in new memory."""

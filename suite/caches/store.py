@@ -9,13 +9,20 @@ from torch import Tensor
 
 #: some entries of every sequence: a range, or their numbers
 Entries = slice | Tensor
+#: some entries, each of a sequence of its own: (sequences [n], entries [n])
+Pairs = tuple[Tensor, Tensor]
+
+
+def index_of(at: Entries | Pairs) -> tuple[slice | Tensor, slice | Tensor]:
+    """Which elements of an array [sequences, entries, ...] those are."""
+    return at if isinstance(at, tuple) else (slice(None), at)
 
 
 class Store(Protocol):
     """Entries of one lane, for every sequence alike."""
 
-    def write(self, at: Entries, x: Tensor) -> None:
-        """Put x [b, n, heads, width] at those entries."""
+    def write(self, at: Entries | Pairs, x: Tensor) -> None:
+        """Put x [b, n, heads, width] at those entries; [n, heads, width] at pairs, none of them twice."""
         ...
 
     def read(self, at: Entries) -> Tensor:
@@ -58,9 +65,9 @@ class PlainStore:
         self._numbers = torch.empty(sequences, entries, heads, width, dtype=dtype, device=device)
         self._compute = compute
 
-    def write(self, at: Entries, x: Tensor) -> None:
+    def write(self, at: Entries | Pairs, x: Tensor) -> None:
         """Put x at those entries, rounded to the store's type."""
-        self._numbers[:, at] = self._rounded(x)
+        self._numbers[index_of(at)] = self._rounded(x)
 
     def read(self, at: Entries) -> Tensor:
         """Those entries: a view of them where they are a range and need no cast."""

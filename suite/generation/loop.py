@@ -55,7 +55,7 @@ def _silent() -> None:
 def generate(model: Decoder, case: Case, cache: Cache, ids: Tensor, lengths: Sequence[int]) -> Answer:
     """Answers to prompts through a cache. ids [n, s] end together: prompt i is the last lengths[i] of its row."""
     pads = padding(case, ids, lengths)
-    with through(model, cache), torch.no_grad():
+    with through(model, cache, case.cache.latent_form), torch.no_grad():
         return answered(CachedText(model, cache, pads, case.serving.prefill_tokens), case, ids)
 
 

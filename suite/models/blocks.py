@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from suite.models.decoder import RopeScaling
+from suite.models.sight import may_see
 from suite.spec import AttentionKernel
 
 
@@ -37,6 +38,12 @@ def rope_frequencies(rotary_dim: int, theta: float, scaling: RopeScaling | None)
     return frequencies * (blend + (1 - blend) / scaling.factor)
 
 
+def turns_of(places: Tensor, frequencies: Tensor) -> tuple[Tensor, Tensor]:
+    """Cosines and sines of the rotations at `places` [...], [..., 1, rotary_dim / 2] in fp32 each."""
+    angles = places.float().unsqueeze(-1) * frequencies
+    return angles.cos().unsqueeze(-2), angles.sin().unsqueeze(-2)
+
+
 class Rope(nn.Module):
     """Rotary positions: cosines and sines of every position, [max_positions, 1, rotary_dim / 2] in fp32 each."""
 
@@ -51,8 +58,7 @@ class Rope(nn.Module):
 
     def _tables(self) -> tuple[Tensor, Tensor]:
         max_positions, rotary_dim, theta, scaling = self.settings
-        angles = torch.outer(torch.arange(max_positions).float(), rope_frequencies(rotary_dim, theta, scaling))
-        return angles.cos().unsqueeze(1), angles.sin().unsqueeze(1)
+        return turns_of(torch.arange(max_positions), rope_frequencies(rotary_dim, theta, scaling))
 
     def reset_parameters(self) -> None:
         """Fill the tables in again: a module that was built on the meta device has none."""
@@ -74,22 +80,42 @@ def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     return torch.cat((*turned, rest) if rest.shape[-1] else turned, dim=-1)
 
 
+def window_mask(seq_len: int, window: int | None, device: torch.device) -> Tensor | None:
+    """Which tokens each of a sequence's tokens may read, [s, s]; None where the window hides none, or there is none."""
+    if window is None or seq_len <= window:
+        return None
+    places = torch.arange(seq_len, device=device)
+    return may_see(places, places, window)
+
+
 class FlashCore(nn.Module):
-    """Causal attention by torch's fused kernel: no [s, s] tensor is kept. q [b, s, a, d], k and v [b, s, k, d]."""
+    """Causal attention by torch's fused kernel: no [s, s] tensor is kept, but for the mask of a sequence longer than
+    the window. q [b, s, a, d], k and v [b, s, k, d]."""
+
+    def __init__(self, window: int | None = None) -> None:
+        super().__init__()
+        self.window = window
 
     def forward(self, q: Tensor, k: Tensor, v: Tensor, rope: tuple[Tensor, Tensor] | None) -> Tensor:
         if rope is not None:
             q, k = rotate(q, *rope), rotate(k, *rope)
         grouped = q.shape[2] != k.shape[2]
         q, k, v = q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2)
-        return F.scaled_dot_product_attention(q, k, v, is_causal=True, enable_gqa=grouped).transpose(1, 2)
+        mask = window_mask(q.shape[2], self.window, q.device)
+        out = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=mask is None, enable_gqa=grouped)
+        return out.transpose(1, 2)
 
 
 class EagerCore(nn.Module):
     """Causal attention in the open: scores, softmax, weighted sum; probabilities [b, a, s, s] are kept.
 
-    The queries that share a key-value head are stacked along the sequence, so keys are never repeated.
+    The queries that share a key-value head are stacked along the sequence, so keys are never repeated. Values may have
+    another width than keys.
     """
+
+    def __init__(self, window: int | None = None) -> None:
+        super().__init__()
+        self.window = window
 
     def forward(self, q: Tensor, k: Tensor, v: Tensor, rope: tuple[Tensor, Tensor] | None) -> Tensor:
         if rope is not None:
@@ -98,28 +124,36 @@ class EagerCore(nn.Module):
         kv_heads = k.shape[2]
         q = (q * width**-0.5).transpose(1, 2).reshape(batch, kv_heads, -1, width).contiguous()
         scores = torch.matmul(q, k.permute(0, 2, 3, 1)).view(batch, heads, seq_len, seq_len)
-        scores = scores + torch.full((seq_len, seq_len), float("-inf"), dtype=q.dtype, device=q.device).triu_(1)
+        scores = scores + self._hidden(seq_len, q)
         scores = F.softmax(scores, dim=-1)
         out = torch.matmul(scores.view(batch, kv_heads, -1, seq_len), v.transpose(1, 2))
-        return out.view(batch, heads, seq_len, width).transpose(1, 2)
+        return out.view(batch, heads, seq_len, -1).transpose(1, 2)
+
+    def _hidden(self, seq_len: int, like: Tensor) -> Tensor:
+        """What is added to scores, [s, s]: -inf where a query may not read, else 0."""
+        hidden = torch.full((seq_len, seq_len), float("-inf"), dtype=like.dtype, device=like.device)
+        mask = window_mask(seq_len, self.window, like.device)
+        return hidden.triu_(1) if mask is None else hidden.masked_fill_(mask, 0.0)
 
 
 CORES: dict[AttentionKernel, type[nn.Module]] = {AttentionKernel.FLASH: FlashCore, AttentionKernel.EAGER: EagerCore}
 
 
 class Attention(nn.Module):
-    """Self-attention with `kv_heads` key-value heads: MHA at heads, GQA between, MQA at 1."""
+    """Self-attention with `kv_heads` key-value heads: MHA at heads, GQA between, MQA at 1; to the newest `window`
+    tokens where it is given."""
 
     def __init__(
-        self, hidden: int, heads: int, kv_heads: int, head_dim: int, qkv_bias: bool, bias: bool, kernel: AttentionKernel
-    ) -> None:
+        self, hidden: int, heads: int, kv_heads: int, head_dim: int, qkv_bias: bool, bias: bool,
+        kernel: AttentionKernel, window: int | None = None,
+    ) -> None:  # fmt: skip
         super().__init__()
         self.head_dim = head_dim
         self.wq = nn.Linear(hidden, heads * head_dim, bias=qkv_bias)
         self.wk = nn.Linear(hidden, kv_heads * head_dim, bias=qkv_bias)
         self.wv = nn.Linear(hidden, kv_heads * head_dim, bias=qkv_bias)
         self.wo = nn.Linear(heads * head_dim, hidden, bias=bias)
-        self.core = CORES[kernel]()
+        self.core = CORES[kernel](window)
 
     def forward(self, x: Tensor, rope: tuple[Tensor, Tensor] | None) -> Tensor:
         """x [b, s, h] -> [b, s, h]."""

@@ -58,6 +58,16 @@ class Latent:
             require(getattr(self, name) >= 1, f"model.latent.{name}: must be at least 1, got {getattr(self, name)}")
         require(self.q_rank >= 0, f"model.latent.q_rank: must be at least 0, got {self.q_rank}")
         require(self.rope_dim % 2 == 0, f"model.latent.rope_dim: rope rotates pairs; {self.rope_dim} is odd")
+        require(
+            self.v_dim <= self.key_dim,
+            f"model.latent.v_dim: {self.v_dim} > rope_dim({self.rope_dim}) + nope_dim({self.nope_dim}); fused attention"
+            " pads values to the width of keys, never the reverse",
+        )
+
+    @property
+    def key_dim(self) -> int:
+        """Width of each head's query and key, the rotated part and the other."""
+        return self.rope_dim + self.nope_dim
 
 
 @dataclass(frozen=True)
@@ -66,6 +76,10 @@ class DecoderSpec:
 
     Parameters: L (h a d + 2 h k d + a d h + (2 or 3) h f + norms + biases) + final norm + V h (+ V h untied)
     (+ positions h for a learned table).
+
+    With `latent`, attention's part of them is h a d (through a latent of q elements: (h + a d) q + q), + (h + a d_nope
+    + a d_v) c + c + h d_rope + a d_v h, c and q the ranks; head_dim d is that of a query or key, d_rope + d_nope, of
+    which rope rotates d_rope (rotary_dim); every head has its own keys and values (kv_heads = heads).
     """
 
     layers: int = setting(2, "blocks")
@@ -94,6 +108,8 @@ class DecoderSpec:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "kv_heads", self.kv_heads or self.heads)
+        if self.latent is not None:
+            self._check_latent(self.latent)
         for name in ("layers", "hidden", "heads", "kv_heads", "ffn", "vocab", "max_positions"):
             size = getattr(self, name)
             require(size >= 1, f"model.{name}: must be at least 1, got {size}")
@@ -125,6 +141,35 @@ class DecoderSpec:
             )
         require(self.family == "decoder", f"model.family: {self.family!r} is not 'decoder'")
 
+    def _check_latent(self, latent: Latent) -> None:
+        """Settle head_dim, and refuse what latent attention has no place for."""
+        require(
+            self.head_dim in (0, latent.key_dim),
+            f"model.head_dim: {self.head_dim} with latent, whose heads are rope_dim({latent.rope_dim})"
+            f" + nope_dim({latent.nope_dim}) = {latent.key_dim} wide; leave it out",
+        )
+        object.__setattr__(self, "head_dim", latent.key_dim)
+        require(
+            self.kv_heads == self.heads,
+            f"model.kv_heads: {self.kv_heads} with latent, which makes keys and values for each of heads({self.heads});"
+            " leave it out",
+        )
+        require(
+            self.position is Position.ROPE,
+            f"model.position: {self.position} with latent, whose rope_dim({latent.rope_dim}) is rotated; use rope",
+        )
+        require(
+            self.rope_fraction == 1,
+            f"model.rope_fraction: {self.rope_fraction} with latent, whose rope_dim({latent.rope_dim}) is what is"
+            " rotated; leave it out",
+        )
+        require(
+            not self.bias and not self.qkv_bias,
+            f"model.bias: {self.bias}, model.qkv_bias: {self.qkv_bias} with latent, whose projections have none;"
+            " use false",
+        )
+        require(self.window is None, f"model.window: {self.window} with latent is not modelled; leave one of them out")
+
     @property
     def q_dim(self) -> int:
         """Width of all queries together: heads x head_dim."""
@@ -132,13 +177,13 @@ class DecoderSpec:
 
     @property
     def kv_dim(self) -> int:
-        """Width of all keys (or values) together: kv_heads x head_dim."""
+        """Width of all keys (or values, which a latent makes of a width of their own) together: kv_heads x head_dim."""
         return self.kv_heads * self.head_dim
 
     @property
     def rotary_dim(self) -> int:
         """Leading channels of each head that rope rotates."""
-        return int(self.head_dim * self.rope_fraction)
+        return int(self.head_dim * self.rope_fraction) if self.latent is None else self.latent.rope_dim
 
     @property
     def projection_bias(self) -> bool:

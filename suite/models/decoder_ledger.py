@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from suite.cpu_workspace import CpuWorkspace
 from suite.layout import Recompute, RecomputeKind
 from suite.models.decoder import Activation, DecoderSpec, Norm, Position
+from suite.models.latent_ledger import latent_attention
 from suite.operators import Array, DType, Ledger, Placed, Segment, Size, Split
 from suite.selective import kept_outputs
 from suite.share import WHOLE, Share
@@ -145,6 +146,9 @@ def _block(
 def _attention(
     tape: Tape, spec: DecoderSpec, sizes: _Sizes, x: Array, kernel: AttentionKernel, recompute: Recompute
 ) -> Array:
+    if spec.latent is not None:
+        outer, reruns_core = (sizes.s, sizes.part, sizes.h), recompute.kind is RecomputeKind.SELECTIVE
+        return latent_attention(tape, x, spec.latent, sizes.heads, outer, kernel, reruns_core)
     whole = enter(tape, "attention", x, sizes.s)
 
     def project(name: str, width: Size) -> Array:

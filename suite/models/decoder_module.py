@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from suite.models.blocks import Attention, GeluMLP, Rope, SwiGLU, compute_dtype
 from suite.models.decoder import Activation, DecoderSpec, Norm, Position
 from suite.models.dropout import SequenceDropout
+from suite.models.latent_attention import LatentAttention
 from suite.models.loss import LOSSES
 from suite.spec import AttentionKernel, LossKernel
 
@@ -23,15 +24,22 @@ def build_norm(spec: DecoderSpec) -> nn.Module:
     return nn.RMSNorm(spec.hidden, eps=spec.norm_eps)
 
 
+def build_attention(spec: DecoderSpec, kernel: AttentionKernel) -> nn.Module:
+    """The specification's attention: keys and values of their own, or from a latent."""
+    if spec.latent is not None:
+        return LatentAttention(spec.hidden, spec.heads, spec.latent, spec.norm_eps, kernel)
+    return Attention(
+        spec.hidden, spec.heads, spec.kv_heads, spec.head_dim, spec.projection_bias, spec.bias, kernel, spec.window
+    )
+
+
 class Block(nn.Module):
     """x + attention(norm(x)), then x + mlp(norm(x)); what is added may be dropped out."""
 
     def __init__(self, spec: DecoderSpec, kernel: AttentionKernel, site: int) -> None:
         super().__init__()
         self.attention_norm = build_norm(spec)
-        self.attention = Attention(
-            spec.hidden, spec.heads, spec.kv_heads, spec.head_dim, spec.projection_bias, spec.bias, kernel
-        )
+        self.attention = build_attention(spec, kernel)
         self.attention_dropout = SequenceDropout(spec.dropout, site)
         self.mlp_norm = build_norm(spec)
         mlp = GeluMLP if spec.activation is Activation.GELU else SwiGLU
@@ -110,7 +118,7 @@ class Decoder(nn.Module):
             if parameter.dim() < 2:
                 parameter.fill_(1.0 if name.endswith("norm.weight") else 0.0)
                 continue
-            residual = name.endswith(("wo.weight", "down.weight"))
+            residual = name.endswith((".wo.weight", ".down.weight"))
             nn.init.normal_(parameter, std=INIT_STD / math.sqrt(2 * self.spec.layers) if residual else INIT_STD)
         if self.rope is not None:
             self.rope.reset_parameters()

@@ -30,6 +30,7 @@ HARMLESS = frozenset(_HARMLESS.split())
 #: an architecture with another head, or none, is another model
 HEADS = ("ForCausalLM", "LMHeadModel")
 NAME_LIMIT = 80
+_FULL, _SLIDING = "full_attention", "sliding_attention"  # of layer_types
 
 
 @dataclass(frozen=True)
@@ -139,23 +140,22 @@ def _llama(fields: Fields) -> dict[str, Any]:
         raise fields.refuse(
             "attention_bias", f"with mlp_bias {mlp} is not modelled (biases in a part of the linears); give both alike"
         )
-    _full_attention(fields, window=0)
-    return _llama_form(fields, kv_heads=fields.size("num_key_value_heads", 0)) | {"bias": attention}
+    kv_heads = fields.size("num_key_value_heads", 0)
+    return {**_llama_form(fields, kv_heads), **_window(fields, 0), "bias": attention}
 
 
 def _mistral(fields: Fields) -> dict[str, Any]:
     # transformers' 4096 stands for a left-out window, but null means none
     window = fields.size("sliding_window", 0 if fields.says_null("sliding_window") else 4096)
-    _full_attention(fields, window)
-    return _llama_form(fields, kv_heads=_kv_heads(fields, left_out=8))
+    return {**_llama_form(fields, kv_heads=_kv_heads(fields, left_out=8)), **_window(fields, window)}
 
 
 def _qwen2(fields: Fields) -> dict[str, Any]:
     fields.only("use_mrope", False, why="rotary positions in several dimensions")
+    is_used = fields.take("use_sliding_window", bool, False) and not fields.says_null("sliding_window")
     window, first = fields.size("sliding_window", 4096), fields.take("max_window_layers", int, 28)
-    is_used = fields.take("use_sliding_window", bool, False) and first < fields.size("num_hidden_layers")
-    _full_attention(fields, window if is_used and not fields.says_null("sliding_window") else 0)
-    return _llama_form(fields, kv_heads=_kv_heads(fields, left_out=32)) | {"qkv_bias": True}
+    form = _llama_form(fields, kv_heads=_kv_heads(fields, left_out=32))
+    return {**form, **_window(fields, window if is_used else 0, first), "qkv_bias": True}
 
 
 def _kv_heads(fields: Fields, left_out: int) -> int:
@@ -163,17 +163,26 @@ def _kv_heads(fields: Fields, left_out: int) -> int:
     return fields.size("num_key_value_heads", 0 if fields.says_null("num_key_value_heads") else left_out)
 
 
-def _full_attention(fields: Fields, window: int) -> None:
-    """Refuse attention that does not reach back to the first token; a window of 0 is none."""
-    positions = fields.size("max_position_embeddings")
-    if 0 < window < positions:
-        raise SpecError(
-            f"{fields.where}: sliding_window: {window} of max_position_embeddings({positions}) is not modelled"
-            f" (attention here reaches every token before); accepted: null, or at least {positions}"
+def _window(fields: Fields, window: int, first: int = 0) -> dict[str, int | None]:
+    """The window of the layers from `first` on, if all layers have it or none: 0 is none, and one of all positions
+    hides nothing. `layer_types`, where given, must say the same."""
+    layers, positions = fields.size("num_hidden_layers"), fields.size("max_position_embeddings")
+    kinds = {str(kind) for kind in fields.take("layer_types", list, [])}
+    if not 0 < window < positions:
+        if not kinds <= ({_FULL, _SLIDING} if window else {_FULL}):
+            raise fields.refuse("layer_types", f"is not modelled; accepted: {_FULL} in every layer")
+        return {"window": None}
+    if 0 < first < layers:
+        raise fields.refuse(
+            "max_window_layers", f"of num_hidden_layers({layers}) is not modelled (layers with a window of {window}"
+            f" beside layers without); accepted: 0, or at least {layers}"
+        )  # fmt: skip
+    kind = _SLIDING if first <= 0 else _FULL
+    if kinds and kinds != {kind}:
+        raise fields.refuse(
+            "layer_types", f"beside sliding_window({window}) is not modelled; accepted: {kind} in every layer"
         )
-    kinds = fields.take("layer_types", list, [])
-    if any(kind != "full_attention" for kind in kinds):
-        raise fields.refuse("layer_types", "is not modelled; accepted: full_attention in every layer")
+    return {"window": window if first <= 0 else None}
 
 
 # --- rotary positions ---------------------------------------------------------------------------------------------

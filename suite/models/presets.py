@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from suite.models.decoder import Activation, DecoderSpec, Norm, Position, RopeScaling
+from suite.models.decoder import Activation, DecoderSpec, Latent, Norm, Position, RopeScaling
 
 GPT2_VOCAB, MEGATRON_VOCAB = 50257, 51200
 LLAMA_VOCAB, LLAMA3_VOCAB = 32000, 128256
@@ -39,6 +39,8 @@ def llama(
     tied: bool = False,
     eps: float = 1e-5,
     rope_scaling: RopeScaling | None = None,
+    window: int | None = None,
+    latent: Latent | None = None,
 ) -> DecoderSpec:
     """LLaMA's form: rotary positions, RMSNorm, SwiGLU, no biases, untied head (arXiv:2302.13971)."""
     return DecoderSpec(
@@ -54,6 +56,8 @@ def llama(
         tied=tied,
         norm_eps=eps,
         rope_scaling=rope_scaling,
+        window=window,
+        latent=latent,
     )
 
 
@@ -81,6 +85,8 @@ _PRESETS: tuple[DecoderSpec, ...] = (
     gpt("gpt-10m", 6, 320, 5, 4096),
     gpt("gpt-50m", 12, 576, 9, 4096),
     llama("llama-1m", 4, 128, 4, 256, 1024, kv_heads=2, positions=1024),
+    # the same with latent attention (arXiv:2405.04434, section 2.1), every part of it used
+    llama("mla-1m", 4, 128, 4, 256, 1024, positions=1024, latent=Latent(64, 16, 32, 32, q_rank=96)),
     llama("llama-10m", 6, 320, 5, 896, 2048, kv_heads=5, positions=1024),
     llama("llama-50m", 12, 576, 9, 1536, 4096, kv_heads=3, positions=1024),
     # arXiv:1910.02054's contemporaries: Radford et al. 2019, table 2
@@ -115,6 +121,8 @@ _PRESETS: tuple[DecoderSpec, ...] = (
         theta=5e5,
         rope_scaling=_LLAMA31_ROPE,
     ),
+    # arXiv:2310.06825, table 1; positions and eps: the published v0.1 configuration
+    llama("mistral-7b", 32, 4096, 32, 14336, kv_heads=8, positions=32768, window=4096),
     _chatglm2(),
     # jingyaogong/minimind: MiniMind2-Small and MiniMind2
     llama("minimind-small", 8, 512, 8, 1408, 6400, kv_heads=2, positions=32768, theta=1e6, tied=True),

@@ -74,10 +74,19 @@ def test_the_hand_written_files_give_these_specifications(tmp_path: Path) -> Non
         ("mistral", {"num_key_value_heads": None}, {"kv_heads": 6}),
         ("mistral", {"num_key_value_heads": ..., "num_attention_heads": 8}, {"heads": 8, "head_dim": 6, "kv_heads": 8}),
         ("mistral", {"sliding_window": 64}, {}),
+        ("mistral", {"sliding_window": 63}, {"window": 63}),
+        ("mistral", {"sliding_window": 8, "layer_types": ["sliding_attention"] * 2}, {"window": 8}),
+        (
+            "mistral",
+            {"sliding_window": ..., "max_position_embeddings": 32768},
+            {"window": 4096, "max_positions": 32768},
+        ),
         ("mistral", {"sliding_window": ...}, {}),
         ("qwen2", {"use_sliding_window": False, "sliding_window": 8}, {}),
         ("qwen2", {"use_sliding_window": True, "sliding_window": 8, "max_window_layers": 2}, {}),
         ("qwen2", {"use_sliding_window": True, "sliding_window": None, "max_window_layers": 0}, {}),
+        ("qwen2", {"use_sliding_window": True, "sliding_window": 8, "max_window_layers": 0}, {"window": 8}),
+        ("qwen2", {"use_sliding_window": True, "sliding_window": 64, "max_window_layers": 1}, {}),
         ("qwen2", {"layer_types": ["full_attention"] * 2}, {}),
         ("qwen2", {"_name_or_path": "Qwen/Qwen2-tiny"}, {"name": "Qwen/Qwen2-tiny"}),
         ("qwen2", {"name_or_path": "/srv/models/mine\n"}, {"name": "mine"}),
@@ -114,6 +123,14 @@ def test_published_files_give_the_presets(tmp_path: Path) -> None:
             "num_key_value_heads": 8, "pretraining_tp": 1, "rms_norm_eps": 1e-05, "rope_theta": 500000.0,
             "rope_scaling": LLAMA31, "tie_word_embeddings": False, "torch_dtype": "bfloat16", "vocab_size": 128256,
         },
+        "mistral-7b": {
+            "architectures": ["MistralForCausalLM"], "bos_token_id": 1, "eos_token_id": 2, "hidden_act": "silu",
+            "hidden_size": 4096, "initializer_range": 0.02, "intermediate_size": 14336,
+            "max_position_embeddings": 32768, "model_type": "mistral", "num_attention_heads": 32,
+            "num_hidden_layers": 32, "num_key_value_heads": 8, "rms_norm_eps": 1e-05, "rope_theta": 10000.0,
+            "sliding_window": 4096, "tie_word_embeddings": False, "torch_dtype": "bfloat16",
+            "transformers_version": "4.34.0.dev0", "use_cache": True, "vocab_size": 32000,
+        },
         "gpt2": {
             "activation_function": "gelu_new", "architectures": ["GPT2LMHeadModel"], "attn_pdrop": 0.1,
             "bos_token_id": 50256, "embd_pdrop": 0.1, "eos_token_id": 50256, "initializer_range": 0.02,
@@ -133,7 +150,7 @@ def test_published_files_give_the_presets(tmp_path: Path) -> None:
 OURS = {
     "gpt2": gpt("", 2, 48, 4, 97, 64),
     "llama": llama("", 2, 48, 6, 80, 97, kv_heads=2, positions=64, theta=5e5, eps=1e-5),
-    "mistral": llama("", 2, 48, 6, 80, 97, kv_heads=2, positions=64, eps=1e-6),
+    "mistral": llama("", 2, 48, 6, 80, 97, kv_heads=2, positions=64, eps=1e-6, window=16),
     "qwen2": replace(llama("", 2, 48, 6, 80, 97, kv_heads=3, positions=64, theta=1e6, tied=True), qkv_bias=True),
 }  # fmt: skip
 
@@ -151,7 +168,7 @@ def transformers_config(family: str) -> Any:
         "tie_word_embeddings": spec.tied, "rope_parameters": {"rope_type": "default", "rope_theta": spec.rope_theta},
     }  # fmt: skip
     if family == "mistral":
-        return transformers.MistralConfig(**sizes, sliding_window=None)
+        return transformers.MistralConfig(**sizes, sliding_window=16)
     return {"llama": transformers.LlamaConfig, "qwen2": transformers.Qwen2Config}[family](**sizes)
 
 

@@ -128,17 +128,22 @@ def refusal(folder: Path, data: object) -> str:
         ("gpt2", {"scale_attn_weights": False}, "scale_attn_weights: False is not modelled"),
         ("gpt2", {"add_cross_attention": True}, "add_cross_attention: True is not modelled"),
         ("gpt2", {"n_embd": 50}, "hidden(50) % heads(4) != 0"),
-        ("mistral", {"sliding_window": 32}, "sliding_window: 32 of max_position_embeddings(64) is not modelled"),
+        ("mistral", {"sliding_window": 0}, "sliding_window: must be at least 1, got 0"),
         (
             "mistral",
-            {"sliding_window": ..., "max_position_embeddings": 32768},
-            "sliding_window: 4096 of max_position_embeddings(32768)",
+            {"sliding_window": 32, "layer_types": ["full_attention"] * 2},
+            "layer_types: ['full_attention', 'full_attention'] beside sliding_window(32) is not modelled",
+        ),
+        (
+            "mistral",
+            {"layer_types": ["sliding_attention"] * 2},
+            "layer_types: ['sliding_attention', 'sliding_attention'] is not modelled",
         ),
         ("mistral", {"num_key_value_heads": ...}, "heads(6) % kv_heads(8) != 0"),
         (
             "qwen2",
             {"use_sliding_window": True, "sliding_window": 8, "max_window_layers": 1},
-            "sliding_window: 8 of max_position_embeddings(64)",
+            "max_window_layers: 1 of num_hidden_layers(2) is not modelled (layers with a window of 8 beside layers",
         ),
         ("qwen2", {"use_mrope": True}, "use_mrope: True is not modelled"),
         (

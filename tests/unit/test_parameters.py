@@ -32,6 +32,7 @@ PUBLISHED = {
     "llama3-8b": 8_030_261_248,
     "llama3-70b": 70_553_706_496,
     "llama3-405b": 405_853_388_800,  # the re-released checkpoint, with 8 key-value heads
+    "mistral-7b": 7_241_732_096,  # keras-hub's preset metadata; the shape: arXiv:2310.06825, table 1
     "chatglm2-6b": 6_243_584_000,  # THUDM/chatglm2-6b
 }
 #: figures that are published in rounded form: (value, unit)
@@ -101,8 +102,6 @@ def test_the_tiny_presets_are_about_as_large_as_their_names_say() -> None:
 
 # --- published shapes that are no presets -------------------------------------------------------------------------
 
-MISTRAL_7B = llama("", 32, 4096, 32, 14336, kv_heads=8)
-
 
 def qwen(layers: int, hidden: int, heads: int, ffn: int, vocab: int, kv_heads: int, tied: bool) -> DecoderSpec:
     """Qwen2's form: LLaMA's with biases in the query, key and value projections."""
@@ -114,8 +113,7 @@ CARDS = {
     "distilgpt2": (gpt("", 6, 768, 12, 50257), 81_912_576),
     "llama3.2-3b": (llama("", 28, 3072, 24, 8192, LLAMA3_VOCAB, kv_heads=8, tied=True), 3_212_749_824),
     "tinyllama-1.1b": (llama("", 22, 2048, 32, 5632, kv_heads=4), 1_100_048_384),
-    "mistral-7b-v0.1": (MISTRAL_7B, 7_241_732_096),
-    "mistral-7b-v0.3": (replace(MISTRAL_7B, vocab=32768), 7_248_023_552),
+    "mistral-7b-v0.3": (replace(PRESETS["mistral-7b"], vocab=32768, window=None), 7_248_023_552),
     "mistral-small-24b": (
         replace(llama("", 40, 5120, 32, 32768, 131072, kv_heads=8), head_dim=128),
         23_572_403_200,

@@ -14,7 +14,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from suite.models.decoder import DecoderSpec, RopeScaling
+from suite.models.decoder import DecoderSpec, Latent, RopeScaling
 from suite.models.decoder_module import Decoder
 from suite.models.presets import gpt, llama
 from suite.parse import SpecError
@@ -32,6 +32,9 @@ GPT = gpt("tiny", layers=2, hidden=48, heads=4, vocab=101, positions=64)
 LLAMA = llama("tiny", layers=2, hidden=48, heads=6, ffn=80, vocab=101, positions=64)
 # of the tiny model's four wavelengths one must be short enough to be kept and one must be blended
 SCALING = RopeScaling(factor=8.0, low_freq_factor=1.0, high_freq_factor=4.0, original_max_positions=256)
+# its inner norms add 1e-6 whatever the configuration says
+LATENT_SIZES = Latent(kv_rank=24, rope_dim=8, nope_dim=10, v_dim=12)
+LATENT = llama("tiny", layers=2, hidden=48, heads=6, ffn=80, vocab=101, positions=64, eps=1e-6, latent=LATENT_SIZES)
 
 FORMS = {
     "gpt": GPT,
@@ -45,7 +48,12 @@ FORMS = {
     "llama 3.1 scaling": replace(LLAMA, kv_heads=2, rope_theta=5e5, rope_scaling=SCALING),
     "head_dim of its own": replace(LLAMA, head_dim=12, norm_eps=1e-6),
     "biases": replace(LLAMA, bias=True),
+    "window": replace(LLAMA, kv_heads=2, window=16),
+    "qkv biases, window": replace(LLAMA, kv_heads=2, qkv_bias=True, window=16),
     "qkv biases": replace(LLAMA, kv_heads=2, qkv_bias=True, tied=True),
+    "latent": LATENT,
+    "latent, queries too": replace(LATENT, latent=replace(LATENT_SIZES, q_rank=20), rope_theta=5e5),
+    "latent, values as wide as keys": replace(LATENT, latent=replace(LATENT_SIZES, v_dim=18), tied=True),
 }
 
 
@@ -112,6 +120,19 @@ def test_every_gradient_equals_transformers(form: str, kernel: AttentionKernel) 
 
 
 @pytest.mark.unit
+@pytest.mark.parametrize("form", ["latent", "latent, queries too"])
+def test_deepseek_v2_is_latent_attentions_other_equal(form: str) -> None:
+    """V3's model interleaves the rotated pairs by slices, V2's by complex products: two implementations of one rule."""
+    spec = FORMS[form]
+    ours = build(spec, AttentionKernel.FLASH)
+    reference = reference_model(spec, AttentionKernel.EAGER, ours.state_dict(), family="deepseek_v2")
+    ids, labels = tokens(spec, 33)
+    expected = reference(input_ids=ids, labels=labels, shift_labels=labels)
+    torch.testing.assert_close(ours(ids), expected.logits, atol=TOLERANCE, rtol=0)
+    torch.testing.assert_close(ours(ids, labels), expected.loss, atol=TOLERANCE, rtol=0)
+
+
+@pytest.mark.unit
 def test_gpt2s_two_spellings_of_gelu_are_ours() -> None:
     ours = build(GPT, AttentionKernel.FLASH)
     ids, _ = tokens(GPT, 17)
@@ -164,9 +185,12 @@ def test_scaled_frequencies_lie_in_all_three_bands() -> None:
 
 @pytest.mark.unit
 def test_a_form_without_an_equal_is_refused_in_one_line() -> None:
-    for spec in (replace(LLAMA, rope_fraction=0.5), replace(GPT, bias=False), replace(LLAMA, position=GPT.position)):
+    for spec in (
+        replace(LLAMA, rope_fraction=0.5), replace(GPT, bias=False), replace(LLAMA, position=GPT.position),
+        replace(GPT, window=16), replace(LLAMA, bias=True, window=16),
+    ):  # fmt: skip
         with pytest.raises(
-            SpecError, match=r"'tiny' has no equal in transformers; use the form of gpt2, llama or qwen2"
+            SpecError, match=r"no equal in transformers; use the form of gpt2, llama, mistral, qwen2 or deepseek_v3"
         ):
             reference_family(spec)
 
