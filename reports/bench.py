@@ -107,8 +107,8 @@ def _started(options: argparse.Namespace, machines: Machines) -> tuple[RunStore,
 
 
 def _calibration(cases: Sequence[Case], passes: Sequence[Pass], path: str | None) -> Calibration | None:
-    """What times rest on: measured now for cases that are trained, else what a file holds."""
-    return calibration_for(cases, path) if Pass.TRAIN in passes else calibration_given(path)
+    """What times rest on: measured now for cases whose times are, else what a file holds."""
+    return calibration_for(cases, path) if {Pass.TRAIN, Pass.SERVE} & set(passes) else calibration_given(path)
 
 
 def _check(cases: Iterable[Case]) -> None:

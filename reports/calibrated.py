@@ -32,13 +32,16 @@ def calibration_for(cases: Sequence[Case], path: str | None) -> Calibration | No
     """What a bench of these cases predicts their times from: the file that was named, else this machine's operators
     and collectives, measured now at the shapes that the cases have. None, with a warning, where that fails."""
     from reports.calibrate import QUICK, WHOLE, CalibrationError, calibrate, can_calibrate
+    from reports.calibrate_serving import ServingCalibrationError, calibrate_serving, can_calibrate_serving
 
-    local = [case for case in cases if can_calibrate(case)]
-    if path is not None or not local:
+    served = [case for case in cases if can_calibrate_serving(case)]
+    local = [case for case in cases if not case.serves and can_calibrate(case)]
+    if path is not None or not (local or served):
         return calibration_given(path)
     try:
-        return calibrate(local, QUICK if len(local) <= FEW_CASES else WHOLE)
-    except CalibrationError as error:
+        found = calibrate(local, QUICK if len(local) <= FEW_CASES else WHOLE) if local else None
+        return calibrate_serving(served, found) if served else found
+    except (CalibrationError, ServingCalibrationError) as error:
         tell(f"no calibration, so no time estimates: {error}")
         return None
 

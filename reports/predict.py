@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from memory.caches.model import cache_terms
 from memory.estimate import MemoryModel, representative_ranks
 from memory.timeline import timeline_of
 from parallelism.simulator.serving_time import serving_time
+from parallelism.simulator.serving_work import middle_of
 from parallelism.simulator.simulators import simulator_of
 from parallelism.traffic import estimate_traffic
 from suite.case import Case
@@ -70,9 +71,3 @@ class Predictor:
         except SpecError as error:
             return ServingEstimate(terms, basis=str(error))
         return ServingEstimate(terms, time.prefill_seconds, time.decode_seconds, time.basis)
-
-
-def middle_of(case: Case) -> Case:
-    """The case when half of its answers are made: the decode step that its median one is like."""
-    made = case.serving.new_tokens or 1
-    return replace(case, serving=replace(case.serving, new_tokens=made // 2 + 1))

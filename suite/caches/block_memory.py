@@ -104,8 +104,13 @@ class BlockMemory:
     every pass. Tensor-parallel ranks choose by the heads that they have.
     """
 
-    def __init__(self, shape: CacheShape, spec: CacheSpec, make: MakeStore, on_host: MakeStore, device: torch.device):
+    def __init__(
+        self, shape: CacheShape, spec: CacheSpec, make: MakeStore, on_host: MakeStore, device: torch.device,
+        frequencies: Tensor | None,
+    ) -> None:  # fmt: skip
         self.size, self._room = BlockShape.of(shape, spec), shape.room
+        #: of the model's rotation, [rotary_dim / 2]; None where positions are learned
+        self.frequencies = None if frequencies is None else frequencies.to(device)
         self.lengths = [0] * shape.sequences
         self.places = torch.full((shape.sequences, self.size.recent), NOTHING, device=device)
         self._layers = tuple(BlockLayer(shape, make, on_host, self) for _ in range(shape.layers))
@@ -120,6 +125,12 @@ class BlockMemory:
     def plan(self) -> BlockPlan:
         """Where the tokens of the latest `advance` go."""
         return self._plan
+
+    @property
+    def positions(self) -> Tensor:
+        """What the model is told of the latest tokens' places, [b, s]: 0 where its rotation is not used."""
+        places = self._plan.queries.clamp(min=0)
+        return places if self.frequencies is None else torch.zeros_like(places)
 
     @property
     def sight(self) -> Sight:

@@ -14,6 +14,7 @@ from suite.hardware.collective_times import CollectiveTime
 from suite.hardware.curve import Curve
 from suite.hardware.matrix_rate import MatrixRate
 from suite.hardware.operator_times import Crowd, OperatorTime, OperatorTimes
+from suite.hardware.serving_times import CoreTime, CoreTimes
 from suite.parse import SpecError, from_mapping, require, to_mapping
 
 SCHEMA = 1
@@ -55,6 +56,10 @@ class Calibration:
     memory: tuple[MemoryRate, ...] = ()
     collectives: tuple[CollectiveTime, ...] = ()
     overheads: dict[str, float] = field(default_factory=dict)
+    served: tuple[OperatorTime, ...] = ()
+    """operators of a model that answers: forward, without autograd"""
+    cores: tuple[CoreTime, ...] = ()
+    """its attention through caches"""
     created: str = ""
     seconds: float = 0.0
     """that the measurement took"""
@@ -79,6 +84,16 @@ class Calibration:
     def operator_times(self) -> OperatorTimes:
         """Operators by shape."""
         return OperatorTimes(self.operators)
+
+    @cached_property
+    def served_times(self) -> OperatorTimes:
+        """A served model's operators by shape."""
+        return OperatorTimes(self.served)
+
+    @cached_property
+    def core_times(self) -> CoreTimes:
+        """Attention through caches by shape."""
+        return CoreTimes(self.cores)
 
     def crowd(self, ranks: int) -> Crowd:
         """How so many ranks share this machine."""
