@@ -96,7 +96,9 @@ class Search:
         return self._largest(Target.MICRO_BATCH, "workload.micro_batch", candidate, MOST_SEQUENCES, "")
 
     def _seq_len(self) -> Answer:
-        step, positions = sequence_parts(self.case.layout), self.case.model.max_positions
+        step, model = sequence_parts(self.case.layout), self.case.model
+        is_windowed = model.window is not None and model.window < model.max_positions
+        most = (model.window or 0) if is_windowed else model.max_positions
 
         def candidate(parts: int) -> Candidate:
             return self._try(
@@ -104,8 +106,8 @@ class Search:
             )
 
         of = f"multiples of {step}, which the layout divides; " if step > 1 else ""
-        end = f"{of}the model's max_positions are {positions}"
-        return self._largest(Target.SEQ_LEN, "workload.seq_len", candidate, positions // step, end)
+        end = f"{of}the model's {'window is' if is_windowed else 'max_positions are'} {most}"
+        return self._largest(Target.SEQ_LEN, "workload.seq_len", candidate, most // step, end)
 
     def _gpus(self) -> Answer:
         layout = self.case.layout

@@ -9,6 +9,7 @@ from functools import cached_property
 from reports.serving_rows import ServingComparison, Timing
 from reports.summary import Errors, RunComparison, errors_of
 from reports.text import plural
+from suite.cache_shape import compute_dtype
 from suite.record import Quantity
 from suite.units import count_text, number_text, percent_text
 
@@ -94,8 +95,14 @@ def _rounding_sentence(summary: ServingSummary) -> str:
 
 
 def _logits(cases: Sequence[ServingComparison]) -> str:
-    found = [case.answers[Quantity.LOGIT_DIFFERENCE] for case in cases if Quantity.LOGIT_DIFFERENCE in case.answers]
-    return f", logits at most {number_text(max(found), 2)} apart" if found else ""
+    """How far logits lie apart, by what the models compute in: what is rounding in 16 bits is a fault in 32."""
+    furthest: dict[str, float] = {}
+    for case in cases:
+        apart, name = case.answers.get(Quantity.LOGIT_DIFFERENCE), compute_dtype(case.case).label
+        if apart is not None:
+            furthest[name] = max(apart, furthest.get(name, apart))
+    parts = [f"{number_text(apart, 2)} in {name}" for name, apart in furthest.items()]
+    return f"; logits lie at most {' and '.join(parts)} apart" if parts else ""
 
 
 def _loss_sentence(summary: ServingSummary) -> str:

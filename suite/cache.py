@@ -114,9 +114,11 @@ class CacheSpec:
         """A short name for tables: `window4096+int8`."""
         parts = [f"{self.kind}{self.window or ''}"] if self.kind is not CacheKind.FULL else []
         parts += [f"{self.sinks}"] if self.sinks else []
+        parts += [f"{self.fetched_blocks}x{self.memory_block}"] if self.memory_block else []
         parts += [self.cache_dtype.value] if self.cache_dtype is not CacheDtype.AUTO else []
         parts += [f"group{self.quant_group}"] if self.quant_group else []
         parts += [f"page{self.page_tokens}"] if self.page_tokens else []
+        parts += [f"room{self.cache_tokens}"] if self.cache_tokens else []
         parts += [self.allocation.value] if self.allocation is not Allocation.STATIC else []
         parts += [self.latent_form.value] if self.latent_form is not LatentForm.ABSORBED else []
         return "+".join(parts) or "full"

@@ -176,6 +176,7 @@ _CACHES: tuple[dict[str, Any], ...] = (
     {"cache_dtype": "int8", "quant_group": 8, "allocation": "growing"},
     {"cache_dtype": "int4", "quant_group": 16},
     {"cache_dtype": "int8", "page_tokens": 8},
+    {"window": 16, "sinks": 4, "memory_block": 8, "representatives": 2, "fetched_blocks": 2},
 )
 #: what the same model with one, two and four key-value heads is served with, and how tokens are chosen
 _ANSWERS: tuple[dict[str, Any], ...] = (
@@ -227,9 +228,9 @@ SUITES: dict[str, Callable[[], tuple[Case, ...]]] = {
     "quick": quick_suite,
     "strategies": strategies_suite,
     "peers": peers_suite,
-    "kv": kv_suite,
     "memory": lambda: tuple(whole_matrix().cases),
     "memory-pairs": lambda: tuple(pairs_matrix().cases),
+    "kv": kv_suite,
 }
 
 #: suites that are about some of the passes alone; where it is memory's, many small cases are run in one launch

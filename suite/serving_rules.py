@@ -46,6 +46,10 @@ def _has_sinks(case: Case) -> bool:
     return case.cache.kind is CacheKind.SINKS
 
 
+def _has_blocks(case: Case) -> bool:
+    return case.cache.kind is CacheKind.BLOCKS
+
+
 def _has_training_settings(case: Case) -> bool:
     layout = case.layout
     plain = Layout(
@@ -78,17 +82,6 @@ def _page_demand(case: Case) -> tuple[int, int]:
     if size is None or room is None:
         return 0, 0
     return pages_for(prompt_lengths(case), size), case.workload.micro_batch * pages_for((room,), size)
-
-
-def _places_needed(case: Case) -> int:
-    """Distances that a block memory rotates by, and 1: those of a pass to the start of its first query's window, and
-    the one that stands for all beyond a window. 0 of other caches."""
-    window, prompt = case.cache.window, case.workload.seq_len
-    if case.cache.kind is not CacheKind.BLOCKS or case.model.position is not Position.ROPE or window is None:
-        return 0
-    part = case.serving.prefill_tokens or prompt
-    read = prompt if part >= prompt else min(prompt, window - 1 + part)
-    return max(read, min(context_tokens(case), window + 1))
 
 
 SERVING_RULES: tuple[Rule[Case], ...] = (
@@ -162,16 +155,21 @@ SERVING_RULES: tuple[Rule[Case], ...] = (
     Rule(
         "blocks of a cache that grows",
         "the host's blocks have their room from the start; take allocation static",
-        lambda case: case.cache.kind is CacheKind.BLOCKS and case.cache.allocation is Allocation.GROWING,
+        lambda case: _has_blocks(case) and case.cache.allocation is Allocation.GROWING,
         lambda case: f"cache.memory_block({case.cache.memory_block}) with cache.allocation({case.cache.allocation})",
     ),
     Rule(
-        "a pass and its window beyond the model's positions",
-        "within a pass places are counted from its window's start; read fewer prefill_tokens at once",
-        lambda case: _places_needed(case) > case.model.max_positions,
-        lambda case: f"serving.prefill_tokens({case.serving.prefill_tokens}) with cache.window({case.cache.window})"
-        f" and workload.seq_len({case.workload.seq_len}): {_places_needed(case)} places are beyond"
-        f" max_positions({case.model.max_positions})",
+        "a block memory's window beyond the model's positions",
+        "what is far stands one place behind the window; take a smaller window",
+        lambda case: _has_blocks(case) and case.model.position is Position.ROPE
+        and min(context_tokens(case), (case.cache.window or 0) + 1) > case.model.max_positions,
+        lambda case: f"cache.window({case.cache.window}) + 1 > model.max_positions({case.model.max_positions})",
+    ),
+    Rule(
+        "a block memory's window beyond the model's own",
+        "the model reads no distances beyond its own; take a smaller window",
+        lambda case: _has_blocks(case) and (case.cache.window or 0) > (case.model.window or math.inf),
+        lambda case: f"cache.window({case.cache.window}) > model.window({case.model.window})",
     ),
     Rule(
         "a rolling buffer that grows",

@@ -24,6 +24,8 @@ class Weighed:
 
     nbytes: dict[Component, int] = field(default_factory=dict)
     addresses: dict[Component, frozenset[int]] = field(default_factory=dict)
+    #: what lies in the host's memory, by torch's own word: a GPU's allocator does not know it
+    on_host: dict[int, int] = field(default_factory=dict)
 
     def see(self, held: Held) -> None:
         """Now is the instant: remember where the cache lies."""
@@ -32,6 +34,8 @@ class Weighed:
             component: frozenset(tensor.untyped_storage().data_ptr() for tensor in tensors)
             for component, tensors in held.items()
         }
+        storages = [tensor.untyped_storage() for tensors in held.values() for tensor in tensors]
+        self.on_host = {each.data_ptr(): each.nbytes() for each in storages if each.device.type == "cpu"}
 
     def weigh(self, blocks: Blocks) -> None:
         """Sum what the allocator says of those addresses; one that it does not know counts nothing, and so shows."""
@@ -47,7 +51,7 @@ def weighed(device: torch.device) -> Iterator[Weighed]:
     found = Weighed()
     if device.type == "cuda":
         yield found
-        found.weigh(requested(torch.cuda.memory_snapshot()))
+        found.weigh({**found.on_host, **requested(torch.cuda.memory_snapshot())})
         return
     with record_allocations() as trace:
         yield found

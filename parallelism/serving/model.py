@@ -33,14 +33,14 @@ def as_served(model: Decoder, mesh: DeviceMesh | None, case: Case) -> Decoder:
         parameter.data = parameter.data.to(torch_dtype(compute_dtype(case)))
     if case.layout.tp > 1:
         assert mesh is not None
-        _copy_heads(model, case.layout.tp)
+        copy_heads(model, case.layout.tp)
         model = cast("Decoder", STRATEGIES["tensor"].apply(model, mesh, case))
         _gather_logits(model, mesh["tp"])
         model.loss = LOSSES[case.workload.loss]  # of whole logits
     return model.requires_grad_(False).eval()
 
 
-def _copy_heads(model: Decoder, tp: int) -> None:
+def copy_heads(model: Decoder, tp: int) -> None:
     """Where there are fewer key-value heads than ranks, let each rank have a whole one: tp / kv_heads neighbours have
     copies of the one that their queries read. Weights of a head are neighbouring rows."""
     copies = tp // model.spec.kv_heads
@@ -82,6 +82,6 @@ def gathered_vocabulary(part: Tensor, vocab: int, group: dist.ProcessGroup) -> T
     ranks = dist.get_world_size(group)
     widest = len(own_rows(vocab, ranks, 0))
     mine = nn.functional.pad(part, (0, widest - part.shape[-1])).contiguous()
-    parts = mine.new_empty(ranks, *mine.shape)
+    parts = mine.new_empty(ranks * len(mine), *mine.shape[1:])
     dist.all_gather_into_tensor(parts, mine, group)
-    return parts.movedim(0, -2).flatten(-2)[..., :vocab]
+    return parts.unflatten(0, (ranks, -1)).movedim(0, -2).flatten(-2)[..., :vocab]

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from suite.caches.base import LANES, Cache
+from suite.caches.base import Cache
 from suite.caches.store import Entries, Pairs, Store
 from suite.generation.texts import CachedText
 from suite.models.decoder_module import Decoder
@@ -68,14 +68,13 @@ class Reads:
             store.entries = 0
 
     def nbytes(self, held: Mapping[Component, tuple[Tensor, ...]]) -> dict[Component, int]:
-        """Bytes of the entries that the latest pass read, by what they are for: a lane's numbers or codes by the
-        component whose tensors are `held`, scales beside them."""
+        """Bytes of the entries that the latest pass read, each of a store's tensors by the component that it is `held`
+        as: a lane's numbers or codes, scales beside them, or the host's blocks with theirs."""
         found: dict[Component, int] = defaultdict(int)
-        lanes = {tensor.data_ptr(): lane for lane in LANES for tensor in held.get(lane, ())}
-        for store in self._stores:
-            found[lanes[store.payload.data_ptr()]] += _bytes(store.payload, store.entries)
-            if store.scales:
-                found[Component.SCALES] += sum(_bytes(scale, store.entries) for scale in store.scales)
+        component_of = {tensor.data_ptr(): component for component, tensors in held.items() for tensor in tensors}
+        for store in (store for store in self._stores if store.entries):
+            for tensor in (store.payload, *store.scales):
+                found[component_of[tensor.data_ptr()]] += _bytes(tensor, store.entries)
         return dict(found)
 
 
@@ -99,4 +98,4 @@ def _count(at: Entries, entries: int) -> int:
 
 def _bytes(tensor: Tensor, entries: int) -> int:
     """Bytes of so many of a store's entries, of all its sequences."""
-    return tensor.nbytes // tensor.shape[1] * entries if entries else 0
+    return tensor.nbytes // tensor.shape[1] * entries

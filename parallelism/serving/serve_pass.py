@@ -24,11 +24,12 @@ from suite.case import Case
 from suite.data import Windows, rank_slice
 from suite.generation.loop import Answer, answered, generate_without_cache, padding
 from suite.generation.sampling import chooser
-from suite.generation.texts import CachedText, logits_of
+from suite.generation.texts import CachedText, logits_of, within
 from suite.ranklog import FailureKind, RankWriter
 from suite.record import Quantity, Sample
 from suite.serving import Sampling
 from suite.serving_lengths import prompt_lengths
+from suite.serving_rules import kept_window
 
 #: prompts are read so often, and the first of these times answered to the end: reports drop the first repetition
 PREFILLS, ANSWERS = 6, 3
@@ -91,17 +92,21 @@ class ServePass:
     # --- what the answers are worth ---------------------------------------------------------------------
 
     def _hold_to_no_cache(self, answer: Answer) -> None:
-        """Tokens that differ from the model's without a cache, and how far its logits of the same text lie apart; of a
-        cache that hides what the model would see, neither."""
-        if cache_kind(self.case) is not CacheKind.FULL:
+        """Tokens that differ from the model's without a cache, and how far its logits of the same text lie apart; the
+        model sees no more than a window's cache does. Of sinks and blocks, which no mask of places is, neither."""
+        if cache_kind(self.case) not in (CacheKind.FULL, CacheKind.WINDOW):
             return
+        with within(self.model, kept_window(self.case)):
+            self._compare(answer)
+        self.writer.heartbeat("held to no cache")
+
+    def _compare(self, answer: Answer) -> None:
         logits = None if answer.logits is None else self._logits_of(answer)
         if answer.logits is not None and logits is not None:
             self._sample(Quantity.LOGIT_DIFFERENCE, (answer.logits - logits).abs().max().item())
         expected = self._tokens_without_cache(logits)
         if self.case.layout.place("tp", self.rank) == 0:  # its neighbours have the same
             self._sample(Quantity.TOKENS_DIFFER, int((answer.tokens != expected).sum()))
-        self.writer.heartbeat("held to no cache")
 
     def _logits_of(self, answer: Answer) -> Tensor:
         """What the model without a cache says of the answer's tokens, in one pass over the whole text."""

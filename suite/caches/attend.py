@@ -9,12 +9,15 @@ from suite.caches.base import Cache, CacheLayer, Sight
 from suite.models.blocks import rotate
 
 
-def attend(q: Tensor, k: Tensor, v: Tensor, sight: Sight) -> Tensor:
-    """softmax(q k^T / sqrt(d)) v over what each query may see: q [b, s, a, d], k and v [b, t, k, d] -> [b, s, a, d]."""
+def attend(q: Tensor, k: Tensor, v: Tensor, sight: Sight, scale: float | None = None) -> Tensor:
+    """softmax(q k^T scale) v over what each query may see: q [b, s, a, d], k and v [b, t, k, d] -> [b, s, a, d]; the
+    scale is 1 / sqrt(d) where none is given."""
     grouped = q.shape[2] != k.shape[2]
     q, k, v = q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2)
     mask = None if sight.mask is None else sight.mask.unsqueeze(1)
-    out = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=sight.is_causal, enable_gqa=grouped)
+    out = F.scaled_dot_product_attention(
+        q, k, v, attn_mask=mask, is_causal=sight.is_causal, scale=scale, enable_gqa=grouped
+    )
     return out.transpose(1, 2)
 
 

@@ -7,20 +7,20 @@ from torch import Tensor, nn
 
 from suite.caches.base import NOTHING
 from suite.caches.block_memory import BlockLayer, BlockMemory
-from suite.models.blocks import Rope, rotate
+from suite.models.blocks import turned, turns_of
 
 
 class BlockCore(nn.Module):
     """One softmax over sinks, fetched blocks and what is newest. A rotary model sees tokens within the window at their
     own distances, and whatever lies beyond it, sinks included, `window` away, so that no distance is longer than those
-    (section 3.3). Positions that a model has learned are in the keys already.
+    (section 3). Positions that a model has learned are in the keys already.
 
     What a block's tokens are scored by, to find its representatives, are the q k of attention itself, near as it is.
     """
 
-    def __init__(self, layer: BlockLayer, cache: BlockMemory, rope: Rope | None) -> None:
+    def __init__(self, layer: BlockLayer, cache: BlockMemory) -> None:
         super().__init__()
-        self.layer, self.cache, self._rope = layer, cache, rope
+        self.layer, self.cache = layer, cache
 
     def forward(self, q: Tensor, k: Tensor, v: Tensor, rope: tuple[Tensor, Tensor] | None) -> Tensor:
         """q [b, s, a, d], k and v [b, s, k, d] of the new tokens, not rotated -> [b, s, a, d]. `rope` is not used: its
@@ -46,24 +46,22 @@ class BlockCore(nn.Module):
         return out
 
     def _near(self, q: Tensor, keys: Tensor) -> tuple[Tensor, Tensor]:
-        """Queries and entries rotated by their places, counted from the first that the first query's window has."""
-        if self._rope is None:
+        """Queries and entries rotated by their places, counted from the first that the first query's window has: small
+        numbers, however long the text."""
+        frequencies, plan = self.cache.frequencies, self.cache.plan
+        if frequencies is None:
             return q, keys
-        plan = self.cache.plan
         first = plan.queries.masked_fill(plan.queries == NOTHING, torch.iinfo(torch.int64).max).amin(dim=1)
         begin = (first - self.cache.size.window + 1).clamp(min=0)[:, None]
-        return self._rotated(q, plan.queries - begin), self._rotated(keys, plan.entries - begin)
+        places = (plan.queries - begin).clamp(min=0), (plan.entries - begin).clamp(min=0)
+        return turned(q, turns_of(places[0], frequencies)), turned(keys, turns_of(places[1], frequencies))
 
     def _far(self, q: Tensor) -> Tensor:
         """Queries rotated by the one distance of what is far."""
-        if self._rope is None:
+        if self.cache.frequencies is None:
             return q
-        distance = min(self.cache.size.window, len(self._rope.cos) - 1)  # nothing is far where there are no more places
-        return self._rotated(q, torch.full(q.shape[:2], distance, device=q.device))
-
-    def _rotated(self, x: Tensor, places: Tensor) -> Tensor:
-        assert self._rope is not None
-        return rotate(x, *self._rope(x.shape[1], x.dtype, places.clamp(min=0)))
+        distance = torch.full(q.shape[:2], self.cache.size.window, device=q.device)
+        return turned(q, turns_of(distance, self.cache.frequencies))
 
 
 def _scores(q: Tensor, k: Tensor) -> Tensor:

@@ -51,7 +51,7 @@ class BlockLayer:
 
     def chosen(self, query: Tensor) -> tuple[Tensor, Tensor]:
         """The blocks whose representatives score highest, [b, fetched], and whether there are so many, by
-        sim(X, B) = sum of q k over X's queries and B's representatives (section 3.2), here over all heads.
+        sim(X, B) = sum of q k over X's queries and B's representatives (section 3), here over all heads.
         query [b, k, d]: the sum of the pass's queries that read a key-value head, as they read what is far."""
         size = self._cache.size
         keys = _all(self.representatives, len(query)).unflatten(1, (size.blocks, size.representatives)).sum(dim=2)
@@ -73,7 +73,7 @@ class BlockLayer:
     def keep(self, lanes: tuple[Tensor, ...], scores: Tensor) -> None:
         """Keep the new tokens of what `extend` returned; send blocks that have left the window to the host.
         scores [b, t]: what this pass's queries scored each entry. Those tokens of a block stand for it that the queries
-        within the window after them scored highest (section 3.2)."""
+        within the window after them scored highest (section 3)."""
         size, plan = self._cache.size, self._cache.plan
         begin, end = size.sinks, size.sinks + size.recent
         scores[:, begin:end] += self.scores
@@ -104,8 +104,13 @@ class BlockMemory:
     every pass. Tensor-parallel ranks choose by the heads that they have.
     """
 
-    def __init__(self, shape: CacheShape, spec: CacheSpec, make: MakeStore, on_host: MakeStore, device: torch.device):
+    def __init__(
+        self, shape: CacheShape, spec: CacheSpec, make: MakeStore, on_host: MakeStore, device: torch.device,
+        frequencies: Tensor | None,
+    ) -> None:  # fmt: skip
         self.size, self._room = BlockShape.of(shape, spec), shape.room
+        #: of the model's rotation, [rotary_dim / 2]; None where positions are learned
+        self.frequencies = None if frequencies is None else frequencies.to(device)
         self.lengths = [0] * shape.sequences
         self.places = torch.full((shape.sequences, self.size.recent), NOTHING, device=device)
         self._layers = tuple(BlockLayer(shape, make, on_host, self) for _ in range(shape.layers))
@@ -120,6 +125,12 @@ class BlockMemory:
     def plan(self) -> BlockPlan:
         """Where the tokens of the latest `advance` go."""
         return self._plan
+
+    @property
+    def positions(self) -> Tensor:
+        """What the model is told of the latest tokens' places, [b, s]: 0 where its rotation is not used."""
+        places = self._plan.queries.clamp(min=0)
+        return places if self.frequencies is None else torch.zeros_like(places)
 
     @property
     def sight(self) -> Sight:

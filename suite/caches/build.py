@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import torch
+from torch import Tensor
 
 from suite.cache import CacheKind
 from suite.cache_shape import CacheShape, cache_kind, stored_dtype
@@ -28,35 +29,47 @@ DTYPES = {
 }  # fmt: skip
 
 
-def _full(case: Case, shape: CacheShape, make: MakeStore, device: torch.device) -> Cache:
+#: device -> what makes stores there
+StoresOn = Callable[[torch.device], MakeStore]
+
+
+def _full(case: Case, shape: CacheShape, on: StoresOn, device: torch.device) -> Cache:
     if case.cache.page_tokens is not None:
-        return PagedCache(shape, make, device, case.cache.page_tokens, case.model.window)
-    return FullCache(shape, make, device, case.cache.allocation)
+        return PagedCache(shape, on(device), device, case.cache.page_tokens, case.model.window)
+    return FullCache(shape, on(device), device, case.cache.allocation)
 
 
-def _blocks(case: Case, shape: CacheShape, make: MakeStore, device: torch.device) -> Cache:
-    return BlockMemory(shape, case.cache, make, store_maker(case, shape, HOST), device)
-
-
-def _window(case: Case, shape: CacheShape, make: MakeStore, device: torch.device) -> Cache:
+def _window(case: Case, shape: CacheShape, on: StoresOn, device: torch.device) -> Cache:
     window = kept_window(case)
     assert window is not None
-    return RollingCache(shape, make, device, window)
+    return RollingCache(shape, on(device), device, window)
 
 
-def _sinks(case: Case, shape: CacheShape, make: MakeStore, device: torch.device) -> Cache:
+def _sinks(case: Case, shape: CacheShape, on: StoresOn, device: torch.device) -> Cache:
     """Learned positions have gone into the keys by the time that they are kept: those are the text's."""
-    window, sinks, model = kept_window(case), case.cache.sinks, case.model
+    window, sinks = kept_window(case), case.cache.sinks
     assert window is not None
     assert sinks is not None
+    frequencies = _frequencies(case)
+    if frequencies is None:
+        return RollingCache(shape, on(device), device, window, sinks)
+    return SinkCache(shape, on(device), device, window, sinks, frequencies)
+
+
+def _frequencies(case: Case) -> Tensor | None:
+    """Of the model's rotation; None where its positions are learned."""
+    model = case.model
     if model.position is Position.LEARNED:
-        return RollingCache(shape, make, device, window, sinks)
-    frequencies = rope_frequencies(model.rotary_dim, model.rope_theta, model.rope_scaling)
-    return SinkCache(shape, make, device, window, sinks, frequencies)
+        return None
+    return rope_frequencies(model.rotary_dim, model.rope_theta, model.rope_scaling)
+
+
+def _blocks(case: Case, shape: CacheShape, on: StoresOn, device: torch.device) -> Cache:
+    return BlockMemory(shape, case.cache, on(device), on(HOST), device, _frequencies(case))
 
 
 #: kind of cache -> how it is made
-CACHES: dict[CacheKind, Callable[[Case, CacheShape, MakeStore, torch.device], Cache]] = {
+CACHES: dict[CacheKind, Callable[[Case, CacheShape, StoresOn, torch.device], Cache]] = {
     CacheKind.FULL: _full, CacheKind.WINDOW: _window, CacheKind.SINKS: _sinks, CacheKind.BLOCKS: _blocks,
 }  # fmt: skip
 
@@ -71,8 +84,12 @@ def build_cache(case: Case, device: torch.device, around: Callable[[Store], Stor
     kind, shape = cache_kind(case), CacheShape.of(case)
     if kind not in CACHES:
         raise SpecError(f"cache: a cache of kind {kind} is not built yet")
-    make = store_maker(case, shape, device)
-    return CACHES[kind](case, shape, lambda sequences, entries, lane: around(make(sequences, entries, lane)), device)
+
+    def on(device: torch.device) -> MakeStore:
+        make = store_maker(case, shape, device)
+        return lambda sequences, entries, lane: around(make(sequences, entries, lane))
+
+    return CACHES[kind](case, shape, on, device)
 
 
 def store_maker(case: Case, shape: CacheShape, device: torch.device) -> MakeStore:

@@ -20,10 +20,10 @@ from suite.models.decoder_module import Decoder
 from suite.models.latent_attention import LatentAttention
 
 
-def core_of(model: Decoder, cache: Cache, layer: CacheLayer) -> nn.Module:
+def core_of(layer: CacheLayer, cache: Cache) -> nn.Module:
     """The core that reads such a cache."""
     if isinstance(layer, BlockLayer) and isinstance(cache, BlockMemory):
-        return BlockCore(layer, cache, model.rope)
+        return BlockCore(layer, cache)
     return RecountingCore(layer, cache) if isinstance(cache, SinkCache) else CachedCore(layer, cache)
 
 
@@ -35,7 +35,7 @@ def through(model: Decoder, cache: Cache, form: LatentForm = LatentForm.ABSORBED
     own = [attention.core for attention in attentions]
     for attention, layer in zip(attentions, cache.layers, strict=True):
         is_latent = isinstance(attention, LatentAttention)
-        attention.core = LATENT_CORES[form](layer, cache) if is_latent else core_of(model, cache, layer)
+        attention.core = LATENT_CORES[form](layer, cache) if is_latent else core_of(layer, cache)
     try:
         yield
     finally:
@@ -48,9 +48,8 @@ def next_logits(model: Decoder, cache: Cache, ids: Tensor, places: Tensor) -> Te
     """Read tokens [b, s] that stand at these places [b, s] into the cache; logits of the last one, [b, V] in fp32.
     To be called within `through`; CacheFull where there is no room."""
     cache.advance(places)
-    # padding is looked up somewhere, and read by nobody; places beyond the last are those of cores that count anew
-    known = places.clamp(min=0, max=model.spec.max_positions - 1)
-    model.own_positions = cache.positions if isinstance(cache, SinkCache) else known
+    # padding is looked up somewhere, and read by nobody
+    model.own_positions = cache.positions if isinstance(cache, SinkCache | BlockMemory) else places.clamp(min=0)
     assert model.norm is not None
     assert model.head is not None
     return model.head(model.norm(model.trunk(ids)[:, -1:]))[:, 0].float()

@@ -101,9 +101,7 @@ class PagedCache:
         self._slots = Slots(at.flatten() if is_whole else at[kept], None if is_whole else kept, read.flatten(1))
         entries = torch.arange(columns * size, device=places.device)
         entries = torch.where(entries < ends[:, None], entries, NOTHING)
-        # padding has no entry of its own: it reads the sequence's first token, or nothing where there is none yet
-        queries = torch.where(kept, places, torch.where(ends > 0, 0, NOTHING)[:, None])
-        self._sight = sight_of(queries, entries, self._window)
+        self._sight = sight_of(places, entries, self._window)
 
     def _copy(self, copy: Copy) -> None:
         source, target = (page * self.pages.page_tokens for page in (copy.source, copy.target))

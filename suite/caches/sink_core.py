@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from suite.caches.attend import attend
 from suite.caches.base import CacheLayer, Sight
 from suite.caches.sinks import SinkCache
-from suite.models.blocks import rotate
+from suite.models.blocks import rotate, turned
 
 
 class RecountingCore(nn.Module):
@@ -23,27 +24,16 @@ class RecountingCore(nn.Module):
         assert rope is not None
         keys, values = self.layer.extend(k, v)
         count = self.cache.recount
-        keys, counted = _turned(keys, count.entries), rotate(q, *rope)
+        keys, counted = turned(keys, count.entries), rotate(q, *rope)
         if count.queries is None or count.sinks is None:
             return attend(counted, keys, values, self.cache.sight)
-        return _attend_apart(counted, _turned(q, count.queries), keys, values, count.sinks, self.cache.sight)
-
-
-def _turned(x: Tensor, turns: tuple[Tensor, Tensor]) -> Tensor:
-    cos, sin = turns
-    return rotate(x, cos.to(x.dtype), sin.to(x.dtype))
+        return _attend_apart(counted, turned(q, count.queries), keys, values, count.sinks, self.cache.sight)
 
 
 def _attend_apart(q_sinks: Tensor, q_rest: Tensor, k: Tensor, v: Tensor, sinks: Tensor, sight: Sight) -> Tensor:
-    """As `attend`, in the open: queries [b, s, a, d] in the one form for the keys that are sinks [b, t], in the other
-    for the rest. Scores [b, a, s, t] are held in fp32: no fused kernel has queries that differ from key to key."""
-    groups = (k.shape[2], -1)
-    scores = torch.where(
-        sinks[:, None, None, None],
-        torch.einsum("bskgd,btkd->bkgst", q_sinks.unflatten(2, groups), k),
-        torch.einsum("bskgd,btkd->bkgst", q_rest.unflatten(2, groups), k),
-    )
-    scores = scores.float() * k.shape[-1] ** -0.5
-    if sight.mask is not None:
-        scores = scores.masked_fill(~sight.mask[:, None, None], float("-inf"))
-    return torch.einsum("bkgst,btkd->bskgd", scores.softmax(-1).to(v.dtype), v).flatten(2, 3)
+    """As `attend`, with queries [b, s, a, d] in the one form for the keys that are sinks [b, t], in the other for the
+    rest: both forms behind each other, over keys that are zero in the half that is not for them."""
+    width, is_sink = k.shape[-1], sinks[..., None, None]
+    q = torch.cat((q_sinks, q_rest), dim=-1)
+    k = torch.cat((k.masked_fill(~is_sink, 0), k.masked_fill(is_sink, 0)), dim=-1)
+    return attend(q, k, F.pad(v, (0, width)), sight, width**-0.5)[..., :width]

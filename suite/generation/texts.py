@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Protocol
 
 import torch
@@ -9,6 +11,7 @@ from torch import Tensor
 
 from suite.caches.base import NOTHING, Cache
 from suite.caches.core import next_logits
+from suite.models.blocks import EagerCore, FlashCore
 from suite.models.decoder_module import Decoder
 
 
@@ -65,6 +68,20 @@ class WholeText:
     def reorder(self, rows: Tensor) -> None:
         """Its ids are put in another order."""
         self.ids = self.ids[rows]
+
+
+@contextmanager
+def within(model: Decoder, window: int | None) -> Iterator[None]:
+    """Let the model's own attention see the newest `window` tokens (None: all), as through a cache of no more."""
+    cores = [module for module in model.modules() if isinstance(module, FlashCore | EagerCore)]
+    own = [core.window for core in cores]
+    for core in cores:
+        core.window = window
+    try:
+        yield
+    finally:
+        for core, before in zip(cores, own, strict=True):
+            core.window = before
 
 
 def logits_of(model: Decoder, ids: Tensor, pads: Tensor, last: int) -> Tensor:

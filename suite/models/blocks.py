@@ -80,6 +80,12 @@ def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     return torch.cat((*turned, rest) if rest.shape[-1] else turned, dim=-1)
 
 
+def turned(x: Tensor, turns: tuple[Tensor, Tensor]) -> Tensor:
+    """x [b, s, heads, d] rotated by cosines and sines in another type."""
+    cos, sin = turns
+    return rotate(x, cos.to(x.dtype), sin.to(x.dtype))
+
+
 def window_mask(seq_len: int, window: int | None, device: torch.device) -> Tensor | None:
     """Which tokens each of a sequence's tokens may read, [s, s]; None where the window hides none, or there is none."""
     if window is None or seq_len <= window:

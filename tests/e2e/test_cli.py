@@ -51,7 +51,7 @@ VERBS = ("bench", "estimate", "report", "models")
         ("report /nowhere", "/nowhere: no run is recorded there; expected a folder with records.jsonl"),
         (
             "bench --suite nightly",
-            "--suite: 'nightly' is not known; known: default, quick, strategies, peers, memory, memory-pairs, speed",
+            "--suite: 'nightly' is not known; known: default, quick, strategies, peers, memory, memory-pairs, kv,",
         ),
         ("bench --suite quick --model gpt2", "--suite: 'quick' given beside --model; give one"),
         (
@@ -63,6 +63,14 @@ VERBS = ("bench", "estimate", "report", "models")
         (
             "bench --suite speed --model gpt2 --dp 2",
             "--suite speed: given beside --model, --dp; it has flags of its own: python -m",
+        ),
+        (
+            "simulate --model gpt-1m --seq-len 8 --new-tokens 8",
+            "--new-tokens: simulate is about training, and the case is served; take estimate or bench",
+        ),
+        (
+            "bench --model gpt-1m --seq-len 8 --new-tokens 8 --pp 2",
+            "layout.pp(2): pipelines are not served yet; `estimate` takes them, and tp and dp can be served",
         ),
         ("bench --model gpt-1m --precision fp8", "workload.precision: fp8 is not trained yet, since it needs torchao"),
         ("bench --suite peers --emit slurm", "--emit: given beside --suite peers; the tools are asked by"),

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from memory.caches.model import cache_bytes, cache_terms
+from parallelism.serving.reads import Reads
 from suite.allocations import mark, record_allocations
 from suite.caches.base import NOTHING, CacheFull
 from suite.caches.block_core import BlockCore
@@ -87,7 +88,7 @@ def memory(name: str = "gqa", **cache: Any) -> BlockMemory:
 
 
 @pytest.mark.parametrize("passes", PASSES)
-@pytest.mark.parametrize("fetched", [1, 3, 16])
+@pytest.mark.parametrize("fetched", [2, 16])
 @pytest.mark.parametrize("name", MODELS)
 def test_answers_are_those_of_attention_without_a_cache_under_the_same_rule(
     name: str, fetched: int, passes: str
@@ -112,8 +113,10 @@ def test_a_text_within_the_window_is_read_as_by_full_attention(name: str) -> Non
         torch.testing.assert_close(found, model(IDS)[:, -8:], atol=1e-5, rtol=0)
 
 
-@pytest.mark.parametrize(("dtype", "size"), [("fp32", 4), ("bf16", 2)])
-@pytest.mark.parametrize(("fetched", "window", "blocks", "recent"), [(2, 5, 8, 6), (16, 5, 8, 6), (2, 40, 0, 30)])
+@pytest.mark.parametrize(
+    ("fetched", "window", "blocks", "recent", "dtype", "size"),
+    [(2, 5, 8, 6, "fp32", 4), (16, 5, 8, 6, "bf16", 2), (2, 40, 0, 30, "fp32", 4)],
+)
 def test_the_allocator_gives_device_and_host_the_bytes_of_the_formula(
     fetched: int, window: int, blocks: int, recent: int, dtype: str, size: int
 ) -> None:
@@ -144,10 +147,10 @@ def test_the_allocator_gives_device_and_host_the_bytes_of_the_formula(
 
 
 def test_codes_of_blocks_have_scales_on_the_device_and_on_the_host() -> None:
-    case = case_of("gqa", **BLOCKS, fetched_blocks=2, cache_dtype="int4", quant_group=8)
-    cache = build_cache(case, CPU)
+    case, reads = case_of("gqa", **BLOCKS, fetched_blocks=2, cache_dtype="int4", quant_group=8), Reads()
+    cache, model = build_cache(case, CPU, reads.around), model_of(case)
     assert isinstance(cache, BlockMemory)
-    assert bool(answer(model_of(case), cache, torch.tensor([0, 5, 20]), [24]).isfinite().all())
+    assert bool(answer(model, cache, torch.tensor([0, 0, 0]), [24]).isfinite().all())
     heads = 3 * 3 * 2  # layers, sequences, heads; of a head 8 bytes of codes, and 8 of scales and offsets of two groups
     expected = {
         Component.KEYS: (2 + 6 + 6 + 16) * heads * 8, Component.VALUES: (2 + 6 + 6) * heads * 8,
@@ -156,24 +159,31 @@ def test_codes_of_blocks_have_scales_on_the_device_and_on_the_host() -> None:
     }  # fmt: skip
     assert {name: sum(x.nbytes for x in held) for name, held in cache.held().items()} == expected
     assert cache_bytes(case) == sum(expected.values())
+    reads.forget()
+    with through(model, cache), torch.no_grad():
+        next_logits(model, cache, IDS[:, :1], torch.full((3, 1), 31))
+    assert reads.nbytes(cache.held()) == {
+        name: nbytes for name, nbytes in expected.items() if name is not Component.TABLES
+    } | {Component.HOST: 2 * 6 * heads * 16}
+    assert cache_bytes(case, quantity=Quantity.CACHE_READ) == sum(reads.nbytes(cache.held()).values())
 
 
 def blocks_of(cache: BlockMemory, keys: Tensor, queries: Tensor) -> None:
-    """Read one token after another, [s, 16] each, into the first layer, the same for both heads of every sequence."""
-    core = BlockCore(cache.layers[0], cache, rope=None)
+    """Read one token after another, [s, 16] each, into the first layer, the same for every head of every sequence."""
+    core = BlockCore(cache.layers[0], cache)
     for at in range(len(keys)):
         cache.advance(torch.full((3, 1), at))
-        q, k = queries[at].expand(3, 1, 4, 16), keys[at].expand(3, 1, 2, 16)
+        q, k = queries[at].expand(3, 1, 4, 16), keys[at].expand(3, 1, 4, 16)
         assert bool(core(q, k, k, None).isfinite().all())
 
 
 def test_the_fetched_blocks_are_those_whose_keys_the_query_asks_for() -> None:
-    cache, axis = memory(fetched_blocks=2), torch.eye(16)
+    cache, axis = memory("gpt", fetched_blocks=2), torch.eye(16)
     keys = torch.stack([axis[0] * 9, axis[0] * 9, *(axis[1 + at // 3] for at in range(22))])  # sinks, then by blocks
     blocks_of(cache, keys, torch.zeros(24, 16))
     cache.advance(torch.full((3, 1), 24))
     assert cache.plan.blocks.tolist() == [6, 6, 6]
-    query = (axis[3] + axis[6] * 0.5 + axis[0]).expand(3, 2, 16)
+    query = (axis[3] + axis[6] * 0.5 + axis[0]).expand(3, 4, 16)
     best, there = cache.layers[0].chosen(query)
     assert (best.tolist(), bool(there.all())) == ([[2, 5]] * 3, True)
     (found, _), _ = cache.layers[0].fetch(query)
@@ -181,19 +191,19 @@ def test_the_fetched_blocks_are_those_whose_keys_the_query_asks_for() -> None:
 
 
 def test_those_tokens_stand_for_a_block_that_later_queries_score_highest() -> None:
-    cache, axis = memory(), torch.eye(16)
+    cache, axis = memory("gpt"), torch.eye(16)
     keys = torch.zeros(24, 16)
     keys[2:5] = axis[[1, 2, 3]]  # block 0: places 2, 3 and 4
     queries = torch.zeros(24, 16)
     queries[5], queries[6] = axis[1], axis[3] * 0.5  # within the window of all three
     queries[2:5], queries[9:] = axis[2], axis[2] * 50  # too early for place 3 but at 4, and too late
     blocks_of(cache, keys, queries)
-    found = cache.layers[0].representatives.read(slice(None))[0].view(3, 8, 2, 2, 16)[0, 0, :, 0]
+    found = cache.layers[0].representatives.read(slice(None))[0].view(3, 8, 2, 4, 16)[0, 0, :, 0]
     assert sorted(found.argmax(dim=-1).tolist()) == [1, 2]
     queries[3:5] = 0
-    cache = memory()
+    cache = memory("gpt")
     blocks_of(cache, keys, queries)
-    found = cache.layers[0].representatives.read(slice(None))[0].view(3, 8, 2, 2, 16)[0, 0, :, 0]
+    found = cache.layers[0].representatives.read(slice(None))[0].view(3, 8, 2, 4, 16)[0, 0, :, 0]
     assert sorted(found.argmax(dim=-1).tolist()) == [1, 3]
 
 
@@ -210,6 +220,16 @@ def test_beams_go_on_from_each_others_blocks() -> None:
         text, ends = torch.cat((IDS[source, pad:17], IDS[row, 17:])), range(17 - pad, 32 - pad)
         expected = reference(model, text, list(pairwise([0, *ends])), fetched=1)[-1]
         torch.testing.assert_close(found[row], expected, atol=1e-5, rtol=0)
+
+
+def test_a_text_may_be_longer_than_the_models_positions() -> None:
+    case = case_of("gqa", new_tokens=300, **BLOCKS, fetched_blocks=2)
+    model, cache = model_of(case), build_cache(case, CPU)
+    ids = torch.randint(512, (3, 301))
+    with through(model, cache), torch.no_grad():
+        for at in range(0, 300, 60):
+            next_logits(model, cache, ids[:, at : at + 60], torch.arange(at, at + 60).expand(3, -1))
+        assert bool(next_logits(model, cache, ids[:, 300:], torch.full((3, 1), 300)).isfinite().all())
 
 
 def test_a_full_block_memory_says_so_and_stays_as_it_was() -> None:

@@ -1,19 +1,33 @@
-"""Latent attention's cache: both forms answer as the model without a cache does, and its bytes are the formula's."""
+"""Latent attention: a cache answers as the model without one does; cache and training allocate what formulas say."""
 
 from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator
+from typing import Any
 
 import pytest
 import torch
 
 from memory.caches.model import cache_bytes, cache_terms
+from memory.labels import WalkRules
+from memory.walk import walk_segment
 from suite.allocations import mark, record_allocations
 from suite.cache import LatentForm
 from suite.caches.base import NOTHING
 from suite.caches.build import build_cache
 from suite.caches.core import next_logits, through
 from suite.case import Case, case_from
-from suite.models.decoder_module import Decoder
-from suite.record import Quantity
+from suite.layout import Recompute
+from suite.models.blocks import Rope
+from suite.models.decoder import DecoderSpec, Latent
+from suite.models.decoder_module import Block, Decoder
+from suite.models.ledgers import ledger_of
+from suite.record import Moment, Quantity
+from suite.spec import Precision, Workload
+from suite.tape import FP32, Backend
+from tests.fake.measured import measure
+from tests.fake.workspace import without_workspace
 
 pytestmark = pytest.mark.fake
 
@@ -24,6 +38,15 @@ MODELS = {
     "values as wide as keys": SIZES | {"v_dim": 24},
 }
 CPU = torch.device("cpu")
+
+
+@pytest.fixture(autouse=True)
+def _one_thread() -> Iterator[None]:
+    """Workspace grows with the threads, and tiny models wait for them."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
 
 
 def case_of(name: str, **cache: str) -> Case:
@@ -73,3 +96,64 @@ def test_the_allocator_gives_a_latent_cache_the_bytes_of_the_formula(allocation:
     assert sum(found) == cache_bytes(case)
     read = sum(term.nbytes for term in cache_terms(case) if term.quantity is Quantity.CACHE_READ)
     assert read == 3 * 31 * 3 * (32 + 8) * 4  # layers, tokens, sequences, latent and rotated key, fp32
+
+
+#: (values narrower than keys, queries through a latent, one head), each number format, kernel and recomputation
+TRAINED: list[tuple[dict[str, Any], dict[str, Any], str]] = [
+    ({}, {"precision": "fp32"}, "none"),
+    ({"q_rank": 28}, {"precision": "bf16-mixed", "micro_batch": 3}, "full"),
+    ({"v_dim": 24}, {"precision": "bf16-mixed", "attention": "eager", "micro_batch": 3}, "none"),
+    ({"q_rank": 28}, {"precision": "fp32", "attention": "eager", "seq_len": 192}, "full"),
+    ({"q_rank": 28}, {"precision": "bf16", "seq_len": 17}, "selective"),
+    ({"v_dim": 24}, {"precision": "fp32", "loss": "chunked"}, "selective-op"),
+    ({"heads": 1}, {"precision": "fp16-mixed", "micro_batches": 2}, "selective"),
+]
+
+
+@pytest.mark.parametrize(("sizes", "workload", "recompute"), TRAINED, ids=lambda part: str(part))
+def test_every_moment_of_training_is_predicted(
+    sizes: dict[str, Any], workload: dict[str, Any], recompute: str
+) -> None:  # fmt: skip
+    """As in test_memory_single: states to the byte, totals but for scalars, in fp32 every component."""
+    latent = {"kv_rank": 40, "rope_dim": 8, "nope_dim": 16, "v_dim": 20} | sizes
+    heads = latent.pop("heads", 3)
+    model = {"layers": 2, "hidden": 96, "heads": heads, "ffn": 160, "vocab": 300, "max_positions": 256}
+    case = case_from({
+        "model": model | {"latent": latent}, "workload": {"seq_len": 48} | workload, "layout": {"recompute": recompute},
+    })  # fmt: skip
+    with without_workspace():
+        found = measure(case)
+    assert not found.states_off()
+    assert not found.components_off()
+    assert not found.totals_off()
+    assert case.workload.precision is not Precision.FP32 or not found.components_off(Moment)
+
+
+def test_the_peak_of_the_tiny_preset_in_bf16_is_right_with_onednns_workspace() -> None:
+    workload = {"seq_len": 128, "micro_batch": 4, "precision": "bf16-mixed"}
+    assert abs(measure(case_from({"model": "mla-1m", "workload": workload})).peak_error()) < 0.005
+
+
+@pytest.mark.parametrize("q_rank", [0, 5])
+def test_a_blocks_backward_pass_allocates_what_the_ledger_says(q_rank: int) -> None:
+    """Where keys are put together, spread and padded, no highest instant of a step is: here every allocation as large
+    as heads' keys, values or their parts is held to the walk, one by one. All sizes differ."""
+    batch, seq, sizes = 2, 29, Latent(kv_rank=13, rope_dim=6, nope_dim=11, v_dim=7, q_rank=q_rank)
+    spec = DecoderSpec(layers=1, hidden=19, heads=3, ffn=23, vocab=32, max_positions=64, latent=sizes)
+    workload = Workload(seq_len=seq, micro_batch=batch)
+    ledger = ledger_of(spec, workload, Recompute(), FP32, Backend.CPU, 1)
+    walk = walk_segment(ledger.segments[1].segment, WalkRules())
+    block, rope = Block(spec, workload.attention, 1), Rope(64, spec.rotary_dim, 1e4, None)(seq, torch.float32)
+    x, gradient = torch.randn(batch, seq, 19, requires_grad=True), torch.randn(batch, seq, 19)
+    with record_allocations() as trace:
+        y = block(x, rope)
+        mark("forward ends")
+        y.backward(gradient)
+    middle = trace.marks[0].at
+    parts = {batch * seq * 4 * elements for elements in (3 * 17, 3 * 11, 3 * 7, 6, 3 * 3, 3)}
+    for made, said in (
+        ([item.nbytes for item in trace.blocks if item.born < middle], walk.forward.sizes),
+        ([item.nbytes for item in trace.blocks if item.born >= middle], walk.backward.sizes),
+    ):
+        expected = Counter(nbytes for nbytes in said if nbytes in parts)
+        assert Counter(nbytes for nbytes in made if nbytes in parts) == expected

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -10,13 +11,17 @@ import torch
 from torch import Tensor
 
 from memory.caches.model import cache_bytes, cache_terms
+from parallelism.serving import serve_pass
+from parallelism.serving.losses import Losses
 from suite.allocations import mark, record_allocations
 from suite.caches.base import NOTHING, CacheFull
 from suite.caches.build import build_cache
 from suite.caches.core import next_logits, through
 from suite.caches.rolling import RollingCache
 from suite.case import Case, case_from
+from suite.data import Windows
 from suite.models.decoder_module import Decoder
+from suite.ranklog import RankWriter, read_rank
 from suite.record import Component, Quantity
 
 pytestmark = pytest.mark.fake
@@ -129,11 +134,12 @@ def test_a_rolling_buffer_answers_as_masked_attention_does_without_one(name: str
 
 @pytest.mark.parametrize("sizes", [{}, {"window": 12}, {"window": 5}])
 def test_the_smaller_of_the_models_window_and_the_caches_decides(sizes: dict[str, int]) -> None:
-    case = case_of(MODELS["gqa"] | {"window": 9}, **sizes)
+    """The prompts are as long as the model's window: they fill the buffer without an overwrite."""
+    case = case_of(MODELS["gqa"] | {"window": 9}, seq_len=9, **sizes)
     model = model_of(case)
-    text, found = answer(case, model, torch.randint(128, (3, PROMPT)), torch.zeros(3, dtype=torch.long), PROMPT)
+    text, found = answer(case, model, torch.randint(128, (3, 9)), torch.zeros(3, dtype=torch.long), 9)
     with torch.no_grad():
-        alone = masked(model, text[:, :-1], min(9, sizes.get("window", 9)))[:, PROMPT - 1 :]
+        alone = masked(model, text[:, :-1], min(9, sizes.get("window", 9)))[:, 8:]
     torch.testing.assert_close(found, alone, atol=1e-5, rtol=0)
 
 
@@ -154,7 +160,16 @@ def test_sinks_answer_as_attention_that_counts_places_anew_for_every_query(name:
 
 @pytest.mark.parametrize("kept", [{"window": 64}, {"window": 60, "sinks": 4}])
 def test_what_keeps_the_whole_text_is_a_full_cache_in_logits_and_bytes(kept: dict[str, int]) -> None:
-    full, case = case_of("gqa"), case_of("gqa", **kept)
+    _hold_to_a_full_cache(kept)
+
+
+def test_a_window_of_codes_over_the_whole_text_is_a_full_cache_of_codes() -> None:
+    """Keys are rotated before they are rounded in both; sinks round keys that are not."""
+    _hold_to_a_full_cache({"window": 64, "cache_dtype": "int8"})
+
+
+def _hold_to_a_full_cache(kept: dict[str, Any]) -> None:
+    full, case = case_of("gqa", cache_dtype=kept.get("cache_dtype", "auto")), case_of("gqa", **kept)
     model, prompts = model_of(case), torch.randint(128, (3, PROMPT))
     for ours, theirs in zip(
         answer(case, model, prompts, PADS, PROMPT), answer(full, model, prompts, PADS, PROMPT), strict=True
@@ -164,9 +179,8 @@ def test_what_keeps_the_whole_text_is_a_full_cache_in_logits_and_bytes(kept: dic
         assert cache_bytes(case, quantity=quantity) == cache_bytes(full, quantity=quantity)
 
 
-@pytest.mark.parametrize("dtype", ["fp32", "bf16", "fp8"])
+@pytest.mark.parametrize(("name", "dtype"), [("gqa", "fp32"), ("mqa", "bf16"), ("gqa", "fp8"), ("mqa", "int4")])
 @pytest.mark.parametrize("kept", [{"window": 9}, {"window": 9, "sinks": 3}, {"window": 50}])
-@pytest.mark.parametrize("name", ["gqa", "mqa"])
 def test_the_allocator_gives_a_window_the_bytes_of_the_formula(name: str, kept: dict[str, int], dtype: str) -> None:
     case = case_of(name, seq_len=24, new_tokens=8, cache_dtype=dtype, **kept)
     model, ids = model_of(case), torch.randint(128, (3, 31))
@@ -179,8 +193,9 @@ def test_the_allocator_gives_a_window_the_bytes_of_the_formula(name: str, kept: 
         mark("answered")
     found = [block.nbytes for block in trace.alive(trace.marks[0].at) if block.address in held]
     assert sum(found) == cache_bytes(case)
-    size, entries = {"fp32": 4, "bf16": 2, "fp8": 1}[dtype], min(31, sum(kept.values()))
-    by_lane = {term.component: term.nbytes for term in cache_terms(case) if term.quantity is Quantity.CACHE_READ}
+    size, entries = {"fp32": 4, "bf16": 2, "fp8": 1, "int4": 0.5}[dtype], min(31, sum(kept.values()))
+    read = [term for term in cache_terms(case) if term.quantity is Quantity.CACHE_READ]
+    by_lane = {term.component: term.nbytes for term in read if term.component is not Component.SCALES}
     # layers, entries, sequences, heads, width, bytes
     hand = 2 * entries * 3 * case.model.kv_heads * 8 * size
     assert by_lane == {Component.KEYS: hand, Component.VALUES: hand}
@@ -236,3 +251,34 @@ def _read_padding() -> None:
     with through(model, cache), torch.no_grad():
         next_logits(model, cache, ids[:, :30], places[:, :30])
         assert next_logits(model, cache, ids[:, 30:], places[:, 30:]).isfinite().all()
+
+
+@pytest.mark.parametrize(
+    ("model", "cache", "differences"),
+    [
+        ({}, {"window": 5}, 1),
+        ({"window": 7}, {}, 1),
+        ({"window": 7}, {"page_tokens": 4}, 1),
+        ({}, {"window": 5, "sinks": 2}, 0),
+    ],
+    ids=str,
+)
+def test_served_windows_weigh_what_formulas_say_and_are_held_to_masked_attention(
+    model: dict[str, int], cache: dict[str, int], differences: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(serve_pass, "PREFILLS", 0)
+    case = case_from({
+        "model": MODELS["gqa"] | model, "workload": {"seq_len": 12, "micro_batch": 3, "precision": "fp32"},
+        "serving": {"new_tokens": 9, "shortest_prompt": 3, "prefill_tokens": 5}, "cache": cache,
+    })  # fmt: skip
+    tokens = torch.randint(128, (200,), generator=torch.Generator().manual_seed(2)).int().numpy()
+    windows, writer = Windows(tokens, 12, 12, 0), RankWriter(tmp_path, 0)
+    serve_pass.ServePass(case, 0, CPU, None, windows, writer, Losses()).run()
+    samples = read_rank(tmp_path, 0).samples
+    for quantity in (Quantity.CACHE, Quantity.CACHE_READ):
+        found = sum(sample.value for sample in samples if sample.quantity is quantity)
+        assert found == cache_bytes(case, quantity=quantity)
+    assert [sample.value for sample in samples if sample.quantity is Quantity.TOKENS_DIFFER] == [0] * differences
+    apart = [sample.value for sample in samples if sample.quantity is Quantity.LOGIT_DIFFERENCE]
+    assert len(apart) == differences
+    assert all(value < 1e-5 for value in apart)

@@ -9,6 +9,7 @@ from itertools import combinations
 import pytest
 
 from memory.estimate import MemoryModel
+from memory.inference import InferenceModel
 from parallelism.strategies import STRATEGIES
 from suite.case import Case, case_from
 from suite.cases import SUITES, default_suite, quick_suite, strategies_suite, suite_of
@@ -46,7 +47,8 @@ def test_a_suite_runs_on_any_machine_and_needs_no_file(name: str) -> None:
         assert case.cluster.nodes == 1
         assert case.layout.world_size <= (4 if name in ("default", "quick") else 8)
         assert case.recipe.data == ""
-        assert MemoryModel(case).peak_bytes() < 2**30
+        model = InferenceModel(case) if case.serves else MemoryModel(case)
+        assert model.peak_bytes() < 2**30
 
 
 def test_the_default_suite_covers_what_is_promised() -> None:
@@ -104,7 +106,7 @@ def test_an_unknown_suite_is_refused_with_the_known_ones() -> None:
     with pytest.raises(
         SpecError,
         match=r"^--suite: 'nightly' is not known; known: default, quick, strategies, peers, memory, memory-pairs,"
-        r" speed$",
+        r" kv, speed$",
     ):
         suite_of("nightly")
     with pytest.raises(SpecError, match=r"did you mean default\?$"):

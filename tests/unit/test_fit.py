@@ -87,6 +87,15 @@ def test_sequences_grow_by_what_the_layout_divides_up_to_the_models_positions() 
     assert {item.case.workload.seq_len % 8 for item in search.tried.values()} == {0}
 
 
+def test_sequences_grow_up_to_the_models_window_where_it_has_one() -> None:
+    described = case()
+    windowed = replace(described, model=replace(described.model, window=300))
+    answer = Search(windowed, device("h100-sxm")).answer(Target.SEQ_LEN)
+    assert answer.best is not None
+    assert answer.best.value == 300
+    assert "window is 300" in answer.note
+
+
 def test_gpus_are_the_fewest_whose_shards_fit() -> None:
     described = case(micro_batch=1, seq_len=16)
     hardware = replace(device("h100-sxm"), memory_bytes=Figure(7 * GIB, "made up"))

@@ -46,6 +46,26 @@ def test_skipped() -> None:
     assert judge(logs, Ending()) == (Outcome.SKIPPED, "needs 8 GPUs")
 
 
+def full(rank: int) -> RankLog:
+    return RankLog(rank, done=True, exit=RankExit(rank, 0, 100.0), failure=says("full after 3", 40.0, FULL))
+
+
+FULL = FailureKind.CACHE_FULL
+
+
+def test_a_full_cache_is_an_end_of_its_own() -> None:
+    assert judge([full(0), full(1)], Ending(oom_kills=0)) == (Outcome.CACHE_FULL, "full after 3")
+
+
+def test_a_rank_that_broke_later_is_no_full_cache() -> None:
+    logs = [full(0), died(1, 1, stderr="ValueError: upside", failure=says("full after 3", 40.0, FULL))]
+    assert judge(logs, Ending()) == (Outcome.FAILED, "rank 1: exit status 1: ValueError: upside")
+    logs[1] = RankLog(1, failure=says("full after 3", 40.0, FULL), exit=RankExit(1, 0, 100.0))
+    assert judge(logs, Ending())[1] == "rank 1: ended without its last row (exit status 0)"
+    logs[1] = died(1, 1, failure=says("broken", 45.0))
+    assert judge(logs, Ending()) == (Outcome.FAILED, "rank 1: broken")
+
+
 @pytest.mark.parametrize("code", [-9, 137])
 @pytest.mark.parametrize(
     "kills, outcome, reason",

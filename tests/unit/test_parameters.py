@@ -28,10 +28,18 @@ PUBLISHED = {
     "llama-7b": 6_738_415_616,  # the model's safetensors index on the Hub
     "llama-13b": 13_015_864_320,
     "llama-65b": 65_285_660_672,
+    "llama2-7b": 6_738_415_616,  # the same shape as llama-7b
+    "llama2-13b": 13_015_864_320,
     "llama2-70b": 68_976_648_192,
     "llama3-8b": 8_030_261_248,
     "llama3-70b": 70_553_706_496,
     "llama3-405b": 405_853_388_800,  # the re-released checkpoint, with 8 key-value heads
+    "llama3.2-1b": 1_235_814_400,  # the model's safetensors on the Hub
+    "llama3.2-3b": 3_212_749_824,  # tests/published/params.csv, as the next two
+    "qwen2.5-7b": 7_615_616_512,
+    "qwen2.5-14b": 14_770_033_664,
+    "qwen2.5-32b": 32_763_876_352,  # the models' safetensors indexes on the Hub
+    "qwen2.5-72b": 72_706_203_648,
     "mistral-7b": 7_241_732_096,  # keras-hub's preset metadata; the shape: arXiv:2310.06825, table 1
     "chatglm2-6b": 6_243_584_000,  # THUDM/chatglm2-6b
 }
@@ -66,12 +74,22 @@ def count(module: nn.Module) -> int:
     return sum(item.numel() for item in module.parameters())
 
 
+def latent_by_hand(spec: DecoderSpec) -> int:
+    """arXiv:2405.04434, equations 9 to 19: queries' down- and up-projection, the latent's, the shared rotated key, the
+    keys' and values' up-projections, the output, and the norms of both latents."""
+    assert spec.latent is not None
+    h, a, c, cq = spec.hidden, spec.heads, spec.latent.kv_rank, spec.latent.q_rank
+    key, value = spec.latent.nope_dim + spec.latent.rope_dim, spec.latent.v_dim
+    queries = h * cq + cq + cq * a * key if cq else h * a * key
+    return queries + h * c + c + h * spec.latent.rope_dim + c * a * (spec.latent.nope_dim + value) + a * value * h
+
+
 def by_hand(spec: DecoderSpec) -> int:
     """L (h a d + 2 h k d + a d h + 2 or 3 h f + biases + norms) + final norm + V h (+ V h untied) (+ P h)."""
     h, f, q, k = spec.hidden, spec.ffn, spec.heads * spec.head_dim, spec.kv_heads * spec.head_dim
     wide = 1 if spec.activation is Activation.GELU else 2
     norm = h * (2 if spec.norm is Norm.LAYERNORM and spec.bias else 1)
-    block = h * q + 2 * h * k + q * h + (wide + 1) * h * f + 2 * norm
+    block = (h * q + 2 * h * k + q * h if spec.latent is None else latent_by_hand(spec)) + (wide + 1) * h * f + 2 * norm
     block += (q + 2 * k) * (spec.bias or spec.qkv_bias) + (h + wide * f + h) * spec.bias
     tables = spec.vocab * h * (1 if spec.tied else 2) + spec.max_positions * h * (spec.position is Position.LEARNED)
     return spec.layers * block + norm + tables
@@ -96,7 +114,7 @@ def test_every_preset_counts_what_was_published() -> None:
 def test_the_tiny_presets_are_about_as_large_as_their_names_say() -> None:
     for name, spec in PRESETS.items():
         form, _, size = name.partition("-")
-        if form in ("gpt", "llama") and size in ("1m", "10m", "50m"):
+        if form in ("gpt", "llama", "mla") and size in ("1m", "10m", "50m"):
             assert ledger(spec).parameters == pytest.approx(float(size[:-1]) * 1e6, rel=0.2), name
 
 

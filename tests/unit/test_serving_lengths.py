@@ -61,5 +61,26 @@ def test_pages_that_cannot_be(cache: dict[str, Any], message: str) -> None:
         case_of(4, 10, **cache)  # prompts of 10, 40, 70 and 100 tokens
 
 
+BLOCKS = {"sinks": 4, "window": 32, "memory_block": 8}
+
+
+@pytest.mark.parametrize(
+    ("model", "cache", "message"),
+    [
+        ({}, {"allocation": "growing"}, r"cache\.memory_block\(8\) with cache\.allocation\(growing\): "),
+        ({}, {"cache_tokens": 64}, r"workload\.seq_len\(100\) > cache\.cache_tokens\(64\): "),
+        ({"max_positions": 32}, {}, r"cache\.window\(32\) \+ 1 > model\.max_positions\(32\): "),
+        ({"window": 31}, {}, r"cache\.window\(32\) > model\.window\(31\): "),
+        ({"position": "learned", "max_positions": 103}, {}, r"= 104 is beyond max_positions\(103\)"),
+    ],
+)
+def test_blocks_that_cannot_be(model: dict[str, Any], cache: dict[str, Any], message: str) -> None:
+    with pytest.raises(SpecError, match=message):
+        case_from({
+            "model": TINY | model, "workload": {"seq_len": 100, "micro_batch": 1},
+            "serving": {"new_tokens": 4}, "cache": BLOCKS | cache,
+        })  # fmt: skip
+
+
 def test_a_pool_that_just_holds_the_prompts_is_enough() -> None:
     assert case_of(4, 10, page_tokens=16, cache_tokens=64).cache.page_tokens == 16
