@@ -101,6 +101,20 @@ def test_another_context_is_taken_from_those_around_it_and_says_so() -> None:
     assert "not at their own shape" in time.basis
 
 
+def test_another_batch_is_taken_from_those_around_it_and_a_token_never_from_a_prompt() -> None:
+    few, many, between = (case_of(batch=batch) for batch in (1, 16, 4))
+    calibration = calibration_of(few, many)
+    layers = {1: 10 * US, 16: 40 * US}  # at four sequences, half way in the logs, twice the first
+    calibration = replace(
+        calibration, cores=tuple(replace(each, layer=layers[each.core.sequences]) for each in calibration.cores)
+    )
+    time = time_of(between, calibration)
+    assert time.decode_seconds == pytest.approx((PASS_US + BLOCKS * (20 - LAYER)) * US)
+    prompts = tuple(each for each in calibration.cores if each.core.queries > 1)
+    with pytest.raises(SpecError, match="was not measured"):
+        time_of(between, replace(calibration, cores=prompts))
+
+
 def test_what_was_not_measured_has_no_time() -> None:
     case = case_of()
     calibration = calibration_of(case)
