@@ -61,17 +61,18 @@ def _cache_line(name: str, case: Case, asked: Asked, rank: int) -> Line | None:
 
 
 def rate_lines(asked: Asked, rows: list[dict[str, Any]]) -> tuple[Line, ...]:
-    """Tokens a second over the batch, at the asked context, of each choice up to its largest batch."""
+    """Tokens a second over the batch, at the asked context, of each choice up to its largest batch; a calibration need
+    not know every batch, and the asked one alone decides whether there is a line."""
     lines = []
     for (name, case), row in zip(cases_compared(asked), rows, strict=True):
         largest = row["largest_batch"]
         if not largest or row["time"]["tokens_per_second"] is None:
             continue
-        points = []
-        for batch in sorted({*_doublings(1, largest), largest}):
-            rate = times_of(resized(case, batch, asked.context, asked.step_tokens), asked)["tokens_per_second"]
-            points.append((batch, rate))
-        lines.append(Line(name, tuple(points)))
+        found = (
+            (batch, times_of(resized(case, batch, asked.context, asked.step_tokens), asked)["tokens_per_second"])
+            for batch in sorted({*_doublings(1, largest), largest})
+        )
+        lines.append(Line(name, tuple((batch, rate) for batch, rate in found if rate is not None)))
     return tuple(lines)
 
 
