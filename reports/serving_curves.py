@@ -16,8 +16,8 @@ from suite.case import Case
 from suite.models.served import served_model_of
 from suite.parse import SpecError
 
-#: where the context's axis begins
-_SHORTEST = 512
+#: where the context's axis begins, or so much below its end
+_SHORTEST, _BELOW = 512, 64
 #: the batch's axis goes so many times beyond what fits
 _BEYOND = 4
 
@@ -46,7 +46,9 @@ def cache_lines(asked: Asked, rank: int) -> tuple[Line, ...]:
 
 def _cache_line(name: str, case: Case, asked: Asked, rank: int) -> Line | None:
     longest = max(asked.context, case.model.max_positions)
-    sizes = sorted({*_doublings(min(_SHORTEST, asked.context), longest), asked.context, longest})
+    sizes = sorted(
+        {*_doublings(max(2, min(_SHORTEST, asked.context, longest // _BELOW)), longest), asked.context, longest}
+    )
     try:
         return Line(
             name,
