@@ -16,8 +16,8 @@ from suite.case import Case
 from suite.models.served import served_model_of
 from suite.parse import SpecError
 
-#: where the context's axis begins
-_SHORTEST = 512
+#: where the context's axis begins, or so much below its end
+_SHORTEST, _BELOW = 512, 64
 #: the batch's axis goes so many times beyond what fits
 _BEYOND = 4
 
@@ -46,7 +46,9 @@ def cache_lines(asked: Asked, rank: int) -> tuple[Line, ...]:
 
 def _cache_line(name: str, case: Case, asked: Asked, rank: int) -> Line | None:
     longest = max(asked.context, case.model.max_positions)
-    sizes = sorted({*_doublings(min(_SHORTEST, asked.context), longest), asked.context, longest})
+    sizes = sorted(
+        {*_doublings(max(2, min(_SHORTEST, asked.context, longest // _BELOW)), longest), asked.context, longest}
+    )
     try:
         return Line(
             name,
@@ -61,17 +63,18 @@ def _cache_line(name: str, case: Case, asked: Asked, rank: int) -> Line | None:
 
 
 def rate_lines(asked: Asked, rows: list[dict[str, Any]]) -> tuple[Line, ...]:
-    """Tokens a second over the batch, at the asked context, of each choice up to its largest batch."""
+    """Tokens a second over the batch, at the asked context, of each choice up to its largest batch; a calibration need
+    not know every batch, and the asked one alone decides whether there is a line."""
     lines = []
     for (name, case), row in zip(cases_compared(asked), rows, strict=True):
         largest = row["largest_batch"]
         if not largest or row["time"]["tokens_per_second"] is None:
             continue
-        points = []
-        for batch in sorted({*_doublings(1, largest), largest}):
-            rate = times_of(resized(case, batch, asked.context, asked.step_tokens), asked)["tokens_per_second"]
-            points.append((batch, rate))
-        lines.append(Line(name, tuple(points)))
+        found = (
+            (batch, times_of(resized(case, batch, asked.context, asked.step_tokens), asked)["tokens_per_second"])
+            for batch in sorted({*_doublings(1, largest), largest})
+        )
+        lines.append(Line(name, tuple((batch, rate) for batch, rate in found if rate is not None)))
     return tuple(lines)
 
 

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from memory.published_inference import resized
+from memory.serving_limits import MOST_SEQUENCES
 from reports.calibrated import calibration_given
 from reports.serving_flags import ANSWER_TOKENS, MEMORY_SHARE, STEP_TOKENS
 from suite.cache_choices import Choice, parse_choices
@@ -58,8 +59,12 @@ def asked_of(options: argparse.Namespace) -> Asked:
         )
     _refuse_training(options)
     case = case_of(options, lambda data: _settle(data, options))
+    batch = case.workload.micro_batch
+    require(
+        batch <= MOST_SEQUENCES, f"--batch: {batch} sequences a replica are beyond the {MOST_SEQUENCES} counted here"
+    )
     step_tokens = None if case.serving.prefill_tokens else STEP_TOKENS
-    case = resized(case, case.workload.micro_batch, case.workload.seq_len + (case.serving.new_tokens or 0), step_tokens)
+    case = resized(case, batch, case.workload.seq_len + (case.serving.new_tokens or 0), step_tokens)
     return Asked(case, step_tokens, share, calibration_given(options.calibration), choices)
 
 

@@ -10,7 +10,6 @@ from reports.page import render
 from reports.serving_curves import cache_lines, rate_lines, roof_lines
 from reports.serving_options import Asked
 from reports.svg import Chart
-from reports.text import plural
 from suite.units import count_text
 
 
@@ -30,7 +29,7 @@ def render_serving(answer: dict[str, Any], asked: Asked) -> str:
 def charts(answer: dict[str, Any], asked: Asked) -> tuple[Chart, ...]:
     """Cache over the context; tokens a second over the batch, where steps are timed."""
     memory = answer["memory"]
-    at_batch = f"at {plural(asked.batch, 'sequence')}"
+    at_batch = f"at {serving_text.sequences_text(asked.batch)}"
     drawn = [
         cache_chart(
             cache_lines(asked, memory["rank"]), memory["left_bytes"], memory["device_bytes"], asked.context, at_batch

@@ -10,7 +10,7 @@ from rich.table import Table
 from rich.text import Text
 
 from reports.answer import STYLE
-from reports.text import plain, plural
+from reports.text import plain
 from suite.case import Case
 from suite.units import NOT_KNOWN, bytes_text, count_text, number_text, percent_text, seconds_text, short_count_text
 
@@ -21,10 +21,15 @@ def headline(answer: dict[str, Any], case: Case) -> str:
     where = f"{ranks} x {case.cluster.device}" if ranks > 1 else case.cluster.device
     replicas = " a replica" if case.layout.data_ranks > 1 else ""
     return (
-        f"{case.model.name} on {where}: {plural(answer['batch'], 'sequence')}{replicas} of"
+        f"{case.model.name} on {where}: {sequences_text(answer['batch'])}{replicas} of"
         f" {count_text(answer['context_tokens'])} tokens (prompt {count_text(answer['prompt_tokens'])}, answer"
         f" {count_text(answer['new_tokens'])})"
     )
+
+
+def sequences_text(count: int) -> str:
+    """'1 sequence', '8,192 sequences'."""
+    return "1 sequence" if count == 1 else f"{count_text(count)} sequences"
 
 
 def answer_rows(answer: dict[str, Any]) -> Iterator[tuple[str, str, str]]:
@@ -48,7 +53,7 @@ def answer_rows(answer: dict[str, Any]) -> Iterator[tuple[str, str, str]]:
         f"{_batch_text(limits['largest_batch'], limits['largest_batch_is_bounded'])} sequences",
         _rate_text(limits),
     )
-    yield f"longest context at {plural(answer['batch'], 'sequence')}", *_context_text(answer)
+    yield f"longest context at {sequences_text(answer['batch'])}", *_context_text(answer)
     yield from _speed_rows(answer)
 
 
@@ -188,7 +193,7 @@ def print_serving(answer: dict[str, Any], case: Case, console: Console) -> None:
 
 
 def _choices(answer: dict[str, Any]) -> Table:
-    batch, context = plural(answer["batch"], "sequence"), count_text(answer["context_tokens"])
+    batch, context = sequences_text(answer["batch"]), count_text(answer["context_tokens"])
     table = Table(title=f"choices, at {batch} of {context} tokens; x: over the first row's", **STYLE)
     for place, heading in enumerate(CHOICE_HEADINGS):
         table.add_column(heading, justify="right" if place else "left", overflow="fold")

@@ -139,6 +139,7 @@ def test_a_smaller_share_of_the_device_holds_less(capsys: pytest.CaptureFixture[
         ("--model gpt2 --context 0", "'0' is not a whole number above zero"),
         ("--model gpt2 --context nine", "'nine' is not a whole number above zero"),
         ("--model gpt2 --batch 0", "'0' is not a whole number above zero"),
+        ("--model gpt2 --batch 8193", "--batch: 8193 sequences a replica are beyond the 8192 counted here"),
         ("--model gpt2 --batch 2 --micro-batch 3", "--batch: 2 beside a micro_batch of 3; give one of them"),
         ("--model gpt2 --context 9 --seq-len 9", "--context: 9 leaves no token for an answer"),
         ("--model gpt2 --context 9 --new-tokens 9", "--context: 9 leaves no token for a prompt"),
