@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from reports.long_run_options import add_long_run_flags
+from reports.serving_flags import add_kv_flags
 from reports.streams import abandon_output, open_streams, output, tell
 from suite import flags
 from suite.case import Case
@@ -74,6 +75,13 @@ def simulate(options: argparse.Namespace) -> int:
     from reports.simulate import run_simulate
 
     return run_simulate(options)
+
+
+def kv(options: argparse.Namespace) -> int:
+    """Say what serving takes: cache a token, largest batch, longest context, time per token; compare choices."""
+    from reports.serve import run_kv
+
+    return run_kv(options)
 
 
 def _serve(case: Case, options: argparse.Namespace) -> int:
@@ -209,6 +217,9 @@ def _parser() -> argparse.ArgumentParser:
     add_long_run_flags(timed)
     timed.add_argument("--grow", metavar="AXIS", help="with --sweep gpus: what added GPUs go to: dp, fsdp [the case's]")
     flags.add_case_flags(timed)
+    served = verb(kv)
+    add_kv_flags(served)
+    flags.add_case_flags(served, without=("context",))  # how context parallelism goes, which nothing served has
     asked = verb(fit)
     asked.add_argument("--for", dest="target", metavar="WHAT", help="micro-batch, seq-len, gpus or recompute [all]")
     asked.add_argument("--accept", default="fits", metavar="VERDICT", help="fits, or tight: the bound need not [fits]")

@@ -2,28 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure
-from matplotlib.patches import Patch
-from matplotlib.ticker import FuncFormatter, MultipleLocator
 
-from reports.compare import CaseComparison, Comparison, Instant
-from reports.palette import COMPONENTS, INK, MUTED, PAPER
+from reports.compare import CaseComparison, Instant
+from reports.figure_stacks import (
+    Stack,
+    StackRow,
+    byte_axis,
+    component_legend,
+    components_used,
+    legend_height,
+    stacks_svg,
+)
+from reports.palette import COMPONENTS, PAPER
 from reports.summary import RunComparison
-from reports.svg import SMALL, WIDTH, Chart, canvas, drawing_style, to_svg
-from reports.text import plain, shorten
+from reports.svg import Chart, canvas, drawing_style, to_svg
+from reports.text import plain
 from reports.wording import instant_text
-from suite.record import Component, Moment
-from suite.units import GIB, KIB, MIB, TIB, bytes_text, percent_text
-
-LABEL_LIMIT = 50
-_ROW = 58  # units a case takes: a line of text and two bars
-_BAR = 15
-_TAGS, _VALUES = 72, 92  # margins: 'predicted' left of a bar, its bytes right of it
-_LEGEND_COLUMNS = 3
-_LEGEND_LINE = 18
+from suite.record import Moment
+from suite.units import bytes_text, percent_text
 
 
 def peak_charts(comparison: RunComparison) -> list[Chart]:
@@ -39,27 +38,29 @@ def peak_charts(comparison: RunComparison) -> list[Chart]:
 
 
 def _peak_chart(model: str, cases: Sequence[CaseComparison], key: str) -> Chart:
-    hover: dict[str, str] = {}
-    with drawing_style():
-        used = _used(row for case in cases for instant in _instants(case) for row in case.components_at(instant))
-        legend = legend_height(used)
-        figure, axes = canvas(len(cases) * _ROW + 44 + legend, _TAGS, _VALUES, 4, 40 + legend)
-        limit = _limit(cases)
-        axes.set_xlim(0, limit)
-        axes.set_ylim(len(cases) * _ROW, 0)
-        for place, case in enumerate(cases):
-            _peak_rows(axes, case, place * _ROW, f"case{place}", hover)
-        byte_axis(axes, "x", limit)
-        axes.set_yticks([])
-        axes.spines["left"].set_visible(False)
-        axes.grid(axis="x")
-        component_legend(figure, used)
-        svg = to_svg(figure, key, f"Predicted and measured peak memory of {plain(model)}, by component", hover)
+    rows = [
+        StackRow(
+            case.case.label,
+            percent_text(case.peak.error, signed=True) if case.is_ok else case.status,
+            (_stack(case, "predicted", case.peak.predicted), _stack(case, "measured", case.peak.measured)),
+        )
+        for case in cases
+    ]
+    described = f"Predicted and measured peak memory of {plain(model)}, by component"
     caption = (
         "The fullest rank at its fullest moment, predicted and measured each at their own; right of the name, the error"
         " of the prediction. A bar that ends in an arrow goes on."
     )
+    svg = stacks_svg(rows, key, described, _limit(cases))
     return Chart(key, f"Peak memory by component: {plain(model)}", caption, svg)
+
+
+def _stack(case: CaseComparison, side: str, instant: Instant | None) -> Stack:
+    """What is held at an instant, on one side."""
+    found = case.components_at(instant) if instant else ()
+    sizes = ((row.component, row.predicted if side == "predicted" else row.measured) for row in found)
+    parts = tuple((component, size) for component, size in sizes if component and size)
+    return Stack(side, instant.bytes if instant else None, parts)
 
 
 def _limit(cases: Sequence[CaseComparison]) -> float:
@@ -77,7 +78,7 @@ def moments_chart(case: CaseComparison, key: str) -> Chart | None:
     hover: dict[str, str] = {}
     with drawing_style():
         rows = [row for moment in moments for row in case.components_at(Instant(0, instant.rank, moment))]
-        used = _used(rows)
+        used = components_used((row.component, row.predicted or row.measured) for row in rows)
         legend = legend_height(used)
         figure, axes = canvas(310 + legend, 68, 8, 8, 92 + legend)
         for place, moment in enumerate(moments):
@@ -95,36 +96,6 @@ def moments_chart(case: CaseComparison, key: str) -> Chart | None:
         svg = to_svg(figure, key, f"Memory of {label} over the moments of a step", hover)
     caption = f"Rank {instant.rank}. Left column: predicted; right column: measured. The peak: {instant_text(instant)}."
     return Chart(key, f"Over a step: {label}", caption, svg)
-
-
-def _peak_rows(axes: Axes, case: CaseComparison, top: float, name: str, hover: dict[str, str]) -> None:
-    """A case's label, its error, and its two bars."""
-    axes_width = axes.get_position().width * WIDTH
-    axes.annotate(
-        shorten(plain(case.case.label), LABEL_LIMIT - 8), (0, top + 14), (-_TAGS + 4, 0), textcoords="offset points"
-    )
-    note = percent_text(case.peak.error, signed=True) if case.is_ok else case.status
-    at_right = (axes_width + _VALUES - 4, 0)
-    axes.annotate(note, (0, top + 14), at_right, textcoords="offset points", ha="right", color=MUTED.light)
-    bars = (("predicted", case.peak.predicted, top + 20), ("measured", case.peak.measured, top + 36))
-    for side, instant, y in bars:
-        middle = y + _BAR / 2
-        style = {"fontsize": SMALL, "color": MUTED.light, "va": "center", "textcoords": "offset points"}
-        axes.annotate(side, (0, middle), (-6, 0), ha="right", **style)  # type: ignore[arg-type]
-        rows = case.components_at(instant) if instant else ()
-        edge = 0.0
-        for row in rows:
-            size = row.predicted if side == "predicted" else row.measured
-            if size and size > 0 and row.component:
-                gid = f"{name}-{side}-{row.component.value}"
-                patch = axes.barh(middle, size, _BAR - 2, left=edge, color=COMPONENTS[row.component].light)[0]
-                patch.set(edgecolor=PAPER.light, linewidth=0.6, gid=gid)
-                hover[gid] = f"{side} {row.component.value}: {bytes_text(size)}"
-                edge += size
-        limit = axes.get_xlim()[1]
-        end = min(instant.bytes if instant else 0, limit)
-        text = bytes_text(instant.bytes if instant else None) + (" →" if edge > limit else "")
-        axes.annotate(text, (end, middle), (5, 0), **{**style, "color": INK.light})  # type: ignore[arg-type]
 
 
 def _moment_columns(axes: Axes, case: CaseComparison, at: Instant, place: int, hover: dict[str, str]) -> None:
@@ -146,29 +117,3 @@ def _moment_columns(axes: Axes, case: CaseComparison, at: Instant, place: int, h
 
 def _instants(case: CaseComparison) -> list[Instant]:
     return [instant for instant in (case.peak.predicted, case.peak.measured) if instant]
-
-
-def _used(rows: Iterable[Comparison]) -> list[Component]:
-    """The components that have any bytes to show, in their fixed order."""
-    seen = {row.component for row in rows if row.predicted or row.measured}
-    return [component for component in Component if component in seen]
-
-
-def legend_height(used: Sequence[Component]) -> int:
-    return -(-len(used) // _LEGEND_COLUMNS) * _LEGEND_LINE
-
-
-def component_legend(figure: Figure, used: Sequence[Component]) -> None:
-    handles = [Patch(facecolor=COMPONENTS[component].light, label=component.value) for component in used]
-    style = {"ncols": _LEGEND_COLUMNS, "handlelength": 1.0, "columnspacing": 1.2, "borderaxespad": 0.2}
-    figure.legend(handles=handles, loc="lower center", **style)
-
-
-def byte_axis(axes: Axes, which: str, largest: float) -> None:
-    """Ticks at round numbers of the binary unit that `largest` is written in."""
-    unit = next((size for size in (TIB, GIB, MIB, KIB) if largest >= size), 1)
-    steps = (0.1, 0.2, 0.5, 1, 2, 5, 10, 20, 50, 100, 200, 500)
-    step = next((step for step in steps if largest / unit / step <= 5), largest / unit / 5)
-    axis = axes.xaxis if which == "x" else axes.yaxis
-    axis.set_major_locator(MultipleLocator(step * unit))
-    axis.set_major_formatter(FuncFormatter(lambda value, _: bytes_text(value, 1 if step < 1 else 0)))

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from matplotlib.axes import Axes
 
 from reports.compare import CaseComparison
-from reports.figure_memory import byte_axis, component_legend, legend_height
+from reports.figure_stacks import byte_axis, component_legend, legend_height
 from reports.palette import COMPONENTS, GRID, INK, MUTED, PAPER
 from reports.svg import SMALL, Chart, canvas, drawing_style, to_svg
 from reports.text import plain

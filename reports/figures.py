@@ -7,7 +7,9 @@ from matplotlib.ticker import FuncFormatter, MaxNLocator
 from reports.compare import CaseComparison
 from reports.figure_components import component_chart
 from reports.figure_losses import loss_chart
-from reports.figure_memory import LABEL_LIMIT, moments_chart, peak_charts
+from reports.figure_memory import moments_chart, peak_charts
+from reports.figure_serving import serving_charts
+from reports.figure_stacks import LABEL_LIMIT
 from reports.figure_timeline import timeline_chart
 from reports.palette import BAD, BAND, COMPONENTS, GRID, INK, MUTED
 from reports.summary import ERROR_BAND, RunComparison
@@ -27,7 +29,8 @@ def charts(comparison: RunComparison) -> tuple[Chart, ...]:
     steps = [chart for place, case in enumerate(chosen(comparison)) for chart in _step_charts(case, place)]
     losses = [loss_chart(group, f"loss-{place}") for place, group in enumerate(comparison.loss_groups)]
     errors = [error_chart(comparison), component_chart(comparison.by_component)]
-    found = [*peak_charts(comparison), *errors, *steps, *losses, throughput_chart(comparison)]
+    served = serving_charts(comparison)
+    found = [*served, *peak_charts(comparison), *errors, *steps, *losses, throughput_chart(comparison)]
     return tuple(chart for chart in found if chart)
 
 

@@ -22,7 +22,8 @@ def markdown_report(comparison: RunComparison) -> str:
     lines = [f"# Shardscope: {escape(run.suite)}", ""]
     lines += [f"Run {escape(run.name)}, {escape(run.created)}", ""]
     lines += [f"- {escape(sentence)}" for sentence in sentences(comparison)]
-    lines += _served(comparison) if any(case.serving for case in comparison.cases) else _trained(comparison)
+    is_served = any(case.serving for case in comparison.cases)
+    lines += _served(comparison) if is_served else _trained(comparison)
     if len(comparison.opened) < len(comparison.cases):
         rest = len(comparison.cases) - len(comparison.opened)
         lines += ["", f"{count_text(rest)} more cases, whose predicted peaks are nearer, are in `cases.csv`."]
@@ -30,7 +31,7 @@ def markdown_report(comparison: RunComparison) -> str:
     if comparison.unfinished:
         lines += ["", "## Not measured", ""]
         lines += [_failure(case) for case in comparison.unfinished]
-    lines += ["", _FOOT, ""]
+    lines += ["", _SERVED_FOOT if is_served else _FOOT, ""]
     return "\n".join(lines)
 
 
@@ -42,10 +43,14 @@ def escape(text: object) -> str:
     return safe.replace("@", "@&#8203;").replace("://", ":&#8203;//").replace("www.", "www&#8203;.")
 
 
+_WHERE = "Every term is in `report.html`, every sample in `records.jsonl`."
 _FOOT = (
     "Predicted: a sum of formulas. Measured: real training, the allocator's peak on the"
-    " fullest rank; step time is the median after warm-up. Every term is in `report.html`, every sample in"
-    " `records.jsonl`."
+    f" fullest rank; step time is the median after warm-up. {_WHERE}"
+)
+_SERVED_FOOT = (
+    "Predicted: a sum of formulas. Measured: real answers, the bytes that the allocator gave the cache on the fullest"
+    f" rank; times are medians after the first repetition. {_WHERE}"
 )
 
 

@@ -17,6 +17,8 @@ from reports.figures import charts
 from reports.palette import COMPONENTS, css_variables
 from reports.peers import peer_cases, tool_errors
 from reports.peers_text import NOTE
+from reports.serving_summary import serving_summary
+from reports.serving_view import served_view
 from reports.speed import WARMUP_STEPS
 from reports.summary import ERROR_BAND, RunComparison, variant
 from reports.svg import Chart
@@ -24,6 +26,7 @@ from reports.text import difference_text, plain_lines
 from reports.time_view import legend_of, time_rows
 from reports.view import case_view, flatten
 from suite import units
+from suite.record import Quantity
 from suite.stats import NOISY_SPREAD
 
 TEMPLATES = Path(__file__).parent / "templates"
@@ -33,12 +36,17 @@ def render_page(comparison: RunComparison, drawings: tuple[Chart, ...] | None = 
     """The page as HTML. `drawings` are the run's figures, drawn here where they are not given."""
     run = comparison.run
     figures = charts(comparison) if drawings is None else drawings
-    times = time_rows(comparison.opened)
+    views = [case_view(case, place, run.environment) for place, case in enumerate(comparison.opened)]
+    times = time_rows([case for case in comparison.opened if not case.serving])
     return render(
         "page.html.j2",
         run=run,
         comparison=comparison,
-        cases=[case_view(case, place, run.environment) for place, case in enumerate(comparison.opened)],
+        cases=views,
+        trained=[view for view in views if not view.comparison.serving],
+        served=[served_view(view, view.comparison.serving) for view in views if view.comparison.serving],
+        serving=serving_summary(comparison),
+        quantities=Quantity,
         factors=factor_rows(comparison.cases),
         figures=figures,
         times=times,

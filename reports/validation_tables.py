@@ -17,6 +17,8 @@ from suite.units import bytes_text, number_text, percent_text
 
 _ALARM = "bold red"
 #: the columns of scores and the characters that each takes
+#: words in the names of quantities that are bytes
+_BYTES = ("bytes", "fits", "kv_kib", "weights", "optimizer", "activations", "states", "profile_")
 _WIDTHS = {"rows": 4, "mean": 8, "worst": 9, "bias": 9, "exact": 5, "fitted": 6, "skipped": 7}
 
 
@@ -118,9 +120,7 @@ def _figure(result: Result, value: float | None) -> str:
     if value is None:
         return "out of memory"
     quantity = result.row.quantity
-    is_bytes = any(
-        word in quantity for word in ("bytes", "fits", "kv_kib", "weights", "optimizer", "activations", "states")
-    )
+    is_bytes = any(word in quantity for word in _BYTES)
     return bytes_text(value) if is_bytes and "pct" not in quantity else number_text(value, 6)
 
 

@@ -76,8 +76,10 @@ def member(kind: type[E], text: str, flag: str, known: Sequence[E] = ()) -> E:
     return names[text]
 
 
-def add_case_flags(parser: argparse.ArgumentParser) -> None:
-    """--case, --model, --hf-config, --global-batch, and a flag for each field of the case's parts."""
+def add_case_flags(parser: argparse.ArgumentParser, without: Sequence[str] = ()) -> None:
+    """--case, --model, --hf-config, --global-batch, and a flag for each field of the case's parts, `without` those
+    whose names the verb's own flags take."""
+    parser.set_defaults(**dict.fromkeys(without))
     parser.add_argument("--case", metavar="FILE", help="a Case, or a list of them, as JSON; - reads standard input")
     parser.add_argument("--model", metavar="NAME", help="a preset's name, as in `models`")
     parser.add_argument("--hf-config", metavar="FILE", help="a Hugging Face config.json of a supported family")
@@ -88,18 +90,21 @@ def add_case_flags(parser: argparse.ArgumentParser) -> None:
         group = parser.add_argument_group(part)
         hints = typing.get_type_hints(kind)
         for field in dataclasses.fields(kind):
+            if field.name in without:
+                continue
             metavar, text = _metavar(hints[field.name]), f"{field.metadata['help']} [{_default_text(field.default)}]"
             group.add_argument(_flag(field.name), metavar=metavar, help=text.replace("%", "%%"))
 
 
-def case_of(options: argparse.Namespace) -> Case:
-    """The one Case that the flags describe. SpecError where they describe none or several."""
-    cases = cases_of(options)
+def case_of(options: argparse.Namespace, settle: Callable[[dict[str, Any]], None] | None = None) -> Case:
+    """The one Case that the flags describe, after `settle` has filled in what a verb has its own defaults for.
+    SpecError where they describe none or several."""
+    cases = cases_of(options, settle)
     require(len(cases) == 1, f"--case: {options.case!r} holds {len(cases)} cases; this verb takes one")
     return cases[0]
 
 
-def cases_of(options: argparse.Namespace) -> tuple[Case, ...]:
+def cases_of(options: argparse.Namespace, settle: Callable[[dict[str, Any]], None] | None = None) -> tuple[Case, ...]:
     """The Cases that the flags describe: one, a file's list of them, or a suite; every flag changes every case."""
     if given_bases(options):
         bases = _given(options)
@@ -111,7 +116,9 @@ def cases_of(options: argparse.Namespace) -> tuple[Case, ...]:
             base["cluster"].pop("per_node")  # again what the layout needs, whatever the flags make of it
     else:
         raise SpecError("--model: missing; name a preset (`models` lists them), or give --case or --hf-config")
-    return tuple(_changed(base, options, number if len(bases) > 1 else 0) for number, base in enumerate(bases, 1))
+    return tuple(
+        _changed(base, options, number if len(bases) > 1 else 0, settle) for number, base in enumerate(bases, 1)
+    )
 
 
 def given_bases(options: argparse.Namespace) -> list[str]:
@@ -185,13 +192,17 @@ def _given(options: argparse.Namespace) -> list[dict[str, Any]]:
     return [dict(item) if model is None else {**item, "model": model} for item in items]
 
 
-def _changed(data: dict[str, Any], options: argparse.Namespace, number: int) -> Case:
+def _changed(
+    data: dict[str, Any], options: argparse.Namespace, number: int, settle: Callable[[dict[str, Any]], None] | None
+) -> Case:
     """A case with what the flags say of it; `number` is its place among several, else 0."""
     try:
         for part, kind in PARTS.items():
             if given := _part(part, kind, options):
                 require(isinstance(data.get(part, {}), Mapping), f"{part}: expected an object with keys")
                 data[part] = {**data.get(part, {}), **given}
+        if settle is not None:
+            settle(data)
         if options.global_batch is not None:
             _set_global_batch(data, options)
         return case_from(data)

@@ -36,10 +36,9 @@ def _lanes(stored: Stored, size: BlockShape, quantity: Quantity) -> Iterator[Cac
     """Keys and values on the device, and blocks of the host: all that are stored, or the fetched ones that are read."""
     fetched = size.fetched * size.block
     yield from lane_terms(stored, quantity, size.sinks + size.recent + fetched, "(sinks+R+F*B)", SOURCE)
-    # terms come in pairs, of keys and of values; representatives are keys alone
-    yield from lane_terms(stored, quantity, size.blocks * size.representatives, "N*r", f"{SOURCE}: representatives")[
-        ::2
-    ]
+    said = f"{SOURCE}: representatives"
+    pairs = lane_terms(stored, quantity, size.blocks * size.representatives, "N*r", said)
+    yield from pairs[::2]  # of keys and of values by turns, and representatives are keys alone
     entries, letter = (size.blocks * size.block, "N*B") if quantity is Quantity.CACHE else (fetched, "F*B")
     for term in lane_terms(stored, quantity, entries, letter, f"{SOURCE}: blocks"):
         yield replace(term, component=Component.HOST)

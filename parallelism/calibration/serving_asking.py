@@ -71,6 +71,7 @@ def _row(done: Pass, case: Case) -> dict[str, Any]:
         "blocks": min(done.blocks, PROMPT_BLOCKS if done.core.queries > 1 else TOKEN_BLOCKS),
         "case": case.to_mapping(),
         "queries": done.core.queries,
+        "entries": done.core.entries,
     }
 
 

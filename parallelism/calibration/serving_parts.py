@@ -70,7 +70,7 @@ class Passing:
 
     def __init__(self, row: Mapping[str, Any], modules: Modules) -> None:
         self.kind, self.modules, self.blocks = Format(row["format"]), modules, row["blocks"]
-        self.answering = Answering(row["case"], row["queries"], self.blocks)
+        self.answering = Answering(row["case"], row["queries"], row["entries"], self.blocks)
         self.inputs: dict[tuple[int, ...], Tensor] = {}
         places: dict[str, int] = defaultdict(int)
         self.around = [
@@ -196,11 +196,13 @@ _BUILDERS: dict[Timed, Callable[[tuple[int, ...], _Parts], Call]] = {
 
 
 class Answering:
-    """A cache that a prompt is read into at once, or one token after another, and its layers' attention. What queries,
+    """A cache that a prompt's chunk is read into, or one token after another, and its layers' attention. What queries,
     keys and values are does not matter; their shapes are the case's."""
 
-    def __init__(self, case: Mapping[str, Any], queries: int, layers: int) -> None:
-        self.case, self.queries = case_from({**case, "model": {**case["model"], "layers": layers}}), queries
+    def __init__(self, case: Mapping[str, Any], queries: int, entries: int, layers: int) -> None:
+        self.case = case_from({**case, "model": {**case["model"], "layers": layers}})
+        #: tokens that a pass adds; entries that are there before the first
+        self.queries, self.earlier = queries, self.case.workload.seq_len if queries == 1 else entries - queries
         self.sequences, self.dtype = CacheShape.of(self.case).sequences, DTYPES[compute_dtype(self.case)]
         self.model = Decoder(self.case.model, self.case.workload.attention)
         self.model.reset_parameters()
@@ -219,8 +221,8 @@ class Answering:
         is_full = self.length + self.queries >= context_tokens(self.case)
         if self.length == 0 or self.queries > 1 or is_full:
             self.cache, self.length = build_cache(self.case, CPU), 0
-            if self.queries == 1:
-                self._fill(self.case.workload.seq_len)
+            if self.earlier:
+                self._fill(self.earlier)
         start = time.perf_counter()
         rows = self._choose()
         if self.queries == 1 and rows is not None:

@@ -10,9 +10,8 @@ from torch import Tensor
 
 from parallelism.batches import batch_of
 from parallelism.building import make_trainer
-from parallelism.dtypes import torch_dtype
+from parallelism.serving.model import as_served
 from suite.cache import CacheSpec
-from suite.cache_shape import compute_dtype
 from suite.caches.build import build_cache
 from suite.caches.core import next_logits, through
 from suite.case import Case
@@ -27,16 +26,18 @@ from suite.spec import Cluster
 
 def training_case(case: Case) -> Case:
     """A served case's model as one process trains it: its recipe, on texts as long as its prompts with their answers,
-    so that no position of the cache is new to it. Cases that differ in their caches alone share it, and its weights.
+    so that no distance is new to it; where the model has a window, on texts of that length, since a window is not
+    trained yet and no longer distance is ever seen. Cases that differ in their caches alone share it, and its weights.
     SpecError where that cannot be trained."""
+    tokens = min(_text_tokens(case), case.model.window or case.model.max_positions)
     return replace(
         case, layout=Layout(), cluster=Cluster(device=case.cluster.device), serving=Serving(), cache=CacheSpec(),
-        workload=replace(case.workload, seq_len=_text_tokens(case)),
+        workload=replace(case.workload, seq_len=tokens),
     )  # fmt: skip
 
 
 def trained_model(case: Case, device: torch.device) -> Decoder:
-    """A served case's model after every step of its recipe, its weights in the type that it answers in.
+    """A served case's model after every step of its recipe, undivided, its weights in the type that it answers in.
 
     Raises SpecError for a precision that is not trained, or a corpus that cannot be read or is too short."""
     training = training_case(case)
@@ -50,9 +51,7 @@ def trained_model(case: Case, device: torch.device) -> Decoder:
     trainer.close()
     model = trainer.model
     assert isinstance(model, Decoder)
-    for parameter in model.parameters():
-        parameter.data = parameter.data.to(torch_dtype(compute_dtype(case)))
-    return model.eval()
+    return as_served(model, None, replace(case, layout=training.layout, cluster=training.cluster))
 
 
 def held_out_text(case: Case, device: torch.device) -> tuple[Tensor, Tensor]:

@@ -22,8 +22,8 @@ from suite.serving_rules import context_tokens
 from suite.share import share_of
 from suite.tape import Backend
 
-#: operators of a ledger that a core's time holds, and those that a pass without labels does not run
-_IN_CORES = frozenset({Timed.ROTARY, Timed.FLASH, Timed.EAGER, Timed.CROSS_ENTROPY, Timed.MEET})
+#: operators of a block that a core's time holds, and gradients that meet
+_IN_CORES = frozenset({Timed.ROTARY, Timed.FLASH, Timed.EAGER, Timed.MEET})
 
 
 @dataclass(frozen=True)
@@ -59,8 +59,8 @@ def serving_wanted(cases: Iterable[Case], cores: int) -> ServingWanted:
         reason = serving_untimed(case)
         require(not reason, reason)
         mine = passes.setdefault(Crowd.of(case.cluster.per_node, cores), {})
-        for tokens in (_chunk(case), 1):
-            done = pass_of(middle_of(case), tokens)
+        for tokens, entries in (*_ends_of_prompt(case), (1, context_tokens(middle_of(case)) - 1)):
+            done = pass_of(case, tokens, entries)
             mine[done] = None
             small[done.core] = _small(case, done.core)
             exchanges += [exchange for exchange, _ in _exchanges(case, tokens)]
@@ -90,12 +90,8 @@ class CpuServing:
 
     @property
     def prefill_seconds(self) -> float:
-        """Reading all prompts, a chunk after the other: each as long as the last chunk's operators take, its attention
-        over the entries that are there by then."""
-        prompt, chunk = self.case.workload.seq_len, _chunk(self.case)
-        return sum(
-            self._seconds(min(chunk, prompt - start), min(start + chunk, prompt)) for start in range(0, prompt, chunk)
-        )
+        """Reading all prompts, a chunk after the other, its attention over the entries that are there by then."""
+        return sum(self._seconds(tokens, entries) for tokens, entries in _chunks(self.case))
 
     @property
     def decode_seconds(self) -> float:
@@ -129,20 +125,20 @@ class CpuServing:
         return seconds + sum(count * table.seconds(each).seconds for each, count in _exchanges(self.case, tokens))
 
 
-def pass_of(case: Case, tokens: int, entries: int | None = None) -> Pass:
-    """The pass over so many new tokens of every sequence, after which there are so many (None: as many as are new, but
-    after one token all but the last one of the answers)."""
+def pass_of(case: Case, tokens: int, entries: int) -> Pass:
+    """The pass over so many new tokens of every sequence, after which there are so many."""
     ledger = served_ledger(case, CacheShape.of(case).sequences, tokens, Backend.CPU)
     kind, sequences = Format(compute_dtype(case).label), CacheShape.of(case).sequences
-    if entries is None:
-        entries = tokens if tokens > 1 else context_tokens(case) - 1
     ends: list[Use] = []
     block: tuple[list[Use], list[Use]] = ([], [])
     for segment in ledger.counts:
         if segment.name == "block":
             block = _around_core(case, segment)
             continue
-        uses = [use for use in uses_of(case, segment.operators()) if use.operator not in _IN_CORES]
+        operators = tuple(segment.operators())
+        if segment.name in ledger.loss:  # the head without its loss
+            operators = tuple(operator for operator in operators if operator.kind is OperatorKind.MATMUL)
+        uses = list(uses_of(case, operators))
         if segment.name in ledger.loss or segment.name == "final norm":  # of the last token alone
             uses = [replace(use, shape=(sequences, *use.shape[1:])) for use in uses]
         ends += uses
@@ -195,8 +191,19 @@ def _small(case: Case, core: CachedCore) -> Case:
     return replace(case, model=spec, layout=layout, cluster=cluster, serving=serving)
 
 
-def _chunk(case: Case) -> int:
-    return min(case.serving.prefill_tokens or case.workload.seq_len, case.workload.seq_len)
+def _chunks(case: Case) -> list[tuple[int, int]]:
+    """Tokens of each pass that reads the prompts, and how many there are then."""
+    prompt = case.workload.seq_len
+    chunk = min(case.serving.prefill_tokens or prompt, prompt)
+    ends = [*range(chunk, prompt, chunk), prompt]
+    return [(end - start, end) for start, end in zip((0, *ends), ends, strict=False)]
+
+
+def _ends_of_prompt(case: Case) -> list[tuple[int, int]]:
+    """The first and the last whole chunk, and what is left over: others lie between them."""
+    chunks = _chunks(case)
+    whole = [each for each in chunks if each[0] == chunks[0][0]]
+    return list(dict.fromkeys((whole[0], whole[-1], chunks[-1])))
 
 
 def _exchanges(case: Case, tokens: int) -> Iterator[tuple[Exchange, int]]:

@@ -6,10 +6,12 @@ import re
 
 from memory.kv_cache import CACHE_BYTES, kv_blocks, kv_bytes_per_token, latent_bytes_per_token
 from reports.published.answers import CannotModel, Prediction
+from reports.published.vllm import predict_pool, predict_profile, stated_share
 from suite.published import PublishedRow
 from suite.units import GIB
 
 _AT_TOKENS = re.compile(r"kv_bytes_(?:at|per_sequence)_(\d+)(?:_tokens)?", flags=re.ASCII)
+_CONCURRENCY = re.compile(r"max_concurrency\(([\d.]+)x\)", flags=re.ASCII)
 _PRINTED_GIB = re.compile(r"\(([\d.]+) GiB\)", flags=re.ASCII)
 
 
@@ -17,13 +19,11 @@ def predict_kv_cache(row: PublishedRow) -> Prediction:
     """A cache's figure. CannotModel where its layers differ, or the engine's own profile is the figure."""
     metric = row.text("metric")
     if row.says("attn", "sliding", "window"):
-        raise CannotModel("layers that keep a window: not modelled yet")
+        return _windowed(row)
     if metric == "profile_kv_cache":
         return _pool(row)
     if metric.startswith("profile_"):
-        raise CannotModel(
-            f"{metric}: what an engine's profiling run found; the row has no architecture to predict from"
-        )
+        return predict_profile(row)
     token, said, assumed = _token_bytes(row)
     if metric in ("kv_bytes_per_token", "kv_kib_per_token"):
         return Prediction(token, said, assumed)
@@ -58,30 +58,47 @@ def _sequence(row: PublishedRow, tokens: int, token: int, said: str, assumed: tu
 
 def _capacity(row: PublishedRow, token: int, said: str, assumed: tuple[str, ...]) -> Prediction:
     """Tokens or blocks that a stated pool has room for."""
-    metric, pool = row.text("metric"), row.number("kv_mem_gib")
-    if pool is None:
-        raise CannotModel(f"{metric}: the pool's size is not stated")
-    if row.says("notes", "implied"):
-        raise CannotModel(f"{metric}: the pool was worked out from this very figure, so it would predict itself")
+    metric, pool = row.text("metric"), _stated_or_predicted(row)
+    assumed = (*assumed, *pool.assumed)
     if metric == "gpu_blocks":
         block = row.need("block_size")
-        return Prediction(
-            kv_blocks(pool * GIB, block, token), f"pool / ({block} tokens x {said}), whole blocks", assumed
-        )
+        blocks, per = kv_blocks(pool.value, block, token), f"({block} tokens x {said}), whole blocks"
+        return Prediction(blocks, f"{pool.basis} / {per}", assumed, pool.fitted_on)
     if metric == "kv_capacity_tokens":
-        return Prediction(pool * GIB // token, f"pool / ({said})", assumed)
+        return Prediction(pool.value // token, f"{pool.basis} / ({said})", assumed, pool.fitted_on)
+    if metric == "max_concurrency":
+        longest = row.need("max_model_len")
+        return Prediction(
+            pool.value / token / longest, f"{pool.basis} / ({said} x max_model_len)", assumed, pool.fitted_on
+        )
     if metric == "max_kv_slots_tokens":  # of a whole model on all its GPUs, as its paper's table has it
         every = token * (row.count("tp") or 1)
-        return Prediction(pool * GIB // every, "pool of all ranks / (2*L*k*d)", (*assumed, "the pool is all ranks'"))
+        return Prediction(pool.value // every, "pool of all ranks / (2*L*k*d)", (*assumed, "the pool is all ranks'"))
     raise CannotModel(f"{metric}: not a figure that a formula here gives")
+
+
+def _stated_or_predicted(row: PublishedRow) -> Prediction:
+    """The pool in bytes: as stated, unless it was worked out from the row's own figure."""
+    pool = row.number("kv_mem_gib")
+    if pool is not None and not row.says("notes", "implied"):
+        return Prediction(pool * GIB, "pool")
+    return predict_pool(row)
+
+
+def _windowed(row: PublishedRow) -> Prediction:
+    """Where layers keep a window vLLM prints concurrency x max_model_len as the cache's size, no room for tokens."""
+    printed = _CONCURRENCY.search(row.text("notes"))
+    if printed is None or row.text("metric") != "kv_capacity_tokens":
+        raise CannotModel("layers that keep a window: which, and how wide, is not stated")
+    assumed = ("the concurrency is the log's own, in its digits: layers, widths and windows are not stated",)
+    return Prediction(float(printed[1]) * row.need("max_model_len"), "max_concurrency x max_model_len", assumed)
 
 
 def _pool(row: PublishedRow) -> Prediction:
     """What is left of a device for the cache: total x share - weights - outside torch - activations."""
     printed = _PRINTED_GIB.search(row.text("gpu_type"))
-    share = row.number("gpu_mem_util")
     taken = [row.number(name) for name in ("weights_gib", "non_torch_gib", "act_peak_gib")]
-    if printed is None or share is None or None in taken:
-        raise CannotModel("profile_kv_cache: the device's total, its share or what else lives there is not stated")
-    rest = float(printed[1]) * share - sum(size for size in taken if size is not None)
+    if printed is None or None in taken:
+        return predict_pool(row)
+    rest = float(printed[1]) * stated_share(row) - sum(size for size in taken if size is not None)
     return Prediction(rest * GIB, "total*share - weights - non-torch - activation peak")

@@ -13,7 +13,7 @@ from suite.models.blocks import turned, turns_of
 class BlockCore(nn.Module):
     """One softmax over sinks, fetched blocks and what is newest. A rotary model sees tokens within the window at their
     own distances, and whatever lies beyond it, sinks included, `window` away, so that no distance is longer than those
-    (section 3.3). Positions that a model has learned are in the keys already.
+    (section 3). Positions that a model has learned are in the keys already.
 
     What a block's tokens are scored by, to find its representatives, are the q k of attention itself, near as it is.
     """

@@ -51,7 +51,7 @@ class BlockLayer:
 
     def chosen(self, query: Tensor) -> tuple[Tensor, Tensor]:
         """The blocks whose representatives score highest, [b, fetched], and whether there are so many, by
-        sim(X, B) = sum of q k over X's queries and B's representatives (section 3.2), here over all heads.
+        sim(X, B) = sum of q k over X's queries and B's representatives (section 3), here over all heads.
         query [b, k, d]: the sum of the pass's queries that read a key-value head, as they read what is far."""
         size = self._cache.size
         keys = _all(self.representatives, len(query)).unflatten(1, (size.blocks, size.representatives)).sum(dim=2)
@@ -73,7 +73,7 @@ class BlockLayer:
     def keep(self, lanes: tuple[Tensor, ...], scores: Tensor) -> None:
         """Keep the new tokens of what `extend` returned; send blocks that have left the window to the host.
         scores [b, t]: what this pass's queries scored each entry. Those tokens of a block stand for it that the queries
-        within the window after them scored highest (section 3.2)."""
+        within the window after them scored highest (section 3)."""
         size, plan = self._cache.size, self._cache.plan
         begin, end = size.sinks, size.sinks + size.recent
         scores[:, begin:end] += self.scores

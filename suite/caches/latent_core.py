@@ -40,8 +40,10 @@ class PlainLatentCore(_LatentCore):
         latents, heads = latents.squeeze(2), q.shape[2]
         k = keys_of(latents, keys, key_up, heads)
         v = value_up(latents).view(*latents.shape[:2], heads, -1)
-        padded = F.pad(v, (0, k.shape[-1] - v.shape[-1]))  # the fused kernel takes one width
-        return _fused(q, k, padded, self.cache.sight, q.shape[-1])[..., : v.shape[-1]]
+        width, missing = v.shape[-1], k.shape[-1] - v.shape[-1]
+        if missing:  # the fused kernel takes one width
+            v = F.pad(v, (0, missing))
+        return _fused(q, k, v, self.cache.sight, q.shape[-1])[..., :width]
 
 
 class AbsorbedCore(_LatentCore):

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from suite.hardware import a100, ada, blackwell, h100, h200, mi300x, v100
+from suite.hardware import a100, a6000, ada, blackwell, h100, h200, mi300x, v100
 from suite.hardware.cpu import this_machine
 from suite.hardware.device import Device, DeviceKind, Figure, MatmulDtype, MatmulRates, matmul_dtype
 from suite.parse import SpecError, nearest
 
-_FAMILIES = (v100, a100, h100, h200, blackwell, mi300x, ada)
+_FAMILIES = (v100, a100, a6000, h100, h200, blackwell, mi300x, ada)
 
 #: Every datasheet device by its own name; `cpu` is not here, it is whatever machine this runs on.
 DEVICES: dict[str, Device] = {item.name: item for family in _FAMILIES for item in family.DEVICES}

@@ -8,6 +8,7 @@ last wave that does not fill the device (NVIDIA, Matrix Multiplication Backgroun
 from __future__ import annotations
 
 import math
+from functools import cache
 
 from suite.hardware.curve import Curve
 
@@ -34,6 +35,7 @@ def tile_share(rows: int, columns: int, units: int) -> float:
     return max(shares)
 
 
+@cache
 def tile_curve(best: float, units: int, source: str) -> Curve:
     """FLOP/s of products by their side (matrix_rate.equivalent_side): each the mean of square outputs around it."""
     points = []

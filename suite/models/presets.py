@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from suite.models.decoder import Activation, DecoderSpec, Latent, Norm, Position, RopeScaling
 
 GPT2_VOCAB, MEGATRON_VOCAB = 50257, 51200
-LLAMA_VOCAB, LLAMA3_VOCAB = 32000, 128256
+LLAMA_VOCAB, LLAMA3_VOCAB, QWEN2_VOCAB = 32000, 128256, 152064
 
 
 def gpt(name: str, layers: int, hidden: int, heads: int, vocab: int, positions: int = 1024) -> DecoderSpec:
@@ -77,7 +79,22 @@ def _chatglm2() -> DecoderSpec:
     )
 
 
-_LLAMA31_ROPE = RopeScaling(factor=8.0, low_freq_factor=1.0, high_freq_factor=4.0, original_max_positions=8192)
+def _llama3(
+    name: str, layers: int, hidden: int, heads: int, ffn: int, tied: bool = False, factor: float = 8.0
+) -> DecoderSpec:
+    """Llama 3.1's and 3.2's form: 8 key-value heads, 131,072 positions reached by scaled rotation."""
+    scaling = RopeScaling(factor=factor, low_freq_factor=1.0, high_freq_factor=4.0, original_max_positions=8192)
+    return llama(
+        name, layers, hidden, heads, ffn, LLAMA3_VOCAB, kv_heads=8, positions=131072, theta=5e5, tied=tied,
+        rope_scaling=scaling,
+    )  # fmt: skip
+
+
+def _qwen2(name: str, layers: int, hidden: int, heads: int, ffn: int, kv_heads: int) -> DecoderSpec:
+    """Qwen2.5's form: LLaMA's with biases in the query, key and value projections (arXiv:2412.15115, section 2)."""
+    spec = llama(name, layers, hidden, heads, ffn, QWEN2_VOCAB, kv_heads, 131072, theta=1e6, eps=1e-6)
+    return replace(spec, qkv_bias=True)
+
 
 _PRESETS: tuple[DecoderSpec, ...] = (
     # for a 2-core CPU: about 1 M, 10 M and 50 M parameters
@@ -105,24 +122,23 @@ _PRESETS: tuple[DecoderSpec, ...] = (
     llama("llama-7b", 32, 4096, 32, 11008, eps=1e-6),
     llama("llama-13b", 40, 5120, 40, 13824, eps=1e-6),
     llama("llama-65b", 80, 8192, 64, 22016),
+    llama("llama2-7b", 32, 4096, 32, 11008, positions=4096),
+    llama("llama2-13b", 40, 5120, 40, 13824, positions=4096),
     llama("llama2-70b", 80, 8192, 64, 28672, kv_heads=8, positions=4096),
-    # arXiv:2407.21783, table 3
-    llama("llama3-8b", 32, 4096, 32, 14336, LLAMA3_VOCAB, kv_heads=8, positions=8192, theta=5e5),
-    llama("llama3-70b", 80, 8192, 64, 28672, LLAMA3_VOCAB, kv_heads=8, positions=8192, theta=5e5),
-    llama(
-        "llama3-405b",
-        126,
-        16384,
-        128,
-        53248,
-        LLAMA3_VOCAB,
-        kv_heads=8,
-        positions=131072,
-        theta=5e5,
-        rope_scaling=_LLAMA31_ROPE,
-    ),
+    # arXiv:2407.21783, table 3, with the context of its section 3.4.2 and the released checkpoints' rotation
+    _llama3("llama3-8b", 32, 4096, 32, 14336),
+    _llama3("llama3-70b", 80, 8192, 64, 28672),
+    _llama3("llama3-405b", 126, 16384, 128, 53248),
+    # the released checkpoints' config.json: meta-llama/Llama-3.2-1B, Llama-3.2-3B
+    _llama3("llama3.2-1b", 16, 2048, 32, 8192, tied=True, factor=32.0),
+    _llama3("llama3.2-3b", 28, 3072, 24, 8192, tied=True, factor=32.0),
     # arXiv:2310.06825, table 1; positions and eps: the published v0.1 configuration
     llama("mistral-7b", 32, 4096, 32, 14336, kv_heads=8, positions=32768, window=4096),
+    # arXiv:2412.15115, table 1, and the released checkpoints' config.json
+    _qwen2("qwen2.5-7b", 28, 3584, 28, 18944, 4),
+    _qwen2("qwen2.5-14b", 48, 5120, 40, 13824, 8),
+    _qwen2("qwen2.5-32b", 64, 5120, 40, 27648, 8),
+    _qwen2("qwen2.5-72b", 80, 8192, 64, 29568, 8),
     _chatglm2(),
     # jingyaogong/minimind: MiniMind2-Small and MiniMind2
     llama("minimind-small", 8, 512, 8, 1408, 6400, kv_heads=2, positions=32768, theta=1e6, tied=True),

@@ -37,9 +37,11 @@ def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-def case_of(corpus: Path, steps: int = 30, serving: dict[str, Any] | None = None, **cache: Any) -> Case:
+def case_of(
+    corpus: Path, steps: int = 30, serving: dict[str, Any] | None = None, model: dict[str, Any] = MODEL, **cache: Any
+) -> Case:
     return case_from({
-        "model": MODEL, "workload": {"seq_len": 18, "micro_batch": 4, "precision": "fp32"},
+        "model": model, "workload": {"seq_len": 18, "micro_batch": 4, "precision": "fp32"},
         "recipe": {"steps": steps, "learning_rate": 1e-2, "data": str(corpus), "tokenizer": "byte",
                    "validation_batches": 2},
         "serving": {"new_tokens": 6} | (serving or {}), "cache": cache,
@@ -70,7 +72,10 @@ def test_an_exact_cache_costs_nothing_and_coarser_codes_cost_more(corpus: Path, 
     assert 1e-6 < off[2] < off[3]
 
 
-@pytest.mark.parametrize("cache", [{}, {"cache_dtype": "int4", "quant_group": 8}, {"cache_dtype": "fp8"}])
+@pytest.mark.parametrize(
+    "cache",
+    [{}, {"cache_dtype": "int4", "quant_group": 8}, {"cache_dtype": "fp8"}, {"cache_dtype": "int8", "page_tokens": 4}],
+)
 def test_a_text_read_in_one_pass_a_token_in_the_way_of_prompts_has_the_same_loss(
     corpus: Path, model: Decoder, cache: dict[str, Any]
 ) -> None:
@@ -86,6 +91,30 @@ def test_a_text_read_in_one_pass_a_token_in_the_way_of_prompts_has_the_same_loss
             logits = next_logits(model, fresh, read, torch.arange(tokens).expand(4, -1))
         losses.append(F.cross_entropy(logits[:2], labels[:, tokens - 1]))
     assert loss_through_cache(model, case, ids, labels) == pytest.approx(torch.stack(losses).mean().item(), abs=1e-6)
+
+
+def test_a_window_costs_what_the_same_model_loses_with_a_window_of_its_own(corpus: Path, model: Decoder) -> None:
+    own = MODEL | {"window": 6}
+    windowed = Decoder(case_of(corpus, model=own).model)
+    windowed.load_state_dict(model.state_dict())
+    ids, labels = held_out_text(case_of(corpus), CPU)
+    without = loss_without_cache(windowed, ids, labels)
+    assert without != pytest.approx(loss_without_cache(model, ids, labels), abs=1e-4)
+    assert loss_through_cache(model, case_of(corpus, window=6), ids, labels) == pytest.approx(without, abs=1e-6)
+    assert loss_through_cache(windowed, case_of(corpus, model=own), ids, labels) == pytest.approx(without, abs=1e-6)
+    assert training_case(case_of(corpus, model=own)).workload.seq_len == 6
+
+
+@pytest.mark.parametrize("form", ["absorbed", "plain"])
+def test_latents_cost_nothing_and_their_codes_something(corpus: Path, form: str) -> None:
+    latent = MODEL | {"kv_heads": 2, "latent": {"kv_rank": 16, "rope_dim": 8, "nope_dim": 8, "v_dim": 8}}
+    case = case_of(corpus, steps=3, model=latent, latent_form=form)
+    trained, (ids, labels) = trained_model(case, CPU), held_out_text(case, CPU)
+    exact = loss_without_cache(trained, ids, labels)
+    assert loss_through_cache(trained, case, ids, labels) == pytest.approx(exact, abs=1e-6)
+    codes = case_of(corpus, model=latent, latent_form=form, cache_dtype="int4", quant_group=8)
+    assert loss_through_cache(trained, codes, ids, labels) == pytest.approx(exact, abs=1e-3)
+    assert loss_through_cache(trained, codes, ids, labels) != exact
 
 
 def test_cases_that_differ_in_their_caches_share_a_training(corpus: Path) -> None:

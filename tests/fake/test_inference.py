@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import itertools
+from dataclasses import replace
+
 import pytest
 import torch
 
 from memory.inference import InferenceModel, Phase
 from suite.allocations import mark, record_allocations
+from suite.caches.build import build_cache
+from suite.caches.core import next_logits, through
 from suite.case import Case, case_from
 from suite.models.decoder_module import Decoder
 from suite.models.presets import PRESETS
@@ -105,3 +110,23 @@ def test_decoding_in_the_open_scores_the_whole_cache() -> None:
     case = case_of("llama-7b", attention="eager", seq_len=1000, micro_batch=3, new_tokens=24)
     terms = {term.name: term.nbytes for term in InferenceModel(case).terms() if term.phase is Phase.DECODE}
     assert terms["scores over the cache"] == 3 * spec.heads * 1024 * 6
+
+
+@pytest.mark.parametrize("chunk", [16, 32])
+def test_prompts_read_in_parts_need_what_one_part_needs(chunk: int) -> None:
+    """Through a real cache. Beside what the formula counts, a pass has the places of its tokens twice, turns each
+    sequence by its own rows of the tables, and holds a mask of what is seen: at most b c (16 + 4 r + c) bytes."""
+    case = case_of(LLAMA, precision="fp32", new_tokens=8)
+    case = replace(case, serving=replace(case.serving, prefill_tokens=chunk))
+    model, cache = Decoder(case.model).eval(), build_cache(case, torch.device("cpu"))
+    ids, places = torch.randint(512, (2, 64)), torch.arange(64).expand(2, -1)
+    with through(model, cache), torch.no_grad(), record_allocations() as trace:
+        for start in range(0, 64, chunk):
+            mark("pass")
+            next_logits(model, cache, ids[:, start : start + chunk], places[:, start : start + chunk])
+        mark("end")
+    marks = [item.at for item in trace.marks]
+    needed = max(trace.peak(start, end)[0] - trace.total(start) for start, end in itertools.pairwise(marks))
+    terms = {term.name: term.nbytes for term in InferenceModel(case).terms() if term.phase is Phase.PREFILL}
+    beside = 2 * chunk * (16 + 4 * case.model.rotary_dim + chunk)
+    assert terms["forward pass"] <= needed <= terms["forward pass"] + beside

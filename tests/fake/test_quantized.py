@@ -154,11 +154,13 @@ QUANTIZED = [("int8", 0), ("int8", 8), ("int4", 0), ("int4", 4), ("int4", 16)]
 PLAIN = [(dtype, 0) for dtype in ("fp32", "bf16", "fp16", "fp8")]
 
 
-@pytest.mark.parametrize("allocation", ["static", "growing"])
+@pytest.mark.parametrize("kept", [{}, {"allocation": "growing"}, {"page_tokens": 8}])
 @pytest.mark.parametrize(("dtype", "group"), QUANTIZED + PLAIN)
-def test_the_allocator_gives_codes_and_scales_the_bytes_of_the_formula(dtype: str, group: int, allocation: str) -> None:
+def test_the_allocator_gives_codes_and_scales_the_bytes_of_the_formula(
+    dtype: str, group: int, kept: dict[str, Any]
+) -> None:
     for batch, seq_len in ((1, 9), (3, 20)):
-        case = case_of(batch, seq_len, cache_dtype=dtype, quant_group=group, allocation=allocation)
+        case = case_of(batch, seq_len, cache_dtype=dtype, quant_group=group, **kept)
         tokens = seq_len + 3
         with record_allocations() as trace:
             cache = build_cache(case, CPU)
@@ -172,7 +174,8 @@ def test_the_allocator_gives_codes_and_scales_the_bytes_of_the_formula(dtype: st
         width = CacheDtype(dtype).bits
         assert width is not None
         scales = 16 // (group or 16) * 4 if dtype.startswith("int") else 0
-        read = 2 * 2 * batch * tokens * 2 * (16 * width // 8 + scales)  # layers, lanes, sequences, tokens, heads
+        entries = -(-tokens // 8) * 8 if "page_tokens" in kept else tokens
+        read = 2 * 2 * batch * entries * 2 * (16 * width // 8 + scales)  # layers, lanes, sequences, entries, heads
         assert cache_bytes(case, quantity=Quantity.CACHE_READ) == read
         assert any(term.component is Component.SCALES for term in cache_terms(case)) == bool(scales)
 

@@ -115,7 +115,7 @@ VALUES: dict[str, tuple[str, Any, list[str]]] = {
     "page_tokens": ("16", 16, SERVED),
     "allocation": ("growing", "growing", SERVED),
     "cache_tokens": ("2000", 2000, SERVED),
-    "latent_form": ("plain", "plain", SERVED),
+    "latent_form": ("plain", "plain", [*SERVED, "--model", "mla-1m"]),
 }
 FIELDS = [(part, field.name) for part, kind in PARTS.items() for field in dataclasses.fields(kind)]
 

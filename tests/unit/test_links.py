@@ -134,8 +134,8 @@ def test_nodes_narrow_what_is_inside_them() -> None:
     assert (network.bytes_per_second, network.shared_by) == (50e9, 4)
 
 
-def test_every_shipped_device_but_one_has_links_and_every_level_a_source() -> None:
-    assert set(DEVICES) - set(LINKS) == {"rtx-4070-ti-super"}
+def test_every_shipped_device_but_two_has_links_and_every_level_a_source() -> None:
+    assert set(DEVICES) - set(LINKS) == {"rtx-4070-ti-super", "rtx-a6000"}
     for links in LINKS.values():
         fabric = links.fabric(8)
         assert all(level.source for level in fabric.levels)

@@ -28,10 +28,18 @@ PUBLISHED = {
     "llama-7b": 6_738_415_616,  # the model's safetensors index on the Hub
     "llama-13b": 13_015_864_320,
     "llama-65b": 65_285_660_672,
+    "llama2-7b": 6_738_415_616,  # the same shape as llama-7b
+    "llama2-13b": 13_015_864_320,
     "llama2-70b": 68_976_648_192,
     "llama3-8b": 8_030_261_248,
     "llama3-70b": 70_553_706_496,
     "llama3-405b": 405_853_388_800,  # the re-released checkpoint, with 8 key-value heads
+    "llama3.2-1b": 1_235_814_400,  # the model's safetensors on the Hub
+    "llama3.2-3b": 3_212_749_824,  # tests/published/params.csv, as the next two
+    "qwen2.5-7b": 7_615_616_512,
+    "qwen2.5-14b": 14_770_033_664,
+    "qwen2.5-32b": 32_763_876_352,  # the models' safetensors indexes on the Hub
+    "qwen2.5-72b": 72_706_203_648,
     "mistral-7b": 7_241_732_096,  # keras-hub's preset metadata; the shape: arXiv:2310.06825, table 1
     "chatglm2-6b": 6_243_584_000,  # THUDM/chatglm2-6b
 }

@@ -1,0 +1,115 @@
+"""Rows of stacked bars: what something is made of, one bar a side, all rows on one scale of bytes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.patches import Patch
+from matplotlib.ticker import FuncFormatter, MultipleLocator
+
+from reports.palette import COMPONENTS, INK, MUTED, PAPER
+from reports.svg import SMALL, WIDTH, canvas, drawing_style, to_svg
+from reports.text import plain, shorten
+from suite.record import Component
+from suite.units import GIB, KIB, MIB, TIB, bytes_text
+
+LABEL_LIMIT = 50
+_ROW = 58  # units a row takes: a line of text and two bars
+_BAR = 15
+_TAGS, _VALUES = 72, 92  # margins: 'predicted' left of a bar, its bytes right of it
+_LEGEND_COLUMNS = 3
+_LEGEND_LINE = 18
+
+
+@dataclass(frozen=True)
+class Stack:
+    """A bar: which side of a comparison, its total (None: not known), and what it is made of, in order."""
+
+    side: str
+    total: float | None
+    parts: tuple[tuple[Component, float], ...]
+
+
+@dataclass(frozen=True)
+class StackRow:
+    """A name, a note right of it, and two bars below."""
+
+    label: str
+    note: str
+    stacks: tuple[Stack, Stack]
+
+
+def stacks_svg(rows: Sequence[StackRow], key: str, described: str, limit: float) -> str:
+    """The drawing; `limit` is where the axis ends: a bar beyond it ends in an arrow."""
+    hover: dict[str, str] = {}
+    with drawing_style():
+        used = components_used(part for row in rows for stack in row.stacks for part in stack.parts)
+        legend = legend_height(used)
+        figure, axes = canvas(len(rows) * _ROW + 44 + legend, _TAGS, _VALUES, 4, 40 + legend)
+        axes.set_xlim(0, limit)
+        axes.set_ylim(len(rows) * _ROW, 0)
+        for place, row in enumerate(rows):
+            _draw_row(axes, row, place * _ROW, f"case{place}", hover)
+        byte_axis(axes, "x", limit)
+        axes.set_yticks([])
+        axes.spines["left"].set_visible(False)
+        axes.grid(axis="x")
+        component_legend(figure, used)
+        return to_svg(figure, key, described, hover)
+
+
+def _draw_row(axes: Axes, row: StackRow, top: float, name: str, hover: dict[str, str]) -> None:
+    """A row's label, its note, and its two bars."""
+    axes_width = axes.get_position().width * WIDTH
+    limit = axes.get_xlim()[1]
+    axes.annotate(
+        shorten(plain(row.label), LABEL_LIMIT - 8), (0, top + 14), (-_TAGS + 4, 0), textcoords="offset points"
+    )
+    at_right = (axes_width + _VALUES - 4, 0)
+    axes.annotate(row.note, (0, top + 14), at_right, textcoords="offset points", ha="right", color=MUTED.light)
+    for stack, y in zip(row.stacks, (top + 20, top + 36), strict=True):
+        middle = y + _BAR / 2
+        style = {"fontsize": SMALL, "color": MUTED.light, "va": "center", "textcoords": "offset points"}
+        axes.annotate(stack.side, (0, middle), (-6, 0), ha="right", **style)  # type: ignore[arg-type]
+        edge = 0.0
+        for component, size in stack.parts:
+            if size > 0:
+                gid = f"{name}-{stack.side}-{component.value}"
+                patch = axes.barh(middle, size, _BAR - 2, left=edge, color=COMPONENTS[component].light)[0]
+                patch.set(edgecolor=PAPER.light, linewidth=0.6, gid=gid)
+                hover[gid] = f"{stack.side} {component.value}: {bytes_text(size)}"
+                edge += size
+        end = min(stack.total or 0, limit)
+        text = bytes_text(stack.total) + (" →" if edge > limit else "")
+        axes.annotate(text, (end, middle), (5, 0), **{**style, "color": INK.light})  # type: ignore[arg-type]
+
+
+def components_used(parts: Iterable[tuple[Component | None, float | None]]) -> list[Component]:
+    """The components that have any bytes to show, in their fixed order."""
+    seen = {component for component, size in parts if size}
+    return [component for component in Component if component in seen]
+
+
+def legend_height(used: Sequence[Component]) -> int:
+    """Units that a legend of so many components takes."""
+    return -(-len(used) // _LEGEND_COLUMNS) * _LEGEND_LINE
+
+
+def component_legend(figure: Figure, used: Sequence[Component]) -> None:
+    """The legend, below the axes."""
+    handles = [Patch(facecolor=COMPONENTS[component].light, label=component.value) for component in used]
+    style = {"ncols": _LEGEND_COLUMNS, "handlelength": 1.0, "columnspacing": 1.2, "borderaxespad": 0.2}
+    figure.legend(handles=handles, loc="lower center", **style)
+
+
+def byte_axis(axes: Axes, which: str, largest: float) -> None:
+    """Ticks at round numbers of the binary unit that `largest` is written in."""
+    unit = next((size for size in (TIB, GIB, MIB, KIB) if largest >= size), 1)
+    steps = (0.1, 0.2, 0.5, 1, 2, 5, 10, 20, 50, 100, 200, 500)
+    step = next((step for step in steps if largest / unit / step <= 5), largest / unit / 5)
+    axis = axes.xaxis if which == "x" else axes.yaxis
+    axis.set_major_locator(MultipleLocator(step * unit))
+    axis.set_major_formatter(FuncFormatter(lambda value, _: bytes_text(value, 1 if step < 1 else 0)))

@@ -1,0 +1,99 @@
+"""Published models that are served but not built here yet: shapes of their attention, and how large their weights are.
+
+A ledger of these models (experts, latent attention of whole models, OPT's activation) is still to come; until then
+what a cache needs is here, and weights are the published total.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from suite.models.decoder import Activation, DecoderSpec, Latent, Norm, Position
+from suite.models.presets import llama
+
+
+@dataclass(frozen=True)
+class ServedModel:
+    """A model whose cache is known and whose operators are not. `spec` says what attention is, and how wide the dense
+    layers are; its count of parameters is not the model's."""
+
+    spec: DecoderSpec
+    parameters: int  # all that a checkpoint holds and answers need
+    active_parameters: int | None  # those that one token meets; None: all of them
+    weight_bytes: float  # a parameter, as released
+    source: str
+    why: str  # no ledger yet
+
+    @property
+    def name(self) -> str:
+        """What --model says."""
+        return self.spec.name
+
+
+_EXPERTS = "experts are not modelled yet"
+#: arXiv:2405.04434, section 3.1.2, and arXiv:2412.19437, section 4.2
+_DEEPSEEK = Latent(kv_rank=512, rope_dim=64, nope_dim=128, v_dim=128, q_rank=1536)
+
+
+def _deepseek(name: str, layers: int, hidden: int, ffn: int, vocab: int) -> DecoderSpec:
+    return DecoderSpec(
+        name=name, layers=layers, hidden=hidden, heads=128, ffn=ffn, vocab=vocab, max_positions=163840,
+        norm_eps=1e-6, latent=_DEEPSEEK,
+    )  # fmt: skip
+
+
+def _opt(name: str, layers: int, hidden: int, heads: int) -> DecoderSpec:
+    """OPT's form (arXiv:2205.01068, table 1): GPT-2's with ReLU, which the cache does not see."""
+    return DecoderSpec(
+        name=name, layers=layers, hidden=hidden, heads=heads, ffn=4 * hidden, vocab=50272, max_positions=2048,
+        norm=Norm.LAYERNORM, activation=Activation.GELU, position=Position.LEARNED, bias=True, tied=True,
+    )  # fmt: skip
+
+
+_RELU = "its ReLU and the two unused rows of its positions are not modelled yet"
+
+_SERVED: tuple[ServedModel, ...] = (
+    ServedModel(
+        _deepseek("deepseek-v2", 60, 5120, 12288, 102400), 235_741_434_880, 21_000_000_000, 2,
+        "arXiv:2405.04434, section 3.1.2 and abstract; total: params.csv of tests/published, params-0075", _EXPERTS,
+    ),
+    ServedModel(
+        _deepseek("deepseek-v3", 61, 7168, 18432, 129280), 671_026_419_200, 37_552_297_472, 1,
+        "arXiv:2412.19437, section 4.2, weights in fp8 (section 3.3); totals: params.csv, params-0074", _EXPERTS,
+    ),
+    ServedModel(
+        llama("mixtral-8x7b", 32, 4096, 32, 14336, kv_heads=8, positions=32768, theta=1e6),
+        46_702_792_704, 12_879_925_248, 2, "arXiv:2401.04088, table 1; totals: params.csv, params-0031", _EXPERTS,
+    ),
+    ServedModel(
+        DecoderSpec(
+            name="qwen3-235b-a22b", layers=94, hidden=4096, heads=64, kv_heads=4, head_dim=128, ffn=12288,
+            vocab=151936, max_positions=40960, rope_theta=1e6, norm_eps=1e-6,
+        ),
+        235_093_634_560, 22_190_763_520, 2, "arXiv:2505.09388, table 2; totals: params.csv, params-0048", _EXPERTS,
+    ),
+    ServedModel(
+        _opt("opt-125m", 12, 768, 12), 125_239_296, None, 2, "arXiv:2205.01068, table 1; params.csv, params-0005",
+        _RELU,
+    ),
+    ServedModel(
+        _opt("opt-13b", 40, 5120, 40), 12_853_473_280, None, 2, "arXiv:2205.01068, table 1; total: by its shape",
+        _RELU,
+    ),
+    ServedModel(
+        _opt("opt-30b", 48, 7168, 56), 29_974_540_288, None, 2, "arXiv:2205.01068, table 1; params.csv, params-0010",
+        _RELU,
+    ),
+)  # fmt: skip
+
+SERVED_MODELS: dict[str, ServedModel] = {model.name: model for model in _SERVED}
+
+
+def served_model_of(spec: DecoderSpec) -> ServedModel | None:
+    """The model of this table that the decoder is, whatever its attention was changed to; None for one that is none."""
+    found = SERVED_MODELS.get(spec.name)
+    return found if found is not None and _trunk(found.spec) == _trunk(spec) else None
+
+
+def _trunk(spec: DecoderSpec) -> tuple[int, ...]:
+    return spec.layers, spec.hidden, spec.heads, spec.ffn, spec.vocab
