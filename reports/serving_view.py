@@ -49,6 +49,12 @@ class ServedView:
         return any(loss is not None for loss in self.losses)
 
     @property
+    def loss_apart(self) -> float | None:
+        """What reading through the cache costs, nats a token."""
+        without, through = self.losses
+        return None if without is None or through is None else through - without
+
+    @property
     def perplexities(self) -> tuple[float | None, float | None]:
         """e to the losses."""
         without, through = (None if loss is None else exp(loss) for loss in self.losses)

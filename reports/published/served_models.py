@@ -10,7 +10,7 @@ from reports.published.answers import CannotModel
 from suite.layout import Layout, Recompute
 from suite.models.decoder import DecoderSpec, Position
 from suite.models.ledgers import ledger_of
-from suite.models.presets import PRESETS, gpt, llama
+from suite.models.presets import PRESETS, gpt
 from suite.share import share_of
 from suite.spec import Workload
 from suite.tape import BF16_POLICY, Backend
@@ -58,18 +58,21 @@ class Served:
         return HALF * (ledger.parameters + turned) + self.spec.layers * stored
 
 
-_MISTRAL = llama("mistral-7b", 32, 4096, 32, 14336, kv_heads=8, positions=32768)
+_MISTRAL = PRESETS["mistral-7b"]
 #: one norm a block more than the model has, 0.006 % of its weights
 _PHI2 = replace(gpt("phi-2", 32, 2560, 32, 51200, 2048), position=Position.ROPE, rope_fraction=0.4, tied=False)
 _MODELS: dict[str, Served] = {
+    # two rows of its positions are not used
     "opt-125m": Served(gpt("opt-125m", 12, 768, 12, 50272, 2050), 2048),
-    "llama-2-7b": Served(PRESETS["llama-7b"], 4096),
-    "llama-2-13b": Served(PRESETS["llama-13b"], 4096),
+    "llama-2-7b": Served(PRESETS["llama2-7b"], 4096),
+    "llama-2-13b": Served(PRESETS["llama2-13b"], 4096),
     "llama-2-70b": Served(PRESETS["llama2-70b"], 4096),
     "llama-3-8b": Served(PRESETS["llama3-8b"], 8192),
     "llama-3-70b": Served(PRESETS["llama3-70b"], 8192),
     "llama-3.1-8b": Served(PRESETS["llama3-8b"], 131072),
     "llama-3.1-70b": Served(PRESETS["llama3-70b"], 131072),
+    "llama-3.2-1b": Served(PRESETS["llama3.2-1b"], 131072),
+    "llama-3.2-3b": Served(PRESETS["llama3.2-3b"], 131072),
     "mistral-7b": Served(_MISTRAL, 32768),
     "openhermes-2.5-mistral-7b": Served(replace(_MISTRAL, vocab=32002), 32768),
     "zephyr-7b": Served(_MISTRAL, 32768),

@@ -112,8 +112,8 @@ def test_times_are_shown_beside_their_predictions(comparison: RunComparison) -> 
 
 def test_losses_have_columns_where_any_text_was_read(comparison: RunComparison) -> None:
     page = render_page(comparison)
-    assert cells(page, "answer-table", 3)[4:] == ["2", "2.5", f"{math.exp(2):.4f}", f"{math.exp(2.5):.3f}"]
-    assert cells(page, "answer-table", 1)[4:] == ["n/a"] * 4
+    assert cells(page, "answer-table", 3)[4:] == ["2", "2.5", "0.5", f"{math.exp(2):.4f}", f"{math.exp(2.5):.3f}"]
+    assert cells(page, "answer-table", 1)[4:] == ["n/a"] * 5
     without = render_page(compared(result(served())))
     assert len(cells(without, "answer-table", 1)) == 4
 
