@@ -12,6 +12,7 @@ from rich.text import Text
 from reports.answer import STYLE
 from reports.text import plain
 from suite.case import Case
+from suite.models.decoder import Position
 from suite.units import NOT_KNOWN, bytes_text, count_text, number_text, percent_text, seconds_text, short_count_text
 
 
@@ -110,8 +111,13 @@ def _context_text(answer: dict[str, Any]) -> tuple[str, str]:
     longest, positions = answer["limits"]["longest_context"], answer["case"]["model"]["max_positions"]
     if longest is None:
         return NOT_KNOWN, ""
-    beyond = "no text is too long for a cache whose places are counted anew" if longest > positions else ""
-    return f"{count_text(longest)} tokens", "all the model's positions" if longest == positions else beyond
+    if longest < positions:
+        return f"{count_text(longest)} tokens", ""
+    is_endless = answer["case"]["cache"]["sinks"] and answer["case"]["model"]["position"] == Position.ROPE.value
+    why = (
+        "and more: with sinks, places are counted anew within the cache" if is_endless else "all the model's positions"
+    )
+    return f"{count_text(longest)} tokens", why
 
 
 def _speed_rows(answer: dict[str, Any]) -> Iterator[tuple[str, str, str]]:

@@ -21,7 +21,7 @@ def test_cases_are_answered_and_a_full_cache_is_told(tmp_path: Path) -> None:
     }  # fmt: skip
     mine = tmp_path / "cases.json"
     mine.write_text(json.dumps([case | {"cache": {"cache_tokens": 18}}, case]))
-    done = run("bench", "--case", str(mine), "--runs", str(tmp_path / "runs"), "--json")
+    done = run("bench", "--case", str(mine), "--runs", str(tmp_path / "runs"), "--calibration", "none", "--json")
     assert done.returncode == 1, done.stderr  # one did not end well
     said = document(done)
     full, whole = said["cases"]

@@ -88,7 +88,7 @@ def test_reads_are_counted_in_stored_bytes_each_entry_once() -> None:
     held = {Component.KEYS: (store.payload,)}
     assert reads.nbytes(held) == {Component.KEYS: (7 + 2) * 2 * 3 * 4 * 2}
     reads.forget()
-    assert reads.nbytes(held) == {Component.KEYS: 0}
+    assert not any(reads.nbytes(held).values())
     assert isinstance(store, CountingStore)
 
 
