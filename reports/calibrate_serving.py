@@ -17,8 +17,9 @@ from suite.environment import available_cores
 from suite.hardware.calibration import Calibration
 from suite.hardware.collective_calibration import CollectiveTimeError, measure_collectives
 
-#: seconds of timing for each number of ranks at once, and for collectives; a few rounds of all are taken in any case
-OPERATORS_S, COLLECTIVES_S = 12.0, 4.0
+#: seconds of timing a case, and at most, for each number of ranks at once and for collectives; a few rounds of all are
+#: taken in any case
+A_CASE_S, OPERATORS_S, COLLECTIVES_S = 0.5, 12.0, 4.0
 
 
 class ServingCalibrationError(RuntimeError):
@@ -37,11 +38,11 @@ def calibrate_serving(
 
     Raises ServingCalibrationError, in one line, where a measuring process fails.
     """
-    start, wanted = time.monotonic(), serving_wanted(cases, available_cores())
+    start, wanted, wished = time.monotonic(), serving_wanted(cases, available_cores()), A_CASE_S * len(cases)
     try:
         for crowd, passes in sorted(wanted.passes.items()):
             tell(f"measuring the parts of {plural(len(passes), 'kind')} of pass of served models, with {crowd} ...")
-            part = measure_serving(crowd, passes, wanted.cases, OPERATORS_S)
+            part = measure_serving(crowd, passes, wanted.cases, min(OPERATORS_S, wished))
             found = found or Calibration(part.machine)
             busiest = max(found.machine.other_cores, part.machine.other_cores)
             found = replace(
@@ -55,7 +56,7 @@ def calibrate_serving(
         missing = set(wanted.exchanges) - {each.exchange for each in found.collectives}
         if missing:
             tell(f"measuring {plural(len(missing), 'collective')} of served models ...")
-            times, _ = measure_collectives(sorted(missing), COLLECTIVES_S)
+            times, _ = measure_collectives(sorted(missing), min(COLLECTIVES_S, wished))
             found = replace(found, collectives=(*found.collectives, *times))
     except (OperatorTimeError, CollectiveTimeError) as error:
         raise ServingCalibrationError(str(error)) from None
