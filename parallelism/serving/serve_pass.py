@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping
 from dataclasses import replace
 
 import numpy as np
@@ -26,7 +27,7 @@ from suite.generation.loop import Answer, answered, generate_without_cache, padd
 from suite.generation.sampling import chooser
 from suite.generation.texts import CachedText, logits_of, within
 from suite.ranklog import FailureKind, RankWriter
-from suite.record import Quantity, Sample
+from suite.record import Component, Quantity, Sample
 from suite.serving import Sampling
 from suite.serving_lengths import prompt_lengths
 from suite.serving_rules import kept_window
@@ -80,10 +81,15 @@ class ServePass:
             found.see(held)
         self.writer.heartbeat("answered")
         if answer.is_whole:
-            for quantity, sizes in ((Quantity.CACHE, found.nbytes), (Quantity.CACHE_READ, reads.nbytes(held))):
-                for component, nbytes in sizes.items():
-                    self.writer.sample(Sample(quantity, nbytes, self.rank, component=component))
+            self._write(Quantity.CACHE, found.nbytes)
+            # beams that share pages read each of them once a beam by formula, and entries are counted once here
+            if self.case.serving.copies == 1 or self.case.cache.page_tokens is None:
+                self._write(Quantity.CACHE_READ, reads.nbytes(held))
         return answer
+
+    def _write(self, quantity: Quantity, sizes: Mapping[Component, int]) -> None:
+        for component, nbytes in sizes.items():
+            self.writer.sample(Sample(quantity, nbytes, self.rank, component=component))
 
     def _answered(self, text: CachedText, cache: Cache, case: Case) -> Answer:
         with through(self.model, cache, self.case.cache.latent_form), torch.no_grad():
