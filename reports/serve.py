@@ -15,6 +15,10 @@ from reports.streams import output, tell
 def run_kv(options: argparse.Namespace) -> int:
     """Answer, and write the page where one was asked for."""
     asked = asked_of(options)
+    if options.measure:
+        from reports.serving_measured import measured
+
+        asked = measured(asked)
     answer = serving_mapping(asked)
     if options.page is not None:
         from reports.serving_page import render_serving

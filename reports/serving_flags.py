@@ -32,4 +32,6 @@ def add_kv_flags(parser: argparse.ArgumentParser) -> None:
         "--memory-share", metavar="X", help=f"of the device's memory that is used [{MEMORY_SHARE}, as vLLM's default]"
     )
     parser.add_argument("--calibration", metavar="FILE", help="of this machine: what times on the cpu rest on")
+    text = "time the parts of the passes on this machine now, for times on the cpu; needs torch, takes seconds"
+    parser.add_argument("--measure", action="store_true", help=text)
     parser.add_argument("--page", metavar="FILE.html", help="write a page: answers, figures, terms")

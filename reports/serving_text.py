@@ -52,7 +52,7 @@ def answer_rows(answer: dict[str, Any]) -> Iterator[tuple[str, str, str]]:
     yield (
         f"largest batch at {count_text(answer['context_tokens'])} tokens",
         f"{_batch_text(limits['largest_batch'], limits['largest_batch_is_bounded'])} sequences",
-        _rate_text(limits),
+        _rate_text(answer),
     )
     yield f"longest context at {sequences_text(answer['batch'])}", *_context_text(answer)
     yield from _speed_rows(answer)
@@ -99,11 +99,14 @@ def _batch_text(batch: int | None, is_bounded: bool | None) -> str:
     return NOT_KNOWN if batch is None else count_text(batch) + ("" if is_bounded else "+")
 
 
-def _rate_text(limits: dict[str, Any]) -> str:
+def _rate_text(answer: dict[str, Any]) -> str:
+    limits = answer["limits"]
     rate = limits["tokens_per_second_at_largest_batch"]
     if limits["largest_batch"] == 0:
         return "not even one has room"
     more = "; the search ends there" if limits["largest_batch_is_bounded"] is False else ""
+    if answer["memory"]["device"] == "cpu":
+        more += "; in proportion to the batches that were measured"
     return "" if rate is None else f"{count_text(rate)} tokens/s{more}"
 
 

@@ -29,8 +29,8 @@ def serving_time(case: Case, cache: tuple[CacheTerm, ...], calibration: Calibrat
     if case.cluster.device == "cpu":
         require(
             calibration is not None,
-            "cluster.device: 'cpu': times rest on a calibration; `bench --suite kv` measures one and keeps it in its"
-            " folder",
+            "cluster.device: 'cpu': times rest on a calibration: `kv --measure` measures one, and `bench` of served"
+            " cases keeps one in its folder",
         )
         assert calibration is not None
         here = CpuServing(case, calibration)

@@ -106,7 +106,7 @@ class CoreTimes:
             return CoreSeconds(found.layer, found.once)
         near = [time for time in self.times if time.crowd == crowd and _kind(time.core) == _kind(core)]
         if not near:
-            raise SpecError(f"calibration.cores: {core}, for {crowd}, was not measured; bench --suite kv measures it")
+            raise SpecError(f"calibration.cores: {core}, for {crowd}, was not measured; `kv --measure` does")
         how = (
             "interpolated" if len({time.core.pairs for time in near}) > 1 else "in proportion to one that was measured"
         )

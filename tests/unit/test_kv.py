@@ -9,14 +9,17 @@ from typing import Any
 
 import pytest
 
+from memory.caches.model import cache_terms
+from memory.caches.terms import LANES
 from memory.inference import InferenceModel, Phase
 from run_all import main
 from suite.case import case_from
 from suite.hardware import device
+from suite.record import Quantity
 
 pytestmark = pytest.mark.unit
 
-ISSUE = ("--model", "llama3-70b", "--device", "h100-sxm", "--tp", "8", "--context", "32768")
+SEVENTY = ("--model", "llama3-70b", "--device", "h100-sxm", "--tp", "8", "--context", "32768")
 
 
 def answered(capsys: pytest.CaptureFixture[str], *words: str) -> dict[str, Any]:
@@ -33,9 +36,9 @@ def refusal(capsys: pytest.CaptureFixture[str], *words: str) -> str:
     return error
 
 
-def test_the_issue_s_question_has_its_answers(capsys: pytest.CaptureFixture[str]) -> None:
+def test_seventy_billion_parameters_on_eight_gpus_have_their_answers(capsys: pytest.CaptureFixture[str]) -> None:
     """Llama 3 70B over 8 ranks: one key-value head each, 2 x 80 x 128 x 2 bytes a token."""
-    said = answered(capsys, *ISSUE)
+    said = answered(capsys, *SEVENTY)
     cache, memory, limits = said["cache"], said["memory"], said["limits"]
     assert (cache["bytes_per_token"], cache["bytes_per_token_of_model"], cache["copies"]) == (40_960, 327_680, 1)
     assert cache["bytes"] == 32_768 * (40_960 + 8)  # the places beside
@@ -55,7 +58,7 @@ def test_the_issue_s_question_has_its_answers(capsys: pytest.CaptureFixture[str]
 def test_a_step_of_decoding_is_weights_and_cache_over_what_the_device_reads(capsys: pytest.CaptureFixture[str]) -> None:
     """A rank reads nearly an eighth of 70 billion weights for 2 FLOPs each: about one FLOP a byte, and the roofline of
     the datasheet's 3.35 TB/s is a floor of the time."""
-    said = answered(capsys, *ISSUE)
+    said = answered(capsys, *SEVENTY)
     decode, time = said["decode"], said["time"]
     assert pytest.approx(decode["weight_bytes"], rel=0.001) == 2 * (70_553_706_496 - 128_256 * 8192) / 8
     assert decode["flops_per_byte"] == pytest.approx(
@@ -71,7 +74,7 @@ def test_a_step_of_decoding_is_weights_and_cache_over_what_the_device_reads(caps
 
 def test_choices_stand_beside_the_model_as_it_is(capsys: pytest.CaptureFixture[str]) -> None:
     """64 heads for 8, 16 for 8, one (kept whole by every rank), and DeepSeek-V2's latent: 80 x (512 + 64) x 2."""
-    said = answered(capsys, *ISSUE, "--compare", "mha,gqa=16,mqa,mla,fp8,mqa+fp8")
+    said = answered(capsys, *SEVENTY, "--compare", "mha,gqa=16,mqa,mla,fp8,mqa+fp8")
     rows = {row["name"]: row for row in said["choices"]}
     tokens = {name: row["bytes_per_token"] for name, row in rows.items()}
     assert tokens == {
@@ -201,3 +204,19 @@ def test_without_rates_the_page_says_why_there_is_one_figure(
     assert html.count("<svg") == 1
     assert "Tokens a second are not drawn" in html
     assert "n/a" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(("layers", "hidden", "batch", "prompt", "answer"), [(40, 5120, 3, 512, 32), (2, 64, 1, 9, 1)])
+def test_a_cache_of_all_heads_in_16_bits_is_the_textbook_s(
+    layers: int, hidden: int, batch: int, prompt: int, answer: int
+) -> None:
+    """4 b l h (s + n) bytes (arXiv:2303.06865, section 3): keys and values, 2 bytes each, every head of every layer."""
+    model = {"family": "decoder", "layers": layers, "hidden": hidden, "heads": hidden // 32, "max_positions": 1024}
+    case = case_from({
+        "model": model,
+        "workload": {"seq_len": prompt, "micro_batch": batch, "precision": "bf16"}, "serving": {"new_tokens": answer},
+    })  # fmt: skip
+    lanes = sum(
+        term.nbytes for term in cache_terms(case) if term.quantity is Quantity.CACHE and term.component in LANES
+    )
+    assert lanes == 4 * batch * layers * hidden * (prompt + answer)
