@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 import json
-import multiprocessing
 import os
 import sys
 import time
 from collections import defaultdict
-from multiprocessing.connection import Connection
 from typing import TYPE_CHECKING, Any
 
-from parallelism.calibration.worker import LEAST, Meeting
+from parallelism.calibration.ranks import Meeting, measure_on_ranks
 from suite.environment import available_cores, cpu_model
-from suite.hardware.matrix_rate_worker import BARRIER_S, collect, others_cpu_seconds
+from suite.hardware.matrix_rate_worker import others_cpu_seconds
 
 #: rounds whose readings are dropped
 WARMUP = 1
@@ -32,7 +30,7 @@ def main() -> int:
 
     request = json.load(sys.stdin)
     start, before = time.monotonic(), others_cpu_seconds()
-    results = measure(request)
+    results = measure_on_ranks(request, _measured)
     others = (others_cpu_seconds() - before) / (time.monotonic() - start)
     first = results[0]
     answer = {
@@ -57,37 +55,15 @@ def main() -> int:
     return 0
 
 
-def measure(request: dict[str, Any]) -> list[dict[str, Any]]:
-    """What each of so many ranks at once finds."""
-    context = multiprocessing.get_context("fork")
-    meeting = Meeting(context.Barrier(request["ranks"]), context.Event())
-    children, receivers = [], []
-    for rank in range(request["ranks"]):
-        receiver, sender = context.Pipe(duplex=False)
-        child = context.Process(target=run_rank, args=(sender, meeting, rank == 0, request), daemon=True)
-        child.start()
-        sender.close()  # before the next fork: with no other holder, a rank that dies is an end of file
-        children.append(child)
-        receivers.append(receiver)
-    results: list[Any] = collect(receivers)
-    for child in children:
-        child.join()
-    return results
-
-
-def run_rank(sender: Connection[Any, Any], meeting: Meeting, is_first: bool, request: dict[str, Any]) -> None:
-    """One rank: round after round of everything beside the other ranks, then the readings, or what went wrong."""
+def _measured(request: dict[str, Any], meeting: Meeting, is_first: bool) -> dict[str, Any]:
+    """Readings of every operator and core, without autograd."""
     import torch
 
-    torch.set_num_threads(request["threads"])
-    try:
-        with torch.no_grad():
-            sender.send(_measured(request, meeting, is_first))
-    except Exception as error:  # whatever it is, the parent tells it in one line
-        sender.send(f"{type(error).__name__}: {error}".splitlines()[0])
+    with torch.no_grad():
+        return _readings(request, meeting, is_first)
 
 
-def _measured(request: dict[str, Any], meeting: Meeting, is_first: bool) -> dict[str, Any]:
+def _readings(request: dict[str, Any], meeting: Meeting, is_first: bool) -> dict[str, Any]:
     """Readings of every operator and core, which take turns: a moment at which the machine is busy spoils few of
     each."""
     from parallelism.calibration.serving_frames import Frames
@@ -98,13 +74,7 @@ def _measured(request: dict[str, Any], meeting: Meeting, is_first: bool) -> dict
     operators: dict[Key, list[float]] = defaultdict(list)
     cores: list[Rows] = [defaultdict(list) for _ in passes]
     around: Rows = defaultdict(list)
-    index, deadline = 0, time.monotonic() + request["seconds"]
-    while True:
-        if is_first and index >= WARMUP + LEAST and time.monotonic() > deadline:
-            meeting.over.set()
-        meeting.barrier.wait(BARRIER_S)
-        if meeting.over.is_set():
-            break
+    for index in meeting.rounds(is_first, request["seconds"], WARMUP):
         kept = index >= WARMUP
         for each, core in zip(passes, cores, strict=True):
             found = each.readings()
@@ -114,7 +84,6 @@ def _measured(request: dict[str, Any], meeting: Meeting, is_first: bool) -> dict
             core["once"] += [found.once] * kept
         for name, seconds in frames.readings().items():
             around[name] += [seconds] * kept
-        index += 1
     rows = [
         {"operator": operator, "shape": list(shape), "format": kind, "seconds": seconds}
         for (operator, shape, kind), seconds in operators.items()

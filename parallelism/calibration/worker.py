@@ -6,23 +6,20 @@ torch is imported once, and the ranks are forked from this process before it has
 from __future__ import annotations
 
 import json
-import multiprocessing
 import os
 import sys
 import time
 from collections import defaultdict
 from collections.abc import Callable
-from dataclasses import dataclass
-from multiprocessing.connection import Connection
-from multiprocessing.synchronize import Barrier, Event
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from parallelism.calibration.ranks import Meeting, measure_on_ranks
 from suite.environment import available_cores, cpu_model
-from suite.hardware.matrix_rate_worker import BARRIER_S, collect, others_cpu_seconds
+from suite.hardware.matrix_rate_worker import others_cpu_seconds
 from suite.hardware.operator_times import Format, Timed
 
-#: rounds whose readings are dropped, and the least that are kept
-WARMUP, LEAST = 2, 5
+#: rounds whose readings are dropped
+WARMUP = 2
 #: every so many rounds weights are frozen, and the backward pass is the inputs' alone
 FROZEN_EVERY = 4
 
@@ -45,7 +42,7 @@ def main() -> int:
 
     request = json.load(sys.stdin)
     start, before = time.monotonic(), others_cpu_seconds()
-    results = measure(request)
+    results = measure_on_ranks(request, _measured)
     others = (others_cpu_seconds() - before) / (time.monotonic() - start)
     answer = {
         "cpu": cpu_model() or "CPU",
@@ -66,43 +63,6 @@ def _merged(readings: list[Readings]) -> Readings:
     return {name: [value for each in readings for value in each[name]] for name in readings[0]}
 
 
-def measure(request: dict[str, Any]) -> list[dict[str, Any]]:
-    """What each of so many ranks at once finds."""
-    context = multiprocessing.get_context("fork")
-    meeting = Meeting(context.Barrier(request["ranks"]), context.Event())
-    children, receivers = [], []
-    for rank in range(request["ranks"]):
-        receiver, sender = context.Pipe(duplex=False)
-        child = context.Process(target=run_rank, args=(sender, meeting, rank == 0, request), daemon=True)
-        child.start()
-        sender.close()  # before the next fork: with no other holder, a rank that dies is an end of file
-        children.append(child)
-        receivers.append(receiver)
-    results: list[Any] = collect(receivers)
-    for child in children:
-        child.join()
-    return results
-
-
-@dataclass(frozen=True)
-class Meeting:
-    """Where ranks wait for each other, and what the first tells the others: that this was the last round."""
-
-    barrier: Barrier
-    over: Event
-
-
-def run_rank(sender: Connection[Any, Any], meeting: Meeting, is_first: bool, request: dict[str, Any]) -> None:
-    """One rank: round after round of every item beside the other ranks, then the readings, or what went wrong."""
-    import torch
-
-    torch.set_num_threads(request["threads"])
-    try:
-        sender.send(_measured(request, meeting, is_first))
-    except Exception as error:  # whatever it is, the parent tells it in one line
-        sender.send(f"{type(error).__name__}: {error}".splitlines()[0])
-
-
 def _measured(request: dict[str, Any], meeting: Meeting, is_first: bool) -> dict[str, Any]:
     """Readings of every item, of frames and of copies, which take turns: a moment at which the machine is busy spoils
     few readings of each."""
@@ -112,20 +72,14 @@ def _measured(request: dict[str, Any], meeting: Meeting, is_first: bool) -> dict
     for works in (frame_works(), copy_works(request["copies"])):
         takers.append(lambda index, works=works: {name: warm_clock(work, work) for name, work in works.items()})  # type: ignore[misc]
     rows: list[Readings] = [defaultdict(list) for _ in takers]
-    index, deadline = 0, time.monotonic() + request["seconds"]
-    while True:
-        if is_first and index >= WARMUP + LEAST and time.monotonic() > deadline:
-            meeting.over.set()
-        meeting.barrier.wait(BARRIER_S)
-        if meeting.over.is_set():
-            return {"rows": rows[:-2], "frames": rows[-2], "copies": rows[-1]}
+    for index in meeting.rounds(is_first, request["seconds"], WARMUP):
         if request["threads"] == 1:
             _forward(takers, index)
         for take, into in zip(takers, rows, strict=True):
             for name, seconds in take(index).items():
                 if index >= WARMUP:
                     into[name].append(seconds)
-        index += 1
+    return {"rows": rows[:-2], "frames": rows[-2], "copies": rows[-1]}
 
 
 def _forward(takers: list[Taker], index: int) -> None:

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
 
 from suite.cache import Allocation
 from suite.cache_shape import CacheShape, Lane
-from suite.caches.base import NOTHING, CacheFull, Sight, held_in, sight_of
+from suite.caches.base import CacheFull, sight_of
+from suite.caches.rows import RowCache
 from suite.caches.store import Store
-from suite.record import Component
 
 #: (sequences, entries, lane) -> a store
 MakeStore = Callable[[int, int, Lane], Store]
@@ -36,23 +36,17 @@ class FullLayer:
         return tuple(store.read(slice(self.length)) for store in self.stores)
 
 
-class FullCache:
-    """Every token of every sequence: `room` entries a sequence, beside the places that they stand at (int64)."""
+class FullCache(RowCache[FullLayer]):
+    """Every token of every sequence: `room` entries a sequence, beside the places that they stand at."""
 
     def __init__(self, shape: CacheShape, make: MakeStore, device: torch.device, allocation: Allocation) -> None:
         entries = shape.room if allocation is Allocation.STATIC else 0
-        self._layers = tuple(
+        layers = (
             FullLayer(tuple(make(shape.sequences, entries, lane) for lane in shape.lanes), allocation)
             for _ in range(shape.layers)
         )
-        self.places = torch.full((shape.sequences, shape.room), NOTHING, device=device)
+        super().__init__(shape, tuple(layers), device)
         self.length = 0
-        self._sight = Sight()
-
-    @property
-    def layers(self) -> tuple[FullLayer, ...]:
-        """One a block of the model."""
-        return self._layers
 
     def advance(self, places: Tensor) -> None:
         """Make ready for tokens at these places."""
@@ -62,19 +56,3 @@ class FullCache:
         self.places[:, self.length : end] = places
         self.length = end
         self._sight = sight_of(places, self.places[:, :end])
-
-    @property
-    def sight(self) -> Sight:
-        """What the latest tokens may read."""
-        return self._sight
-
-    def reorder(self, rows: Tensor) -> None:
-        """Let sequence i go on from what sequence rows[i] holds."""
-        self.places = self.places[rows]
-        for layer in self._layers:
-            for store in layer.stores:
-                store.reorder(rows)
-
-    def held(self) -> Mapping[Component, tuple[Tensor, ...]]:
-        """Stores by what they are for, and the table of places."""
-        return {**held_in([layer.stores for layer in self._layers]), Component.TABLES: (self.places,)}

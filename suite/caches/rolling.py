@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from suite.cache_shape import CacheShape
-from suite.caches.base import NOTHING, CacheFull, Sight, held_in, sight_of
+from suite.caches.base import CacheFull, sight_of
+from suite.caches.flat import zeroed
 from suite.caches.full import MakeStore
+from suite.caches.rows import RowCache
 from suite.caches.store import Store
-from suite.record import Component
 
 
 @dataclass(frozen=True)
@@ -32,11 +32,8 @@ class RollingLayer:
     """One layer: a store a lane, of as many entries as the cache has."""
 
     def __init__(self, stores: tuple[Store, ...], cache: RollingCache) -> None:
-        self.stores = stores
+        self.stores = tuple(zeroed(store) for store in stores)
         self._cache = cache
-        for store in stores:  # what a short row has not written is read beside tokens: finite, a weight of 0 hides it
-            for tensor in (store.payload, *store.scales):
-                tensor.zero_()
 
     def extend(self, *new: Tensor) -> tuple[Tensor, ...]:
         """Keep the new tokens' lanes. All entries' lanes; where tokens overwrite what queries of their own pass may
@@ -52,27 +49,21 @@ class RollingLayer:
         return past if now.overwrites else tuple(store.read(slice(now.after)) for store in self.stores)
 
 
-class RollingCache:
+class RollingCache(RowCache[RollingLayer]):
     """The newest `window` tokens of every sequence, and its first `sinks`: the token at place p is entry p where
     p < sinks, else sinks + (p - sinks) mod window. Padding is no entry. Texts that are shorter have less room.
     """
 
     def __init__(self, shape: CacheShape, make: MakeStore, device: torch.device, window: int, sinks: int = 0) -> None:
         self.window, self.sinks = window, sinks
-        self._layers = tuple(
+        layers = (
             RollingLayer(tuple(make(shape.sequences, shape.room, lane) for lane in shape.lanes), self)
             for _ in range(shape.layers)
         )
-        self.places = torch.full((shape.sequences, shape.room), NOTHING, device=device)
+        super().__init__(shape, tuple(layers), device)
         none = torch.empty(0, dtype=torch.long, device=device)
         self._latest = Pass(none, none, none, 0, 0, False)
         self._entries = self.places[:, :0]
-        self._sight = Sight()
-
-    @property
-    def layers(self) -> tuple[RollingLayer, ...]:
-        """One a block of the model."""
-        return self._layers
 
     @property
     def latest(self) -> Pass:
@@ -83,11 +74,6 @@ class RollingCache:
     def entries(self) -> Tensor:
         """Places of what layers return of the latest tokens, [b, t]; NOTHING where there is none."""
         return self._entries
-
-    @property
-    def sight(self) -> Sight:
-        """What the latest tokens may read."""
-        return self._sight
 
     def advance(self, places: Tensor) -> None:
         """Make ready for tokens at these places, [b, s], rising in every row."""
@@ -101,17 +87,6 @@ class RollingCache:
         if not now.overwrites:
             self._entries = self.places[:, : now.after]
         self._sight = sight_of(places, self._entries, self.window, self.sinks)
-
-    def reorder(self, rows: Tensor) -> None:
-        """Let sequence i go on from what sequence rows[i] holds."""
-        self.places = self.places[rows]
-        for layer in self._layers:
-            for store in layer.stores:
-                store.reorder(rows)
-
-    def held(self) -> Mapping[Component, tuple[Tensor, ...]]:
-        """Stores by what they are for, and the table of places."""
-        return {**held_in([layer.stores for layer in self._layers]), Component.TABLES: (self.places,)}
 
     def _pass(self, places: Tensor, end: int) -> Pass:
         newest = places.amax(dim=1, keepdim=True)
