@@ -232,7 +232,9 @@ def _terms(
         counted = "2*b*weights of products + 4*a*d*entries read (of a latent 2*a*(2*d_c + d_rope))"
         found.append(_term("decode step", "arithmetic", "flops", decode["flops"], counted, _DECODE))
     if time["decode_seconds"] is not None:
-        of_kernels = "sum over kernels of max(FLOP/rate, bytes/bandwidth), and messages"
+        is_cpu = answer["memory"]["device"] == "cpu"
+        of_parts = "sum of operators, attention through the cache and messages, each timed alone"
+        of_kernels = of_parts if is_cpu else "sum over kernels of max(FLOP/rate, bytes/bandwidth), and messages"
         for name, phase in (("prefill_seconds", "time to first token"), ("decode_seconds", "time per token")):
             found.append(_term("time", phase, "seconds", time[name], of_kernels, time["basis"]))
     return found

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import multiprocessing
+import os
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -10,7 +11,8 @@ from multiprocessing.connection import Connection
 from multiprocessing.synchronize import Barrier, Event
 from typing import Any
 
-from suite.hardware.matrix_rate_worker import BARRIER_S, collect
+from suite.environment import available_cores, cpu_model
+from suite.hardware.matrix_rate_worker import BARRIER_S, collect, others_cpu_seconds
 
 #: rounds that are kept at least
 LEAST = 5
@@ -43,8 +45,24 @@ class Meeting:
 Measure = Callable[[Request, Meeting, bool], dict[str, Any]]
 
 
-def measure_on_ranks(request: Request, measure: Measure) -> list[dict[str, Any]]:
-    """What each of request["ranks"] ranks at once finds, of request["threads"] threads each."""
+def measure_on_ranks(request: Request, measure: Measure) -> tuple[list[dict[str, Any]], dict[str, Any]]:
+    """What each of request["ranks"] ranks at once finds, of request["threads"] threads each; and on what machine, with
+    the cores that other processes kept busy meanwhile."""
+    import torch
+
+    start, before = time.monotonic(), others_cpu_seconds()
+    results = _forked(request, measure)
+    others = (others_cpu_seconds() - before) / (time.monotonic() - start)
+    return results, {
+        "cpu": cpu_model() or "CPU",
+        "cores": available_cores(),
+        "torch": torch.__version__,
+        "wait_policy": os.environ.get("OMP_WAIT_POLICY", "default"),
+        "other_cores": max(0.0, others),
+    }
+
+
+def _forked(request: Request, measure: Measure) -> list[dict[str, Any]]:
     context = multiprocessing.get_context("fork")
     meeting = Meeting(context.Barrier(request["ranks"]), context.Event())
     children, receivers = [], []

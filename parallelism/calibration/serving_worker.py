@@ -3,15 +3,11 @@
 from __future__ import annotations
 
 import json
-import os
 import sys
-import time
 from collections import defaultdict
 from typing import TYPE_CHECKING, Any
 
 from parallelism.calibration.ranks import Meeting, measure_on_ranks
-from suite.environment import available_cores, cpu_model
-from suite.hardware.matrix_rate_worker import others_cpu_seconds
 
 #: rounds whose readings are dropped
 WARMUP = 1
@@ -24,21 +20,13 @@ Rows = dict[str, list[float]]
 
 def main() -> int:
     """Measure the request's passes with its number of ranks."""
-    import torch
-
     from parallelism.calibration.serving_frames import frames_from
 
     request = json.load(sys.stdin)
-    start, before = time.monotonic(), others_cpu_seconds()
-    results = measure_on_ranks(request, _measured)
-    others = (others_cpu_seconds() - before) / (time.monotonic() - start)
+    results, machine = measure_on_ranks(request, _measured)
     first = results[0]
     answer = {
-        "cpu": cpu_model() or "CPU",
-        "cores": available_cores(),
-        "torch": torch.__version__,
-        "wait_policy": os.environ.get("OMP_WAIT_POLICY", "default"),
-        "other_cores": max(0.0, others),
+        **machine,
         "operators": [
             row | {"seconds": [value for each in results for value in each["operators"][index]["seconds"]]}
             for index, row in enumerate(first["operators"])

@@ -6,7 +6,6 @@ torch is imported once, and the ranks are forked from this process before it has
 from __future__ import annotations
 
 import json
-import os
 import sys
 import time
 from collections import defaultdict
@@ -14,8 +13,6 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from parallelism.calibration.ranks import Meeting, measure_on_ranks
-from suite.environment import available_cores, cpu_model
-from suite.hardware.matrix_rate_worker import others_cpu_seconds
 from suite.hardware.operator_times import Format, Timed
 
 #: rounds whose readings are dropped
@@ -36,20 +33,13 @@ Taker = Callable[[int], dict[str, float]]
 
 def main() -> int:
     """Measure the request's operators with its number of ranks."""
-    import torch
 
     from parallelism.calibration.frames import frames_from
 
     request = json.load(sys.stdin)
-    start, before = time.monotonic(), others_cpu_seconds()
-    results = measure_on_ranks(request, _measured)
-    others = (others_cpu_seconds() - before) / (time.monotonic() - start)
+    results, machine = measure_on_ranks(request, _measured)
     answer = {
-        "cpu": cpu_model() or "CPU",
-        "cores": available_cores(),
-        "torch": torch.__version__,
-        "wait_policy": os.environ.get("OMP_WAIT_POLICY", "default"),
-        "other_cores": max(0.0, others),
+        **machine,
         "rows": [_merged([result["rows"][index] for result in results]) for index in range(len(request["items"]))],
         "overheads": frames_from(_merged([result["frames"] for result in results])),
         "copies": _merged([result["copies"] for result in results]),
