@@ -10,8 +10,8 @@ import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from reports.kv.flags import add_kv_flags
 from reports.long_run_options import add_long_run_flags
-from reports.serving_flags import add_kv_flags
 from reports.streams import abandon_output, open_streams, output, tell
 from suite import flags
 from suite.case import Case
@@ -79,7 +79,7 @@ def simulate(options: argparse.Namespace) -> int:
 
 def kv(options: argparse.Namespace) -> int:
     """Say what serving takes: cache a token, largest batch, longest context, time per token; compare choices."""
-    from reports.serve import run_kv
+    from reports.kv.verb import run_kv
 
     return run_kv(options)
 

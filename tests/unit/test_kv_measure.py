@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from reports import serving_measured
+from reports.kv import measured
 from run_all import main
 from suite.case import Case
 from suite.hardware.calibration import Calibration, Machine
@@ -21,7 +21,7 @@ def test_the_case_every_choice_and_a_few_batches_are_measured(
         asked.extend(cases)
         return Calibration(Machine("a processor", 2, "2.13", "active"))
 
-    monkeypatch.setattr(serving_measured, "calibrate_serving", measure)
+    monkeypatch.setattr(measured, "calibrate_serving", measure)
     assert main(["kv", "--model", "llama-1m", "--context", "64", "--measure", "--compare", "mqa,int8"]) == 0
     assert [(case.model.kv_heads, str(case.cache), case.workload.micro_batch) for case in asked] == [
         (2, "full", 1), (1, "full", 1), (2, "int8", 1), (2, "full", 4), (2, "full", 16),

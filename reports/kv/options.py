@@ -11,7 +11,7 @@ from typing import Any
 from memory.published_inference import resized
 from memory.serving_limits import MOST_SEQUENCES
 from reports.calibrated import calibration_given
-from reports.serving_flags import ANSWER_TOKENS, MEMORY_SHARE, STEP_TOKENS
+from reports.kv.flags import ANSWER_TOKENS, MEMORY_SHARE, STEP_TOKENS
 from suite.cache_choices import Choice, parse_choices
 from suite.case import Case
 from suite.flags import case_of

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
-from reports import serving_text
-from reports.figure_cache import cache_chart, rate_chart
+from reports.kv import text
+from reports.kv.curves import cache_lines, rate_lines, roof_lines
+from reports.kv.figures import cache_chart, rate_chart
+from reports.kv.options import Asked
 from reports.page import render
-from reports.serving_curves import cache_lines, rate_lines, roof_lines
-from reports.serving_options import Asked
 from reports.svg import Chart
 from suite.units import count_text
 
@@ -19,9 +19,9 @@ def render_serving(answer: dict[str, Any], asked: Asked) -> str:
         "serving.html.j2",
         answer=answer,
         case=asked.case,
-        text=serving_text,
-        rows=list(serving_text.answer_rows(answer)),
-        notes=list(serving_text.notes(answer)),
+        text=text,
+        rows=list(text.answer_rows(answer)),
+        notes=list(text.notes(answer)),
         charts=charts(answer, asked),
     )
 
@@ -29,7 +29,7 @@ def render_serving(answer: dict[str, Any], asked: Asked) -> str:
 def charts(answer: dict[str, Any], asked: Asked) -> tuple[Chart, ...]:
     """Cache over the context; tokens a second over the batch, where steps are timed."""
     memory = answer["memory"]
-    at_batch = f"at {serving_text.sequences_text(asked.batch)}"
+    at_batch = f"at {text.sequences_text(asked.batch)}"
     drawn = [
         cache_chart(
             cache_lines(asked, memory["rank"]), memory["left_bytes"], memory["device_bytes"], asked.context, at_batch

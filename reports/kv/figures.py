@@ -8,8 +8,8 @@ from typing import Any
 from matplotlib.axes import Axes
 from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, NullLocator
 
+from reports.kv.curves import Line
 from reports.palette import BAD, INK, LINES, MUTED
-from reports.serving_curves import Line
 from reports.svg import SMALL, Chart, canvas, drawing_style, to_svg
 from reports.text import plain, shorten
 from suite.units import bytes_text, count_text, short_count_text

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 from memory.published_inference import fullest_rank, inference_of, resized
 from reports.calibrate_serving import ServingCalibrationError, calibrate_serving, can_calibrate_serving
-from reports.serving_options import Asked
+from reports.kv.options import Asked
 from suite.case import Case
 from suite.hardware import device
 from suite.parse import SpecError, require

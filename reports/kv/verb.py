@@ -6,9 +6,9 @@ import argparse
 import json
 from pathlib import Path
 
-from reports.serving_answer import serving_mapping
-from reports.serving_options import asked_of
-from reports.serving_text import print_serving
+from reports.kv.answer import serving_mapping
+from reports.kv.options import asked_of
+from reports.kv.text import print_serving
 from reports.streams import output, tell
 
 
@@ -16,12 +16,12 @@ def run_kv(options: argparse.Namespace) -> int:
     """Answer, and write the page where one was asked for."""
     asked = asked_of(options)
     if options.measure:
-        from reports.serving_measured import measured
+        from reports.kv.measured import measured
 
         asked = measured(asked)
     answer = serving_mapping(asked)
     if options.page is not None:
-        from reports.serving_page import render_serving
+        from reports.kv.page import render_serving
 
         Path(options.page).write_text(render_serving(answer, asked), encoding="utf-8")
         tell(f"wrote {options.page}")

@@ -10,8 +10,8 @@ from memory.caches.model import cache_terms
 from memory.published_inference import resized
 from parallelism.simulator.serving_time import roofline_of
 from parallelism.simulator.serving_work import decode_work
-from reports.serving_answer import AS_IT_IS, stored_bytes, times_of
-from reports.serving_options import Asked
+from reports.kv.answer import AS_IT_IS, stored_bytes, times_of
+from reports.kv.options import Asked
 from suite.case import Case
 from suite.models.served import served_model_of
 from suite.parse import SpecError

@@ -13,7 +13,7 @@ from memory.published_inference import fullest_rank, inference_of, resized
 from memory.serving_limits import MOST_SEQUENCES, Limits
 from parallelism.simulator.serving_time import roofline_of, serving_time, tokens_per_second
 from parallelism.simulator.serving_work import arithmetic_intensity, decode_work
-from reports.serving_options import Asked
+from reports.kv.options import Asked
 from suite.case import Case
 from suite.hardware import DeviceKind, device
 from suite.layout import Layout

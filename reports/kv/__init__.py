@@ -1,0 +1,1 @@
+"""The verb `kv`: what serving a model takes, by formula."""
