@@ -20,7 +20,6 @@ _DATASHEET_URL = "https://nvdam.widen.net/s/nb5zzzsjdf/hpc-datasheet-sc23-h200-d
 
 H200_SXM = Device(
     name="h200-sxm",
-    aliases=("h200",),
     product="NVIDIA H200",
     kind=DeviceKind.CUDA,
     memory_bytes=Figure(
