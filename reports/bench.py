@@ -27,6 +27,7 @@ from reports.summary import compare_run
 from suite import flags
 from suite.batches import batched
 from suite.case import Case
+from suite.cases import UNTIMED
 from suite.data import check_data
 from suite.environment import ROOT, environment
 from suite.follow import follow, following
@@ -89,7 +90,8 @@ def _started(options: argparse.Namespace, machines: Machines) -> tuple[RunStore,
     root.mkdir(parents=True, exist_ok=True)
     require(os.access(root, os.W_OK), f"--runs: {str(root)!r} cannot be written; name a folder that can")
     _check(cases)
-    calibration = _calibration(cases, passes, options.calibration)
+    given = "none" if options.calibration is None and options.suite in UNTIMED else options.calibration
+    calibration = _calibration(cases, passes, given)
     store = RunStore.create(root)
     keep_calibration(calibration, store.folder)
     store.append(

@@ -115,14 +115,14 @@ CASE_RULES: tuple[Rule[Case], ...] = (
     Rule(
         "precision fp16-mixed with tp",
         "torch's gradient scaler unscales plain tensors or DTensors of one mesh, and tp has both; use bf16-mixed",
-        lambda case: case.layout.tp > 1 and case.workload.precision is Precision.FP16_MIXED,
+        lambda case: case.layout.tp > 1 and case.workload.precision is Precision.FP16_MIXED and not case.serves,
         lambda case: f"workload.precision({case.workload.precision}) with layout.tp({case.layout.tp})",
     ),
     Rule(
         "precision fp16-mixed with pp",
         "torch's schedules run each stage's backward pass themselves, and the gradient scaler would find infinities a"
         " stage at a time; use bf16-mixed",
-        lambda case: case.layout.pp > 1 and case.workload.precision is Precision.FP16_MIXED,
+        lambda case: case.layout.pp > 1 and case.workload.precision is Precision.FP16_MIXED and not case.serves,
         lambda case: f"workload.precision({case.workload.precision}) with layout.pp({case.layout.pp})",
     ),
     Rule(

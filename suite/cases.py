@@ -7,6 +7,7 @@ from dataclasses import fields
 from typing import Any
 
 from suite.cache import CacheSpec
+from suite.cache_matrix import pairs_cache_matrix, whole_cache_matrix
 from suite.case import Case, case_from
 from suite.layout import Layout
 from suite.matrix import pairs_matrix, whole_matrix
@@ -238,7 +239,12 @@ SUITES: dict[str, Callable[[], tuple[Case, ...]]] = {
     "memory": lambda: tuple(whole_matrix().cases),
     "memory-pairs": lambda: tuple(pairs_matrix().cases),
     "kv": kv_suite,
+    "kv-pairs": lambda: tuple(pairs_cache_matrix().cases),
+    "kv-matrix": lambda: tuple(whole_cache_matrix().cases),
 }
+
+#: suites of many tiny cases whose times nobody asks for: nothing is calibrated for them
+UNTIMED = ("kv-pairs", "kv-matrix")
 
 #: suites that are about some of the passes alone; where it is memory's, many small cases are run in one launch
 PASSES: dict[str, tuple[Pass, ...]] = {

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import product
@@ -84,6 +84,8 @@ class Matrix:
     """Combinations of the factors, those that make a case and those that are refused."""
 
     choices: tuple[Choice, ...]
+    make: Callable[[Choice], Case | str]
+    """a combination's case, or the reason why there is none"""
 
     @cached_property
     def cases(self) -> Mapping[Case, Choice]:
@@ -97,18 +99,18 @@ class Matrix:
 
     @cached_property
     def _found(self) -> tuple[tuple[Choice, Case | str], ...]:
-        return tuple((choice, _case(choice)) for choice in self.choices)
+        return tuple((choice, self.make(choice)) for choice in self.choices)
 
 
 def whole_matrix() -> Matrix:
     """Every combination."""
-    return Matrix(tuple(_combinations()))
+    return Matrix(tuple(_combinations()), _case)
 
 
 def pairs_matrix() -> Matrix:
     """A covering sample: every two values of every two factors meet in some combination."""
     order = {name: place for place, name in enumerate(LAYOUTS)}
-    return Matrix(tuple(sorted(pairwise(FACTORS), key=lambda choice: order[choice["strategy"]])))
+    return Matrix(tuple(sorted(pairwise(FACTORS), key=lambda choice: order[choice["strategy"]])), _case)
 
 
 def _combinations() -> Iterator[Choice]:

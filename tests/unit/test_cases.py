@@ -11,6 +11,8 @@ import pytest
 from memory.estimate import MemoryModel
 from memory.inference import InferenceModel
 from parallelism.strategies import STRATEGIES
+from suite.cache_matrix import FACTORS as CACHE_FACTORS
+from suite.cache_matrix import WHOLE, pairs_cache_matrix, whole_cache_matrix
 from suite.case import Case, case_from
 from suite.cases import SUITES, default_suite, quick_suite, strategies_suite, suite_of
 from suite.layout import ContextMethod, RecomputeKind, Schedule
@@ -22,8 +24,8 @@ from suite.spec import AttentionKernel, LossKernel, Precision
 pytestmark = pytest.mark.unit
 
 DEFAULT = default_suite()
-#: the whole memory matrix is thousands of cases, made as its sample is
-QUICKLY = [name for name in SUITES if name != "memory"]
+#: the whole matrices are hundreds and thousands of cases, made as their samples are
+QUICKLY = [name for name in SUITES if name not in ("memory", "kv-matrix")]
 
 
 @pytest.mark.parametrize("name", QUICKLY)
@@ -106,7 +108,7 @@ def test_an_unknown_suite_is_refused_with_the_known_ones() -> None:
     with pytest.raises(
         SpecError,
         match=r"^--suite: 'nightly' is not known; known: default, quick, strategies, peers, memory, memory-pairs,"
-        r" kv, speed$",
+        r" kv, kv-pairs, kv-matrix, speed$",
     ):
         suite_of("nightly")
     with pytest.raises(SpecError, match=r"did you mean default\?$"):
@@ -138,3 +140,26 @@ def test_every_two_settings_meet_in_the_sample_of_the_memory_suite() -> None:
     possible = {pair for choice in whole_matrix().cases.values() for pair in combinations(choice.items(), 2)}
     assert met == possible
     assert len(pairs_matrix().cases) < len(whole_matrix().cases) / 10
+
+
+def test_the_sample_of_caches_lets_every_two_settings_meet() -> None:
+    choices = pairs_cache_matrix().choices
+    for one, other in combinations(CACHE_FACTORS, 2):
+        met = {(choice[one], choice[other]) for choice in choices}
+        assert len(met) == len(CACHE_FACTORS[one]) * len(CACHE_FACTORS[other])
+
+
+def test_the_whole_matrix_of_caches_leaves_out_what_is_refused_and_says_why() -> None:
+    """Forms x kinds x formats x prompts x ranks; a latent is kept whole, its plain form is its own, and a model's own
+    window neither grows nor has more of it."""
+    matrix = whole_cache_matrix()
+    assert len(matrix.choices) == math.prod(map(len, WHOLE.values()))
+    assert len(matrix.cases) + sum(matrix.refused.values()) == len(matrix.choices)
+    a_pair = 5 * 2 * 3  # formats, prompts, ranks
+    refused = {
+        "plain": sum(count for why, count in matrix.refused.items() if "latent_form(plain)" in why),
+        "latent": sum(count for why, count in matrix.refused.items() if why.startswith("model.latent")),
+        "growing": sum(count for why, count in matrix.refused.items() if "allocation(growing)" in why),
+    }
+    assert refused == {"plain": 4 * a_pair, "latent": 3 * a_pair, "growing": a_pair}
+    assert sum(refused.values()) == sum(matrix.refused.values())
