@@ -17,6 +17,7 @@ from suite.case_rules import CASE_RULES
 from suite.layout import Layout
 from suite.layout_rules import RULES
 from suite.parse import SpecError
+from suite.serving_rules import SERVING_RULES
 
 
 def strategies_mapping() -> dict[str, Any]:
@@ -34,6 +35,8 @@ def _rules() -> Iterator[tuple[str, str]]:
         yield rule.what, rule.why
     for fit in CASE_RULES:
         yield fit.what, fit.why
+    for served in SERVING_RULES:
+        yield f"of a served case: {served.what}", served.why
 
 
 def refused_pairs() -> Iterator[tuple[tuple[str, str], str]]:

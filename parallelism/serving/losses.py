@@ -7,6 +7,7 @@ from dataclasses import replace
 import torch
 
 from parallelism.serving.quality import (
+    Heartbeat,
     held_out_text,
     loss_through_cache,
     loss_without_cache,
@@ -26,18 +27,18 @@ class Losses:
     def __init__(self) -> None:
         self._latest: tuple[Case, Decoder] | None = None
 
-    def of(self, case: Case, device: torch.device) -> dict[Quantity, float]:
+    def of(self, case: Case, device: torch.device, heartbeat: Heartbeat) -> dict[Quantity, float]:
         """Nats a token of recipe.validation_batches batches without a cache and through the case's, by one process
-        whatever the layout. SpecError for what cannot be trained."""
+        whatever the layout; `heartbeat` hears of every step and token. SpecError for what cannot be trained."""
         alone = replace(case, layout=Layout(), cluster=Cluster(device=case.cluster.device))
-        model, text = self._trained(alone, device), held_out_text(alone, device)
+        model, text = self._trained(alone, device, heartbeat), held_out_text(alone, device)
         return {
             Quantity.EXACT_LOSS: loss_without_cache(model, *text),
-            Quantity.CACHED_LOSS: loss_through_cache(model, alone, *text),
+            Quantity.CACHED_LOSS: loss_through_cache(model, alone, *text, heartbeat),
         }
 
-    def _trained(self, case: Case, device: torch.device) -> Decoder:
+    def _trained(self, case: Case, device: torch.device, heartbeat: Heartbeat) -> Decoder:
         training = training_case(case)
         if self._latest is None or self._latest[0] != training:
-            self._latest = training, trained_model(case, device)
+            self._latest = training, trained_model(case, device, heartbeat)
         return self._latest[1]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 
 import torch
@@ -23,6 +24,13 @@ from suite.serving import Serving
 from suite.serving_rules import context_tokens
 from suite.spec import Cluster
 
+#: told what is being done
+Heartbeat = Callable[[str], None]
+
+
+def _unheard(text: str) -> None:
+    """Nobody listens."""
+
 
 def training_case(case: Case) -> Case:
     """A served case's model as one process trains it: its recipe, on texts as long as its prompts with their answers,
@@ -36,8 +44,9 @@ def training_case(case: Case) -> Case:
     )  # fmt: skip
 
 
-def trained_model(case: Case, device: torch.device) -> Decoder:
+def trained_model(case: Case, device: torch.device, heartbeat: Heartbeat = _unheard) -> Decoder:
     """A served case's model after every step of its recipe, undivided, its weights in the type that it answers in.
+    `heartbeat` is told of every step, lest the case be taken for one that hangs.
 
     Raises SpecError for a precision that is not trained, or a corpus that cannot be read or is too short."""
     training = training_case(case)
@@ -48,6 +57,7 @@ def trained_model(case: Case, device: torch.device) -> Decoder:
     for step in range(training.recipe.steps):
         ids, labels = windows.global_batch(step, training.global_batch)
         trainer.step(step, batch_of(training, 0, step, ids, labels, device))
+        heartbeat(f"step {step + 1} of {training.recipe.steps} before held-out text")
     trainer.close()
     model = trainer.model
     assert isinstance(model, Decoder)
@@ -71,7 +81,9 @@ def loss_without_cache(model: Decoder, ids: Tensor, labels: Tensor) -> float:
         return torch.stack([model(*pair) for pair in zip(ids.split(1), labels.split(1), strict=True)]).mean().item()
 
 
-def loss_through_cache(model: Decoder, case: Case, ids: Tensor, labels: Tensor) -> float:
+def loss_through_cache(
+    model: Decoder, case: Case, ids: Tensor, labels: Tensor, heartbeat: Heartbeat = _unheard
+) -> float:
     """The same figure with every token read by itself, as a token that was made is: its logits come from a cache of the
     case's kind that holds what came before it, as it holds it, and the token's own entry. The cache is as long as the
     text, whatever room the case has. Raises SpecError where such a text cannot be served, as for one token alone."""
@@ -83,6 +95,7 @@ def loss_through_cache(model: Decoder, case: Case, ids: Tensor, labels: Tensor) 
     with through(model, cache, case.cache.latent_form), torch.no_grad():
         for token, place, label in zip(ids.split(1, 1), places.split(1, 1), labels.unbind(1), strict=True):
             losses.append(F.cross_entropy(next_logits(model, cache, token, place), label))
+            heartbeat(f"token {len(losses)} of {tokens} of held-out text")
     return torch.stack(losses).mean().item()
 
 

@@ -65,7 +65,7 @@ class ServePass:
         for repetition in range(PREFILLS):
             self._time(repetition)
         if self.case.recipe.validation_batches and self.rank == 0:
-            for quantity, loss in self.losses.of(self.case, self.device).items():
+            for quantity, loss in self.losses.of(self.case, self.device, self.writer.heartbeat).items():
                 self._sample(quantity, loss)
 
     # --- bytes ------------------------------------------------------------------------------------------

@@ -9,6 +9,7 @@ from reports.layouts import strategies_mapping
 from suite.case_rules import CASE_RULES
 from suite.layout import Layout
 from suite.layout_rules import RULES
+from suite.serving_rules import SERVING_RULES
 
 pytestmark = pytest.mark.unit
 
@@ -41,4 +42,6 @@ def test_combining_is_mutual_and_what_does_not_combine_has_its_reason() -> None:
 
 def test_every_rule_is_listed_with_its_reason() -> None:
     rules = [(rule["refused"], rule["because"]) for rule in strategies_mapping()["rules"]]
-    assert rules == [(rule.what, rule.why) for rule in RULES] + [(rule.what, rule.why) for rule in CASE_RULES]
+    own = [(rule.what, rule.why) for rule in RULES] + [(rule.what, rule.why) for rule in CASE_RULES]
+    served = [(f"of a served case: {rule.what}", rule.why) for rule in SERVING_RULES]
+    assert rules == own + served
