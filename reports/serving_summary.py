@@ -11,6 +11,7 @@ from reports.summary import Errors, RunComparison, errors_of
 from reports.text import plural
 from suite.cache_shape import compute_dtype
 from suite.record import Quantity
+from suite.spec import Precision
 from suite.units import count_text, number_text, percent_text
 
 
@@ -76,10 +77,19 @@ def _answers_sentence(summary: ServingSummary) -> str:
     cases = [case for case in summary.compared if case.is_exact]
     if not cases:
         return ""
+    fp32 = [case for case in cases if case.case.workload.precision is Precision.FP32]
+    rest = [case for case in cases if case not in fp32]
+    parts = [f"{_same_text(group)} in {name}" for group, name in ((fp32, "fp32"), (rest, "16 bits")) if group]
+    ties = ", where two words may all but tie," if any(case.answers[Quantity.TOKENS_DIFFER] for case in rest) else ""
     return (
-        f"Exact caches: {count_text(summary.same)} of {plural(len(cases), 'case')} made every token that the same model"
-        f" makes without a cache{_logits(cases)}."
+        f"Exact caches: {' and '.join(parts)}{ties} made every token that the same model makes without a"
+        f" cache{_logits(cases)}."
     )
+
+
+def _same_text(cases: Sequence[ServingComparison]) -> str:
+    same = sum(not case.answers[Quantity.TOKENS_DIFFER] for case in cases)
+    return f"{count_text(same)} of {plural(len(cases), 'case')}"
 
 
 def _rounding_sentence(summary: ServingSummary) -> str:
