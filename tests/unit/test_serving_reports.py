@@ -143,8 +143,8 @@ def test_the_sentences_say_what_was_served_and_nothing_of_training(run: RunCompa
         "2 of 3 cases ran to the end; 1 cache_full.",
         "Caches, by rank and component: 3 of 4 rows of what is stored and 4 of 4 rows of what a decode step reads equal"
         " to the byte.",
-        "Exact caches: 1 of 1 case in fp32 made every token that the same model makes without a cache; logits lie at most"
-        " 1e-06 in fp32 apart.",
+        "Exact caches: 1 of 1 case in fp32 made every token that the same model makes without a cache; logits lie at"
+        " most 1e-06 in fp32 apart.",
         "Caches that round: 3 of 12 tokens in 1 case differ from those without a cache; logits lie at most 0.5 in fp32"
         " apart.",
         "Held-out text read through the cache costs at most 0.25 nats a token more than without one"
