@@ -231,6 +231,31 @@ def kv_suite() -> tuple[Case, ...]:
     )
 
 
+def kv_times_suite() -> tuple[Case, ...]:
+    """Times of served cases over batch, context, number format and kind of cache: what a prediction is held to."""
+    sizes = [
+        (model, batch, seq_len)
+        for model in ("llama-10m", "gpt-50m")
+        for batch in (1, 4, 16)
+        for seq_len in (64, 256, 900)
+        if model == "llama-10m" or batch * seq_len <= 4096  # a prompt's pass of the larger one takes seconds
+    ]
+    kinds: tuple[dict[str, Any], ...] = ({"cache_dtype": "int8"}, {"window": 128}, {"page_tokens": 16})
+    return (
+        *(
+            _case(model, micro_batch=batch, seq_len=seq_len, precision=precision, new_tokens=24)
+            for model, batch, seq_len in sizes
+            for precision in ("fp32", "bf16")
+        ),
+        *(
+            _case("llama-10m", micro_batch=batch, seq_len=seq_len, precision="fp32", new_tokens=24, **kind)
+            for batch in (1, 8)
+            for seq_len in (128, 700)
+            for kind in kinds
+        ),
+    )
+
+
 SUITES: dict[str, Callable[[], tuple[Case, ...]]] = {
     "default": default_suite,
     "quick": quick_suite,
@@ -239,6 +264,7 @@ SUITES: dict[str, Callable[[], tuple[Case, ...]]] = {
     "memory": lambda: tuple(whole_matrix().cases),
     "memory-pairs": lambda: tuple(pairs_matrix().cases),
     "kv": kv_suite,
+    "kv-times": kv_times_suite,
     "kv-pairs": lambda: tuple(pairs_cache_matrix().cases),
     "kv-matrix": lambda: tuple(whole_cache_matrix().cases),
 }

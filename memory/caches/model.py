@@ -14,7 +14,6 @@ from parallelism.schedules.ledgers import stages_of_place
 from suite.cache import CacheKind
 from suite.cache_shape import CacheShape, cache_kind, stored_dtype
 from suite.case import Case
-from suite.parse import SpecError
 from suite.record import CacheTerm, Quantity
 
 
@@ -31,11 +30,8 @@ FORMULAS: dict[CacheKind, Callable[[Stored], tuple[CacheTerm, ...]]] = {
 
 def cache_terms(case: Case, rank: int = 0) -> tuple[CacheTerm, ...]:
     """Every term of a rank's cache, stored (Quantity.CACHE) and read by the last decode step (CACHE_READ)."""
-    kind = cache_kind(case)
-    if kind not in FORMULAS:
-        raise SpecError(f"cache: a cache of kind {kind} has no formula yet")
     stored = Stored(CacheShape.of(case, _layers(case, rank)), case.cache, stored_dtype(case))
-    return tuple(replace(term, rank=rank) for term in FORMULAS[kind](stored))
+    return tuple(replace(term, rank=rank) for term in FORMULAS[cache_kind(case)](stored))
 
 
 def cache_bytes(case: Case, rank: int = 0, quantity: Quantity = Quantity.CACHE) -> int:

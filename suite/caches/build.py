@@ -21,7 +21,6 @@ from suite.case import Case
 from suite.models.blocks import rope_frequencies
 from suite.models.decoder import Position
 from suite.operators import DType
-from suite.parse import SpecError
 from suite.serving_rules import kept_window
 
 DTYPES = {
@@ -79,17 +78,15 @@ def _as_it_is(store: Store) -> Store:
 
 
 def build_cache(case: Case, device: torch.device, around: Callable[[Store], Store] = _as_it_is) -> Cache:
-    """An empty cache for a rank of a served case (no pipelines). SpecError for a kind that is not built. `around` may
-    put something around every store, to see what is read of it."""
-    kind, shape = cache_kind(case), CacheShape.of(case)
-    if kind not in CACHES:
-        raise SpecError(f"cache: a cache of kind {kind} is not built yet")
+    """An empty cache for a rank of a served case (no pipelines). `around` may put something around every store, to see
+    what is read of it."""
+    shape = CacheShape.of(case)
 
     def on(device: torch.device) -> MakeStore:
         make = store_maker(case, shape, device)
         return lambda sequences, entries, lane: around(make(sequences, entries, lane))
 
-    return CACHES[kind](case, shape, on, device)
+    return CACHES[cache_kind(case)](case, shape, on, device)
 
 
 def store_maker(case: Case, shape: CacheShape, device: torch.device) -> MakeStore:

@@ -14,10 +14,15 @@ from parallelism.batches import Batch, batch_of
 from parallelism.building import make_trainer
 from parallelism.memory_pass import cpu_memory
 from parallelism.mesh import build_mesh
+from parallelism.serving.bytes import weighed
 from parallelism.training import Trainer
+from suite.caches.build import build_cache
+from suite.caches.core import next_logits, through
 from suite.case import Case
+from suite.models.decoder_module import Decoder
 from suite.record import STATE, Component, Moment, Sample
 
+CPU = torch.device("cpu")
 #: A loss's scalars, a norm a parameter, AdamW's few: allocated, and not modelled.
 SCALARS = 1024
 #: the moments that are levels, not the highest instants of a phase
@@ -93,3 +98,13 @@ def _predicted(case: Case, rank: int) -> dict[tuple[Moment, Component | None], i
         table[moment, None] = memory.total_bytes(moment)
         table |= {(moment, component): nbytes for component, nbytes in row.items()}
     return table
+
+
+def allocated_for_cache(case: Case, model: Decoder, ids: torch.Tensor) -> int:
+    """Bytes that the allocator handed out for what the case's cache holds once it has read these tokens, [b, s]."""
+    with weighed(CPU) as found:
+        cache = build_cache(case, CPU)
+        with through(model, cache, case.cache.latent_form), torch.no_grad():
+            next_logits(model, cache, ids, torch.arange(ids.shape[1]).expand(len(ids), -1))
+        found.see(cache.held())
+    return sum(found.nbytes.values())

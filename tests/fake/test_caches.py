@@ -8,13 +8,13 @@ import pytest
 import torch
 
 from memory.caches.model import cache_bytes, cache_terms
-from suite.allocations import mark, record_allocations
 from suite.caches.base import NOTHING, CacheFull
 from suite.caches.build import build_cache
 from suite.caches.core import next_logits, through
 from suite.case import Case, case_from
 from suite.models.decoder_module import Decoder
 from suite.record import Quantity
+from tests.fake.measured import allocated_for_cache
 
 pytestmark = pytest.mark.fake
 
@@ -70,14 +70,7 @@ def test_answers_through_a_cache_are_those_without_one_whatever_the_prompts_leng
 def test_the_allocator_gives_a_cache_the_bytes_of_the_formula(name: str, allocation: str) -> None:
     case = case_of(name, allocation=allocation)
     model, ids = model_of(case), torch.randint(512, (3, 31))
-    with record_allocations() as trace:
-        cache = build_cache(case, CPU)
-        with through(model, cache), torch.no_grad():
-            next_logits(model, cache, ids, torch.arange(31).expand(3, -1))
-        held = {tensor.untyped_storage().data_ptr() for tensors in cache.held().values() for tensor in tensors}
-        mark("answered")
-    found = [block.nbytes for block in trace.alive(trace.marks[0].at) if block.address in held]
-    assert sum(found) == cache_bytes(case)
+    assert allocated_for_cache(case, model, ids) == cache_bytes(case)
     read = sum(term.nbytes for term in cache_terms(case) if term.quantity is Quantity.CACHE_READ)
     assert read == 3 * 2 * 31 * 3 * case.model.kv_heads * 16 * 4  # layers, lanes, tokens, sequences, heads, width, fp32
 

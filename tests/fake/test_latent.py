@@ -27,7 +27,7 @@ from suite.models.ledgers import ledger_of
 from suite.record import Moment, Quantity
 from suite.spec import Precision, Workload
 from suite.tape import FP32, Backend
-from tests.fake.measured import measure
+from tests.fake.measured import allocated_for_cache, measure
 from tests.fake.workspace import without_workspace
 
 pytestmark = pytest.mark.fake
@@ -87,14 +87,7 @@ def test_both_forms_answer_as_the_model_without_a_cache(name: str, form: LatentF
 def test_the_allocator_gives_a_latent_cache_the_bytes_of_the_formula(allocation: str) -> None:
     case = case_of("direct", allocation=allocation)
     model, ids = model_of(case), torch.randint(512, (3, 31))
-    with record_allocations() as trace:
-        cache = build_cache(case, CPU)
-        with through(model, cache), torch.no_grad():
-            next_logits(model, cache, ids, torch.arange(31).expand(3, -1))
-        held = {tensor.untyped_storage().data_ptr() for tensors in cache.held().values() for tensor in tensors}
-        mark("answered")
-    found = [block.nbytes for block in trace.alive(trace.marks[0].at) if block.address in held]
-    assert sum(found) == cache_bytes(case)
+    assert allocated_for_cache(case, model, ids) == cache_bytes(case)
     read = sum(term.nbytes for term in cache_terms(case) if term.quantity is Quantity.CACHE_READ)
     assert read == 3 * 31 * 3 * (32 + 8) * 4  # layers, tokens, sequences, latent and rotated key, fp32
 
