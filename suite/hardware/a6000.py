@@ -7,8 +7,6 @@ from suite.hardware.device import BLAS_8_MIB, MIB, TERA, Device, DeviceKind, Fig
 _TABLE = "the maker's table as a review printed it"
 _TABLE_URL = "https://servethehome.com/nvidia-rtx-a6000-48gb-gpu-drops-quadro-designation"
 _ASSUMED = "assumed: the A40's dense rates (37.4, 74.8, 149.7 TFLOP/s, the same chip) by the clocks, 1800 over 1740 MHz"
-    "assumed: the A40's dense rates (37.4, 74.8 and 149.7 TFLOP/s, the same chip) by the clocks, 1800 over 1740 MHz"
-)
 
 RTX_A6000 = Device(
     name="rtx-a6000",
