@@ -10,14 +10,23 @@ import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from reports.handover.verb import add_export_flags, run_export
+from reports.intake.verb import add_import_flags, run_import
 from reports.kv.flags import add_kv_flags
 from reports.long_run_options import add_long_run_flags
+from reports.plan.verb import add_plan_flags, run_plan
+from reports.regress.verb import add_compare_flags, run_compare
 from reports.streams import abandon_output, open_streams, output, tell
 from suite import flags
 from suite.case import Case
 from suite.parse import SpecError, require, shown
 
-_OPERANDS = {"report": "RUN ", "validate": "TABLE.csv ... "}  # of verbs that take some, as their usage shows them
+_OPERANDS = {
+    "report": "RUN ",
+    "validate": "TABLE.csv ... ",
+    "compare": "RUN ... ",
+    "import": "FILE ",
+}  # of verbs that take some, as their usage shows them
 ALLOC_CONF = "as PYTORCH_CUDA_ALLOC_CONF: expandable_segments:True, max_split_size_mb:N, or both"
 CALIBRATION = "of this machine, as `calibrate` writes it: what times on the cpu rest on"
 PROGRAM = "shardscope" if Path(sys.argv[0]).name == "shardscope" else f"python {shlex.quote(sys.argv[0])}"
@@ -82,6 +91,26 @@ def kv(options: argparse.Namespace) -> int:
     from reports.kv.verb import run_kv
 
     return run_kv(options)
+
+
+def plan(options: argparse.Namespace) -> int:
+    """Rank every legal layout of a model on a cluster: which fit, which is fastest, why; what to launch."""
+    return run_plan(options)
+
+
+def export(options: argparse.Namespace) -> int:
+    """Hand a case over: as DeepSpeed, torchtitan, Megatron, accelerate, torchrun or Slurm have it."""
+    return run_export(options)
+
+
+def import_(options: argparse.Namespace) -> int:
+    """Take in what another tool wrote: a configuration becomes a Case, a snapshot or trace a measurement."""
+    return run_import(options)
+
+
+def compare(options: argparse.Namespace) -> int:
+    """Lay two runs side by side, or with --strategies the layouts of one: better, worse, same or noisy."""
+    return run_compare(options)
 
 
 def _serve(case: Case, options: argparse.Namespace) -> int:
@@ -172,7 +201,7 @@ def _parser() -> argparse.ArgumentParser:
     verbs = parser.add_subparsers(dest="verb", metavar="VERB", parser_class=flags.OneLineParser)
 
     def verb(function: Callable[[argparse.Namespace], int]) -> argparse.ArgumentParser:
-        text, name = (function.__doc__ or "").strip(), function.__name__
+        text, name = (function.__doc__ or "").strip(), function.__name__.rstrip("_")
         usage = f"{PROGRAM} {name} {_OPERANDS.get(name, '')}[flags]"
         added = verbs.add_parser(name, help=text, description=text, usage=usage, epilog=STATUSES, allow_abbrev=False)
         added.add_argument("--json", action="store_true", help="one JSON document on standard output")
@@ -226,6 +255,16 @@ def _parser() -> argparse.ArgumentParser:
     asked.add_argument("--accept", default="fits", metavar="VERDICT", help="fits, or tight: the bound need not [fits]")
     asked.add_argument("--alloc-conf", metavar="TEXT", help=ALLOC_CONF)
     flags.add_case_flags(asked)
+    planned = verb(plan)
+    add_plan_flags(planned)
+    flags.add_case_flags(planned)
+    handed = verb(export)
+    add_export_flags(handed)
+    flags.add_case_flags(handed)
+    taken = verb(import_)
+    add_import_flags(taken)
+    flags.add_case_flags(taken)
+    add_compare_flags(verb(compare))
     traced = verb(trace)
     traced.add_argument("--rank", type=int, metavar="N", help="the rank to trace [the fullest by formula]")
     traced.add_argument(

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import io
-import os
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +17,7 @@ from reports.serving_tables import COLUMNS, serving_columns, serving_mapping, su
 from reports.summary import RunComparison, compare_run, errors_mapping
 from reports.text import plain
 from reports.traced import beyond_scalars
+from suite.files import write_whole
 from suite.record import Quantity
 
 _IDENTITY = ("case_id", "case", "ranks", "outcome", "reason")
@@ -36,8 +36,8 @@ def write_report(run: Run, folder: Path) -> tuple[Path, Path]:
     page, markdown = render_page(comparison), markdown_report(comparison)
     table = cases_csv(comparison)
     folder.mkdir(parents=True, exist_ok=True)
-    _write(folder / TABLE, table)
-    return _write(folder / PAGE, page), _write(folder / MARKDOWN, markdown)
+    write_whole(folder / TABLE, table)
+    return write_whole(folder / PAGE, page), write_whole(folder / MARKDOWN, markdown)
 
 
 def cases_csv(comparison: RunComparison) -> str:
@@ -168,18 +168,3 @@ def _pair(row: Comparison | None) -> dict[str, Any]:
     if row is None:
         return {"predicted": None, "measured": None, "error": None}
     return {"predicted": row.predicted, "measured": row.measured, "error": row.error}
-
-
-def _write(path: Path, text: str) -> Path:
-    """Put `text` at `path` in one step: written and synced under another name, then renamed."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        with temporary.open("w", encoding="utf-8") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
-    return path

@@ -27,6 +27,7 @@ from reports.streams import output, tell
 from reports.text import plain
 from reports.trace_events import TRACE_LIMIT, write_trace
 from suite.case import Case
+from suite.files import write_whole
 from suite.flags import member, trained_case_of
 from suite.parse import require
 
@@ -61,7 +62,7 @@ def _one(
     if options.page is not None:
         from reports.simulation_page import render_simulation
 
-        Path(options.page).write_text(render_simulation(simulation, found, sweep, run), encoding="utf-8")
+        write_whole(Path(options.page), render_simulation(simulation, found, sweep, run))
         tell(f"wrote {options.page}")
     if options.json:
         answer = {

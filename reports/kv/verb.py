@@ -10,6 +10,7 @@ from reports.kv.answer import serving_mapping
 from reports.kv.options import asked_of
 from reports.kv.text import print_serving
 from reports.streams import output, tell
+from suite.files import write_whole
 
 
 def run_kv(options: argparse.Namespace) -> int:
@@ -23,7 +24,7 @@ def run_kv(options: argparse.Namespace) -> int:
     if options.page is not None:
         from reports.kv.page import render_serving
 
-        Path(options.page).write_text(render_serving(answer, asked), encoding="utf-8")
+        write_whole(Path(options.page), render_serving(answer, asked))
         tell(f"wrote {options.page}")
     if options.json:
         print(json.dumps(answer, allow_nan=False))

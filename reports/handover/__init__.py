@@ -1,0 +1,1 @@
+"""Hand a case over to the trainer that a user already has: a configuration in its own form."""

@@ -1,0 +1,11 @@
+"""The targets a case can be handed over to: one line each."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from reports.handover.base import Handover
+from suite.case import Case
+
+#: writers by the name that --to takes. Each raises SpecError for a case that the target cannot train at all
+TARGETS: dict[str, Callable[[Case], Handover]] = {}

@@ -1,0 +1,1 @@
+"""A quantity over many runs, by commit."""

@@ -1,0 +1,1 @@
+"""One run against another: what got better, what worse, and what cannot be told apart from noise."""
