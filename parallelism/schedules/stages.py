@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import accumulate, pairwise
+from math import gcd
 
 from suite.case import Case
 from suite.layout import Layout
@@ -44,7 +45,9 @@ def block_counts(case: Case) -> tuple[int, ...]:
     if layout.stages == 1:
         return (case.model.layers,)
     if layout.stage_split.is_balanced:
-        return balanced_split(block_costs(case), layout.stages)
+        costs = block_costs(case)
+        unit = gcd(*costs)  # splits of costs that are multiples of others' are the same, and are worked out once
+        return balanced_split(tuple(cost // unit for cost in costs), layout.stages)
     return even_split(case.model.layers, layout.stages)
 
 
@@ -75,7 +78,7 @@ def block_costs(case: Case) -> tuple[int, ...]:
     return tuple(int(cost) for cost in blocks)
 
 
-@lru_cache(maxsize=256)
+@lru_cache(maxsize=1024)
 def balanced_split(costs: tuple[int, ...], stages: int) -> tuple[int, ...]:
     """Items a stage, contiguous and at least one each, whose dearest stage is as cheap as can be.
 

@@ -131,6 +131,15 @@ class Planner:
             lambda: tuple(order_of(layout, micro_batches, place) for place in range(layout.pp)),
         )
 
+    def bare_units(self) -> tuple[Unit, ...]:
+        """Of the whole model in forward order, without what data-parallel strategies gather, reduce and copy."""
+        ledger = self.ledger
+        name, rank = self._keys.unit, self.rank(0)
+        return tuple([
+            self.memo.once(("unit", name, placed.segment), partial(self._unit, ledger, placed, rank))
+            for placed in ledger.segments
+        ])  # fmt: skip
+
     @cached_property
     def _keys(self) -> PlanKeys:
         return PlanKeys(self.case, self.memo)

@@ -12,10 +12,12 @@ from parallelism.simulator.machine import Machine
 from parallelism.simulator.many import Candidate, kept_of, step_seconds_of
 from parallelism.simulator.on_cluster import machine_of
 from parallelism.simulator.placement import Placement
+from parallelism.simulator.plan import Unit
 from parallelism.simulator.stack import Execution, Stack
 from parallelism.simulator.unit_messages import Seconds
 from suite.case import Case
 from suite.collectives import Message
+from suite.layout import Layout
 from suite.memo import Memo
 
 
@@ -40,6 +42,15 @@ class StepSearch:
         planner, count = self._bench(case).planner(case), case.workload.micro_batches
         return Candidate(planner.plan(kept_of(count, case.layout.pp)), count, planner.orders)
 
+    def units(self, case: Case) -> tuple[Unit, ...]:
+        """Every segment's cost for one micro-batch on one rank, the whole model in forward order: what any plan of the
+        case's model, precision, micro-batch, tensor and context ranks and recomputation has at least."""
+        return self._bench(case).planner(case).bare_units()
+
+    def message_seconds(self, case: Case, layout: Layout) -> Seconds:
+        """What one call of a message takes in a layout on the case's cluster."""
+        return self._bench(case).seconds(layout)
+
     def _bench(self, case: Case) -> _Bench:
         cluster = case.cluster
         key = cluster.device, cluster.links, cluster.per_node, case.layout.world_size == 1
@@ -60,11 +71,11 @@ class _Bench:
     memo: Memo = field(default_factory=Memo)
 
     def planner(self, case: Case) -> Planner:
-        return Planner(case, self.pricing, self._seconds(case), memo=self.memo)
+        return Planner(case, self.pricing, self.seconds(case.layout), memo=self.memo)
 
-    def _seconds(self, case: Case) -> Seconds:
-        """Of one call of a message of the case, in the slowest group."""
-        layout, memo, fabric = case.layout, self.memo, self.machine.fabric
+    def seconds(self, layout: Layout) -> Seconds:
+        """Of one call of a message of a layout, in the slowest group."""
+        memo, fabric = self.memo, self.machine.fabric
         degrees = layout.pp, layout.dp, layout.fsdp, layout.cp, layout.tp
 
         def groups(message: Message) -> frozenset[Placement]:

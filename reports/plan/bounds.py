@@ -1,0 +1,265 @@
+"""What every layout with a grain and a pipe takes at the least, in seconds and bytes: what need not be looked at whole.
+
+A bound counts what no schedule, shard or overlap can take away. It is below the estimate, never above; a search that
+leaves out what is bounded to be slower, or larger, than it may be finds what an exhaustive one would.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from itertools import accumulate
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from parallelism.data.fsdp import ShardedUnit, gather_message, reduction_messages
+from parallelism.schedules.orders import Pass, order_of
+from parallelism.schedules.stages import block_counts, stages_of_rank
+from parallelism.simulator.many import kept_of
+from reports.plan.space import Grain, Pipe, Space, Spread
+from reports.plan.work import Engine, Prices, Work, Works, engine_of
+from suite.collectives import Collective, Message
+from suite.formats import Formats, formats_of
+from suite.layout import Layout, Reduction, Schedule
+from suite.memo import Memo
+from suite.spec import OptimizerKind
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    Numbers = NDArray[np.float64]
+else:
+    Numbers = Any
+
+#: moments of an optimizer that are as large as the parameters
+MOMENTS = {OptimizerKind.ADAMW: 2, OptimizerKind.SGD: 1, OptimizerKind.MUON: 1}
+#: stages of a rank whose parameters torch's schedules of several leave gathered at a time (`max_active_stages` of
+#: torch.distributed.pipelining)
+ACTIVE = 3
+
+
+class Exchanged(NamedTuple):
+    """Seconds of all parameters of an average pipeline rank: gathered once, and their gradients reduced once."""
+
+    gather: float
+    reduce: float
+
+
+@dataclass(frozen=True)
+class Piped:
+    """What is known of all layouts with one grain, engine and pipe."""
+
+    seconds: float
+    """of a step at the least"""
+    before_reductions: float
+    """seconds of a step before the first rank has a gradient to reduce"""
+    parameters: float
+    """of the first rank"""
+    activations: Numbers
+    """[instants]: bytes of what is in flight on the first rank"""
+    whole_gradients: Numbers
+    """[instants]: parameters whose gradients wait for the end of the step"""
+    gathered: Numbers
+    """[instants]: parameters that stay gathered where the layout does not free them"""
+
+
+@dataclass(frozen=True)
+class Bounds:
+    """Bounds for the layouts of a space. Without prices every bound of time is 0."""
+
+    space: Space
+    prices: Prices | None
+    memo: Memo = field(default_factory=Memo, compare=False, repr=False)
+
+    @property
+    def works(self) -> Works:
+        """The work of a micro-batch."""
+        return self.memo.once("works", lambda: Works(self.space, self.prices, self.memo))
+
+    # --- families ---------------------------------------------------------------------------------------
+
+    def least_state(self, grain: Grain, pp: int, engine: Engine) -> float:
+        """Bytes that the fullest rank holds between steps at least: its share of parameters and moments, were every
+        rank's alike and as much sharded as the engine can."""
+        whole, of = self.works.parameters(), self._formats(engine)
+        replicas = self.space.asked.gpus // (grain.tp * pp)
+        parts = 1 if engine is Engine.REPLICATED else replicas
+        return whole / (grain.tp * pp) * (of.parameters.nbytes / parts + self._moment_bytes(of) / replicas)
+
+    def busy_seconds(self, grain: Grain, pp: int, micro_batches: int, engine: Engine) -> float:
+        """Of the busiest rank at least: the work of a step shared evenly over the pipeline's ranks."""
+        return micro_batches * self.works.of(grain, engine).whole[-1] / pp
+
+    def piped(self, grain: Grain, pipe: Pipe, engine: Engine) -> Piped:
+        """What is known once the pipe is.
+
+        Seconds: a rank's own passes; the forward passes of earlier stages, which the first micro-batch goes through;
+        where backward is not split, their backward passes, which the last one goes through. Not counted: sends, the
+        update, the host, idle time in between. Bytes: what the first rank's micro-batches in flight keep.
+        """
+        import numpy as np
+
+        work, edges = self.works.of(grain, engine), self._edges(grain, pipe, engine)
+        ranks, count = self._stages(pipe), pipe.micro_batches
+        forward, whole = np.diff(np.take(work.forward, edges)), np.diff(np.take(work.whole, edges))
+        passed = work.forward if pipe.schedule.splits_backward else work.whole
+        fill = np.take(passed, edges)[ranks[:, 0]] - passed[0]
+        own, kept = ranks[0], np.diff(np.take(work.kept, edges))
+        parameters = np.diff(np.take(work.parameters, edges))[own]
+        last = own[-1]  # the first stage whose gradients are whole
+        flying, done = self._instants(pipe)
+        # of those that ran, the smallest
+        ran = np.sort(np.where((flying > 0) | done, parameters, np.inf), axis=1)[:, :ACTIVE]
+        gathered = np.where(np.isinf(ran), 0.0, ran).sum(axis=1)
+        return Piped(
+            seconds=float((fill + count * whole[ranks].sum(axis=1)).max()),
+            before_reductions=float(count * forward[own].sum() + (count - 1) * (whole[last] - forward[last])),
+            parameters=float(parameters.sum()),
+            activations=flying @ kept[own],
+            whole_gradients=done @ parameters,
+            gathered=gathered,
+        )
+
+    # --- layouts ----------------------------------------------------------------------------------------
+
+    def seconds(self, grain: Grain, pipe: Pipe, spread: Spread, piped: Piped) -> float:
+        """Of a step: the larger of its passes and its messages.
+
+        Messages: all parameters of an average rank are gathered, and their gradients reduced after the passes that
+        make them. Not counted: each message's latency, for they go as one.
+        """
+        if self.prices is None or engine_of(spread) is Engine.DEEPSPEED:
+            return piped.seconds
+        gather, reduce = self._exchanged(grain, pipe.pp, spread)
+        before = piped.before_reductions
+        gathers, reductions = 1, 1
+        if pipe.pp == 1:
+            gathers = pipe.micro_batches
+            if spread.reduction is Reduction.MICRO_BATCH:
+                before, reductions = before / pipe.micro_batches, pipe.micro_batches
+        return max(piped.seconds, gathers * gather, before + reductions * reduce)
+
+    def nbytes(self, grain: Grain, spread: Spread, piped: Piped, micro_batches: int) -> float:
+        """Bytes of the first pipeline rank at its fullest.
+
+        Counted: parameters, the moments of AdamW, SGD and Muon, activations of what is in flight, gradients that wait
+        for the end of the step, parameters that stay gathered. Not counted: what a pass needs while it runs, buffers,
+        padding.
+        """
+        engine = engine_of(spread)
+        of, replicas = self._formats(engine), spread.dp * grain.cp
+        shards = spread.fsdp * grain.cp if engine is Engine.SHARDED else 1
+        held = of.parameters.nbytes / (replicas if spread.zero == 3 else shards)
+        held += self._moment_bytes(of) / (replicas if spread.zero else shards)
+        waits = spread.reduction is Reduction.STEP and engine is not Engine.DEEPSPEED and micro_batches > 1
+        each = (of.reduced.nbytes if engine is Engine.SHARDED else of.gradients.nbytes) if waits else 0
+        stays = of.numerics.compute.nbytes if engine is Engine.SHARDED and not spread.reshard_after_forward else 0
+        passing = piped.activations + each * piped.whole_gradients + stays * piped.gathered
+        return held * piped.parameters + float(passing.max())
+
+    # --- parts ------------------------------------------------------------------------------------------
+
+    def _formats(self, engine: Engine) -> Formats:
+        grain = next(self.space.grains())[0]
+        plain = grain._replace(tp=1, cp=1)
+        return self.memo.once(("formats", engine), lambda: formats_of(self.works.case(plain, engine)))
+
+    def _moment_bytes(self, of: Formats) -> int:
+        return MOMENTS.get(self.space.asked.base.workload.optimizer, 0) * of.optimizer.nbytes
+
+    def _exchanged(self, grain: Grain, pp: int, spread: Spread) -> Exchanged:
+        key = "exchanged", grain.tp, grain.cp, pp, spread.dp, spread.fsdp, spread.zero
+        return self.memo.once(key, lambda: self._exchange(grain, pp, spread))
+
+    def _exchange(self, grain: Grain, pp: int, spread: Spread) -> Exchanged:
+        assert self.prices is not None
+        engine = engine_of(spread)
+        layout = Layout(pp=pp, dp=spread.dp, fsdp=spread.fsdp, cp=grain.cp, tp=grain.tp)
+        seconds = self.prices.message_seconds(self.works.case(grain, engine), layout)
+        elements, of = int(self.works.parameters() / (grain.tp * pp)), self._formats(engine)
+        if engine is Engine.REPLICATED:
+            whole = Message(
+                Collective.ALL_REDUCE, "dp", layout.replica_ranks, elements * of.gradients.nbytes, 1, *"   "
+            )
+            return Exchanged(0.0, seconds(whole) if whole.ranks > 1 else 0.0)
+        unit = ShardedUnit("all", 1, elements)
+        gather = gather_message(unit, layout.shard_ranks, of.numerics.weights.nbytes, "forward", 1)
+        rows = reduction_messages(layout, unit, of.reduced.nbytes, 1)
+        return Exchanged(seconds(gather), sum(seconds(row) for row in rows if row.ranks > 1))
+
+    def _stages(self, pipe: Pipe) -> Any:
+        """[ranks, stages of each]: in forward order."""
+        import numpy as np
+
+        key = "ranks", pipe.pp, pipe.schedule, pipe.virtual_stages
+
+        def stages() -> Any:
+            layout = _pipeline(pipe)
+            return np.array([stages_of_rank(layout, place) for place in range(pipe.pp)])
+
+        return self.memo.once(key, stages)
+
+    def _edges(self, grain: Grain, pipe: Pipe, engine: Engine) -> list[int]:
+        """Where each stage starts among the segments, and where the last ends."""
+        work = self.works.of(grain, engine)
+        if pipe.pp == 1:
+            return [0, len(work.whole) - 1]
+        key = "edges", grain.recompute, pipe.pp * pipe.virtual_stages, len(work.whole)
+        return self.memo.once(key, lambda: self._stage_edges(grain, pipe, work))
+
+    def _stage_edges(self, grain: Grain, pipe: Pipe, work: Work) -> list[int]:
+        base = self.space.asked.base
+        layout = replace(_pipeline(pipe), recompute=grain.recompute)
+        if "stage_split" in self.space.others:
+            layout = replace(layout, stage_split=self.space.others["stage_split"])
+        workload = replace(base.workload, micro_batches=pipe.micro_batches)
+        case = replace(base, layout=layout, workload=workload, cluster=replace(base.cluster, nodes=1, per_node=0))
+        edges = [work.first_block + end for end in accumulate(block_counts(case), initial=0)]
+        return [0, *edges[1:-1], len(work.whole) - 1]
+
+    def _instants(self, pipe: Pipe) -> tuple[Any, Any]:
+        """Of the first rank: how many micro-batches are in flight in each of its stages, and which of them have
+        gradients that wait, at instants that none other is above: [instants, stages] each."""
+        count = pipe.micro_batches
+        kept = count if pipe.schedule is Schedule.GPIPE else kept_of(count, pipe.pp)
+        key = "instants", pipe.pp, pipe.schedule, pipe.virtual_stages, kept
+
+        def instants() -> tuple[Any, Any]:
+            import numpy as np
+
+            found = _instants(pipe, kept)
+            return np.array([flying for flying, _ in found]), np.array([done for _, done in found])
+
+        return self.memo.once(key, instants)
+
+
+def _instants(pipe: Pipe, micro_batches: int) -> list[tuple[tuple[int, ...], tuple[bool, ...]]]:
+    layout = _pipeline(pipe)
+    if pipe.pp == 1:
+        return [((1,), (micro_batches > 1,))]
+    stages = stages_of_rank(layout, 0)
+    place = {stage: index for index, stage in enumerate(stages)}
+    flying, done = [0] * len(stages), [False] * len(stages)
+    found: set[tuple[tuple[int, ...], tuple[bool, ...]]] = set()
+    order = order_of(layout, micro_batches, 0)
+    last = {action.stage: at for at, action in enumerate(order)}
+    for at, action in enumerate(order):
+        index = place[action.stage]
+        if action.kind is Pass.FORWARD:
+            flying[index] += 1
+            found.add((tuple(flying), tuple(done)))
+        else:
+            # of a backward pass in two, what the second half still needs is not counted
+            flying[index] -= action.kind is not Pass.WEIGHT
+            # gradients are reduced, and parameters freed, after a stage's last pass
+            done[index] = at < last[action.stage] and (done[index] or action.kind is not Pass.INPUT)
+    return [each for each in found if not any(_is_above(other, each) for other in found)]
+
+
+def _is_above(one: tuple[tuple[int, ...], tuple[bool, ...]], other: tuple[tuple[int, ...], tuple[bool, ...]]) -> bool:
+    """Does it hold all that the other does, and more?"""
+    pairs = [*zip(one[0], other[0], strict=True), *zip(one[1], other[1], strict=True)]
+    return one != other and all(mine >= theirs for mine, theirs in pairs)
+
+
+def _pipeline(pipe: Pipe) -> Layout:
+    return Layout(pp=pipe.pp, schedule=pipe.schedule, virtual_stages=pipe.virtual_stages)

@@ -1,0 +1,183 @@
+"""The search: layouts in the order of what they take at the least, until none that is left can be among the best.
+
+Families of layouts wait in a heap by a bound of their time. The one with the lowest is opened: into families with a
+tighter bound, and at last into layouts, whose memory is estimated and, where they fit, their time. Once as many are
+known as were asked for, and the heap's lowest bound is above the slowest of them, nothing better is left.
+"""
+
+from __future__ import annotations
+
+import heapq
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from itertools import count
+from typing import NamedTuple
+
+from memory.search import Search as MemorySearch
+from reports.plan.bounds import Bounds, Piped
+from reports.plan.space import Grain, Pipe, Space, Spread
+from reports.plan.work import Engine, engine_of
+from suite.case import Case
+from suite.layout import Recompute
+from suite.parse import SpecError
+
+NO_RECOMPUTE = Recompute()
+#: layouts that are timed together; a larger batch is cheaper for each, and times more than need be
+BATCH = 256
+
+
+class Found(NamedTuple):
+    """A layout that may fit, and what is estimated of it."""
+
+    seconds: float
+    peak_bytes: int
+    case: Case
+
+
+@dataclass
+class Tally:
+    """What became of every layout."""
+
+    refused: Counter[str] = field(default_factory=Counter)  # by reason; families where one rule refuses all
+    too_large: int = 0
+    timed: int = 0
+    untimed: Counter[str] = field(default_factory=Counter)  # that fit, by the reason why they have no time
+    left: int = 0  # not looked at: slower at the least than the best are
+
+
+class _Family(NamedTuple):
+    bound: float
+    order: int
+    grain: Grain
+    engine: Engine
+    pp: int
+    pipe: Pipe | None
+    spread: Spread | None = None
+
+
+@dataclass
+class Search:
+    """One search over a space. `limit` is the most bytes that a layout may need; `seconds` times cases."""
+
+    space: Space
+    bounds: Bounds
+    limit: float
+    seconds: Callable[[Sequence[Case]], list[float]]
+    memory: MemorySearch = field(default_factory=MemorySearch)
+    tally: Tally = field(default_factory=Tally)
+    found: list[Found] = field(default_factory=list)  # ascending
+
+    def __post_init__(self) -> None:
+        self._orders = count()
+        self._heap: list[_Family] = []
+        self._waiting: list[tuple[Case, int]] = []
+        for grain, pp in self.space.grains():
+            self._put_grain(grain, pp)
+
+    def best(self, wanted: int) -> list[Found]:
+        """The so many fastest that may fit; fewer where there are no more."""
+        while self._heap or self._waiting:
+            lowest = self._heap[0].bound if self._heap else float("inf")
+            is_over = len(self.found) >= wanted and lowest > self.found[wanted - 1].seconds
+            if self._waiting and (is_over or len(self._waiting) >= BATCH or not self._heap):
+                self._time()
+            elif is_over:
+                break
+            else:
+                self._open(heapq.heappop(self._heap))
+        return self.found[:wanted]
+
+    # --- families ---------------------------------------------------------------------------------------
+
+    def _put_grain(self, grain: Grain, pp: int) -> None:
+        """Into the heap by a bound that needs no pricing of its own: recomputation only adds."""
+        pipes = self.space.pipes(grain, pp)
+        why = self.space.refuses_grain(grain)
+        if why:
+            self.tally.refused[why] += 1
+            return
+        self.tally.refused += pipes.refused
+        if not pipes.legal:
+            return
+        plain = grain._replace(recompute=NO_RECOMPUTE)
+        for engine in self._engines(grain, pp):
+            if self.bounds.least_state(grain, pp, engine) > self.limit:
+                self.tally.too_large += self._count(grain, pipes.legal, engine)
+                continue
+            bound = self.bounds.busy_seconds(plain, pp, pipes.legal[0].micro_batches, engine)
+            self._put(bound, grain, engine, pp)
+            self.tally.left += self._count(grain, pipes.legal, engine)
+
+    def _open(self, family: _Family) -> None:
+        _, _, grain, engine, pp, pipe, spread = family
+        if pipe is None:
+            self._put_pipes(grain, pp, engine, family.bound)
+        elif spread is None:
+            self._put_spreads(grain, pipe, engine)
+        else:
+            self.tally.left -= 1
+            self._try(grain, pipe, spread)
+
+    def _put_pipes(self, grain: Grain, pp: int, engine: Engine, bound: float) -> None:
+        pipes = self.space.pipes(grain, pp).legal
+        own = self.bounds.busy_seconds(grain, pp, pipes[0].micro_batches, engine)
+        if own > bound:  # priced by itself now: it waits for its turn
+            self._put(own, grain, engine, pp)
+            return
+        for pipe in pipes:
+            self._put(self._piped(grain, pipe, engine).seconds, grain, engine, pp, pipe)
+
+    def _put_spreads(self, grain: Grain, pipe: Pipe, engine: Engine) -> None:
+        piped = self._piped(grain, pipe, engine)
+        for spread in self._spreads(grain, pipe, engine):
+            if self.bounds.nbytes(grain, spread, piped, pipe.micro_batches) > self.limit:
+                self.tally.left -= 1
+                self.tally.too_large += 1
+            else:
+                self._put(self.bounds.seconds(grain, pipe, spread, piped), grain, engine, pipe.pp, pipe, spread)
+
+    def _piped(self, grain: Grain, pipe: Pipe, engine: Engine) -> Piped:
+        return self.bounds.memo.once(("piped", grain, pipe, engine), lambda: self.bounds.piped(grain, pipe, engine))
+
+    def _try(self, grain: Grain, pipe: Pipe, spread: Spread) -> None:
+        """Its memory; where it may fit, it waits for its time."""
+        try:
+            case = self.space.case(grain, pipe, spread)
+            peak = self.memory.peak_bytes(case)
+        except SpecError as error:
+            self.tally.refused[str(error)] += 1
+            return
+        if peak > self.limit:
+            self.tally.too_large += 1
+            return
+        self._waiting.append((case, peak))
+
+    def _time(self) -> None:
+        cases = [case for case, _ in self._waiting]
+        times = self.seconds(cases)
+        new = [Found(time, peak, case) for time, (case, peak) in zip(times, self._waiting, strict=True)]
+        self.tally.timed += len(new)
+        self._waiting = []
+        self.found = sorted([*self.found, *new], key=lambda each: (each.seconds, each.peak_bytes))
+
+    def _put(
+        self,
+        bound: float,
+        grain: Grain,
+        engine: Engine,
+        pp: int,
+        pipe: Pipe | None = None,
+        spread: Spread | None = None,
+    ) -> None:
+        heapq.heappush(self._heap, _Family(bound, next(self._orders), grain, engine, pp, pipe, spread))
+
+    def _engines(self, grain: Grain, pp: int) -> list[Engine]:
+        is_whole = grain.tp == grain.cp == pp == 1
+        return [engine for engine in Engine if is_whole or engine is not Engine.DEEPSPEED]
+
+    def _count(self, grain: Grain, pipes: Sequence[Pipe], engine: Engine) -> int:
+        return sum(len(self._spreads(grain, pipe, engine)) for pipe in pipes)
+
+    def _spreads(self, grain: Grain, pipe: Pipe, engine: Engine) -> list[Spread]:
+        return [spread for spread in self.space.spreads(grain, pipe).legal if engine_of(spread) is engine]

@@ -1,0 +1,256 @@
+"""The space of layouts: what is tried for each axis, and every combination of it, as small tuples.
+
+What a rank computes of a micro-batch is a Grain; how micro-batches go through a pipeline a Pipe; how replicas and
+shards share the parameters a Spread. A layout is one of each. The rules of Layout and Case refuse; they are asked once
+for all layouts that are alike to them.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from functools import cache, cached_property
+from math import isqrt
+from typing import Any, NamedTuple, TypeVar
+
+from reports.plan.asked import Asked
+from suite.case import Case
+from suite.layout import ContextMethod, Engine, Layout, Recompute, Reduction, Schedule
+from suite.parse import SpecError
+
+P = TypeVar("P", bound="Pipe | Spread")
+
+#: largest micro-batch, most context ranks, most stages a rank, that are tried unless fixed
+MOST_SEQUENCES, MOST_CONTEXT, MOST_STAGES = 16, 64, 8
+RECOMPUTE = tuple(map(Recompute.parse, ("none", "selective", "selective-op", "every-4", "every-2", "full")))
+
+
+class Grain(NamedTuple):
+    """What a rank computes of a micro-batch."""
+
+    tp: int
+    cp: int
+    context: ContextMethod
+    micro_batch: int
+    recompute: Recompute
+
+
+class Pipe(NamedTuple):
+    """How micro-batches go through the pipeline."""
+
+    pp: int
+    schedule: Schedule
+    virtual_stages: int
+    micro_batches: int
+
+
+class Spread(NamedTuple):
+    """How replicas and shards share the parameters."""
+
+    dp: int
+    fsdp: int
+    zero: int
+    engine: Engine
+    reshard_after_forward: bool
+    reduction: Reduction
+
+
+class Pipes(NamedTuple):
+    """Those that the rules take, and how many they refuse, by reason."""
+
+    legal: tuple[Pipe, ...]
+    refused: Counter[str]
+
+
+class Spreads(NamedTuple):
+    """The same of spreads."""
+
+    legal: tuple[Spread, ...]
+    refused: Counter[str]
+
+
+class _Alike(NamedTuple):
+    """What the rules about spreads ask of the rest of a layout."""
+
+    tp: bool
+    cp: bool
+    pp: bool
+    schedule: Schedule
+    virtual_stages: int
+    recompute: Recompute
+
+
+#: settings that a plan chooses, each by the name that a Case has for it
+CHOSEN = (*Grain._fields, *Pipe._fields, *Spread._fields)
+
+
+@dataclass(frozen=True)
+class Space:
+    """All layouts that are tried for a question."""
+
+    asked: Asked
+
+    def grains(self) -> Iterator[tuple[Grain, int]]:
+        """Each grain with each pipeline degree that the GPUs and the global batch leave whole numbers for."""
+        asked, model = self.asked, self.asked.base.model
+        for tp in self._degrees("tp", asked.gpus, model.heads):
+            for cp in self._degrees("cp", asked.gpus // tp, MOST_CONTEXT):
+                for pp in self._degrees("pp", asked.gpus // (tp * cp), model.layers):
+                    data = asked.gpus // (tp * cp * pp)
+                    if asked.global_batch % data:
+                        continue
+                    for sequences in self._degrees("micro_batch", asked.global_batch // data, MOST_SEQUENCES):
+                        for context in self._contexts(cp):
+                            for recompute in self._recompute():
+                                yield Grain(tp, cp, context, sequences, recompute), pp
+
+    def refuses_grain(self, grain: Grain) -> str:
+        """Why no layout with this grain can be; empty where some can."""
+        return self._of_grain(grain.tp, grain.cp, grain.context)
+
+    def pipes(self, grain: Grain, pp: int) -> Pipes:
+        """Schedules and stages a rank of that degree; micro-batches make up the global batch."""
+        return self._pipes(pp, self.asked.global_batch // (self.data_ranks(grain, pp) * grain.micro_batch))
+
+    def spreads(self, grain: Grain, pipe: Pipe) -> Spreads:
+        """Replicas and shards of the ranks that are left."""
+        alike = _Alike(grain.tp > 1, grain.cp > 1, pipe.pp > 1, pipe.schedule, pipe.virtual_stages, grain.recompute)
+        return self._spreads(self.data_ranks(grain, pipe.pp), alike, pipe.pp == 1 and pipe.micro_batches > 1)
+
+    def data_ranks(self, grain: Grain, pp: int) -> int:
+        """Ranks that each take their own part of the global batch."""
+        return self.asked.gpus // (grain.tp * grain.cp * pp)
+
+    @cached_property
+    def others(self) -> dict[str, Any]:
+        """Fixed settings of the layout that a plan has no choice of."""
+        return {name: value for name, value in self.asked.fixed.items() if name not in CHOSEN}
+
+    def case(self, grain: Grain, pipe: Pipe, spread: Spread) -> Case:
+        """The layout as a Case. SpecError where a rule refuses it."""
+        base, parts = self.asked.base, {**grain._asdict(), **pipe._asdict(), **spread._asdict()}
+        work = {name: parts.pop(name) for name in ("micro_batch", "micro_batches")}
+        return replace(
+            base,
+            layout=Layout(**parts, **self.others),
+            workload=replace(base.workload, **work),
+            cluster=self.asked.cluster,
+        )
+
+    @cached_property
+    def _of_grain(self) -> Callable[[int, int, ContextMethod], str]:
+        return cache(lambda tp, cp, context: self._refusal(Layout(tp=tp, cp=cp, context=context), 1))
+
+    @cached_property
+    def _pipes(self) -> Callable[[int, int], Pipes]:
+        @cache
+        def pipes(pp: int, count: int) -> Pipes:
+            legal, refused = [], Counter[str]()
+            for pipe in self._fixed(self._all_pipes(pp, count)):
+                layout = Layout(pp=pp, schedule=pipe.schedule, virtual_stages=pipe.virtual_stages)
+                if why := self._refusal(layout, count):
+                    refused[why] += 1
+                else:
+                    legal.append(pipe)
+            return Pipes(tuple(legal), refused)
+
+        return pipes
+
+    def _all_pipes(self, pp: int, count: int) -> list[Pipe]:
+        if pp == 1:
+            return [Pipe(1, Schedule.ONE_F_ONE_B, 1, count)]
+        found, layers = [], self.asked.base.model.layers
+        for schedule in Schedule:
+            low, high = schedule.stages_a_rank
+            most = min(high or self.asked.fixed.get("virtual_stages", MOST_STAGES), layers // pp)
+            found += [Pipe(pp, schedule, stages, count) for stages in range(low, most + 1)]
+        return found
+
+    def _refusal(self, layout: Layout, micro_batches: int) -> str:
+        base = self.asked.base
+        work = replace(base.workload, micro_batches=micro_batches)
+        cluster = replace(base.cluster, nodes=1, per_node=0)
+        return _why(lambda: replace(base, layout=layout, workload=work, cluster=cluster))
+
+    @cached_property
+    def _spreads(self) -> Callable[[int, _Alike, bool], Spreads]:
+        @cache
+        def spreads(ranks: int, alike: _Alike, accumulates: bool) -> Spreads:
+            is_whole = not (alike.tp or alike.cp or alike.pp)
+            legal, refused = [], Counter[str]()
+            for each in self._fixed(_all_spreads(ranks, alike.cp, is_whole, accumulates)):
+                why = _refused(alike, each._replace(dp=min(2, each.dp), fsdp=min(2, each.fsdp)))
+                if why:
+                    refused[why] += 1
+                else:
+                    legal.append(each)
+            return Spreads(tuple(legal), refused)
+
+        return spreads
+
+    def _degrees(self, name: str, left: int, most: int) -> list[int]:
+        """Divisors of what is left, up to a limit that a fixed one may pass."""
+        fixed = self.asked.fixed.get(name)
+        if fixed is not None:
+            return [fixed] if left % fixed == 0 else []
+        return [degree for degree in _divisors(left) if degree <= most]
+
+    def _contexts(self, cp: int) -> list[ContextMethod]:
+        fixed = self.asked.fixed.get("context")
+        return [each for each in (ContextMethod if cp > 1 else (ContextMethod.RING,)) if fixed in (None, each)]
+
+    def _recompute(self) -> tuple[Recompute, ...]:
+        fixed = self.asked.fixed.get("recompute")
+        return RECOMPUTE if fixed is None else (fixed,)
+
+    def _fixed(self, found: list[P]) -> list[P]:
+        """Those that have what is fixed."""
+        fixed = self.asked.fixed
+        return [
+            each for each in found if all(fixed.get(name, value) == value for name, value in each._asdict().items())
+        ]
+
+
+def _all_spreads(ranks: int, has_contexts: bool, is_whole: bool, accumulates: bool) -> list[Spread]:
+    reductions = tuple(Reduction) if accumulates else (Reduction.STEP,)
+    found = [
+        Spread(ranks // fsdp, fsdp, 0, Engine.AUTO, reshards, reduction)
+        for fsdp in _divisors(ranks)[1:]
+        for reshards in (True, False)
+        for reduction in reductions
+    ]
+    found += [
+        Spread(ranks, 1, zero, Engine.TORCH if zero else Engine.AUTO, True, reduction)
+        for zero in ((0, 1) if ranks > 1 or has_contexts else (0,))
+        for reduction in reductions
+    ]
+    if ranks > 1 and is_whole:
+        found += [Spread(ranks, 1, zero, Engine.DEEPSPEED, True, Reduction.STEP) for zero in (0, 1, 2, 3)]
+    return found
+
+
+@cache
+def _refused(alike: _Alike, spread: Spread) -> str:
+    """Why a layout with such a spread cannot be, by the rules of Layout, which ask for more of a degree than whether
+    it is above 1 only where a number to reshard to is given."""
+    parts = spread._asdict() | {
+        "tp": 1 + alike.tp, "cp": 1 + alike.cp, "pp": 1 + alike.pp, "schedule": alike.schedule,
+        "virtual_stages": alike.virtual_stages, "recompute": alike.recompute,
+    }  # fmt: skip
+    return _why(lambda: Layout(**parts))
+
+
+def _why(make: Callable[[], object]) -> str:
+    """What refuses it, without the numbers; empty where nothing does."""
+    try:
+        make()
+    except SpecError as error:
+        return str(error).removeprefix("layout: ").split(": ", 1)[-1]
+    return ""
+
+
+@cache
+def _divisors(number: int) -> tuple[int, ...]:
+    small = [each for each in range(1, isqrt(number) + 1) if number % each == 0]
+    return tuple(sorted({*small, *(number // each for each in small)}))
