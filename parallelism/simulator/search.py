@@ -15,10 +15,12 @@ from parallelism.simulator.placement import Placement
 from parallelism.simulator.plan import Unit
 from parallelism.simulator.stack import Execution, Stack
 from parallelism.simulator.unit_messages import Seconds
+from parallelism.simulator.work import Moved
 from suite.case import Case
 from suite.collectives import Message
 from suite.layout import Layout
 from suite.memo import Memo
+from suite.operators import Ledger
 
 
 @dataclass(frozen=True)
@@ -46,6 +48,14 @@ class StepSearch:
         """Every segment's cost for one micro-batch on one rank, the whole model in forward order: what any plan of the
         case's model, precision, micro-batch, tensor and context ranks and recomputation has at least."""
         return self._bench(case).planner(case).bare_units()
+
+    def ledger(self, case: Case) -> Ledger:
+        """The operators of one micro-batch on one rank, were the whole model its own."""
+        return self._bench(case).planner(case).ledger
+
+    def moved_seconds(self, case: Case, nbytes: float) -> float:
+        """What the case's device needs to read and write so many bytes in one go."""
+        return self._bench(case).pricing.cost([Moved(nbytes)]).seconds
 
     def message_seconds(self, case: Case, layout: Layout) -> Seconds:
         """What one call of a message takes in a layout on the case's cluster."""

@@ -18,6 +18,7 @@ from reports.plan.space import Grain, Pipe, Space, Spread
 from reports.plan.work import Engine, Prices, Work, Works, engine_of
 from suite.collectives import Collective, Message
 from suite.formats import Formats, formats_of
+from suite.layout import Engine as LayoutEngine
 from suite.layout import Layout, Reduction, Schedule
 from suite.memo import Memo
 from suite.spec import OptimizerKind
@@ -37,6 +38,21 @@ MOMENTS = {OptimizerKind.ADAMW: 2, OptimizerKind.SGD: 1, OptimizerKind.MUON: 1}
 ACTIVE = 3
 
 
+#: parameters whose copies are priced at once, so that the start of a kernel does not count
+MANY = 2**30
+
+
+_REPLICATED = Spread(2, 1, 0, LayoutEngine.AUTO, True, Reduction.STEP)
+_SHARDED = Spread(1, 2, 0, LayoutEngine.AUTO, False, Reduction.STEP)
+#: of each engine, without a pipeline and with one, what copies least
+LEAST_COPIED = {
+    (Engine.REPLICATED, True): _REPLICATED,
+    (Engine.REPLICATED, False): _REPLICATED,
+    (Engine.SHARDED, True): _SHARDED._replace(reduction=Reduction.MICRO_BATCH),
+    (Engine.SHARDED, False): _SHARDED,
+}
+
+
 class Exchanged(NamedTuple):
     """Seconds of all parameters of an average pipeline rank: gathered once, and their gradients reduced once."""
 
@@ -48,18 +64,23 @@ class Exchanged(NamedTuple):
 class Piped:
     """What is known of all layouts with one grain, engine and pipe."""
 
-    seconds: float
-    """of a step at the least"""
+    passes: Numbers
+    """[ranks]: seconds of all passes, and what goes before the first and comes after the last"""
+    parameters_of: Numbers
+    """[ranks]"""
     before_reductions: float
     """seconds of a step before the first rank has a gradient to reduce"""
-    parameters: float
-    """of the first rank"""
     activations: Numbers
     """[instants]: bytes of what is in flight on the first rank"""
     whole_gradients: Numbers
     """[instants]: parameters whose gradients wait for the end of the step"""
     gathered: Numbers
     """[instants]: parameters that stay gathered where the layout does not free them"""
+
+    @property
+    def seconds(self) -> float:
+        """Of a step at the least, however its parameters are spread."""
+        return float(self.passes.max())
 
 
 @dataclass(frozen=True)
@@ -85,9 +106,19 @@ class Bounds:
         parts = 1 if engine is Engine.REPLICATED else replicas
         return whole / (grain.tp * pp) * (of.parameters.nbytes / parts + self._moment_bytes(of) / replicas)
 
+    def least_bytes(self, grain: Grain, pp: int, engine: Engine) -> float:
+        """Bytes of the fullest rank at least: what it holds between steps, and what one micro-batch keeps on it once
+        it has been through all of its blocks."""
+        return self.least_state(grain, pp, engine) + self.works.of(grain, engine).kept[-1] / pp
+
     def busy_seconds(self, grain: Grain, pp: int, micro_batches: int, engine: Engine) -> float:
-        """Of the busiest rank at least: the work of a step shared evenly over the pipeline's ranks."""
-        return micro_batches * self.works.of(grain, engine).whole[-1] / pp
+        """Of the busiest rank at least: the work of a step shared evenly over the pipeline's ranks, with the least that
+        is copied."""
+        seconds = self.works.of(grain, engine).whole[-1]
+        if self.prices is not None and engine is not Engine.DEEPSPEED:
+            spread = LEAST_COPIED[engine, pp == 1]
+            seconds += self.works.parameters() / grain.tp * self._copied_seconds(spread, micro_batches)
+        return micro_batches * seconds / pp
 
     def piped(self, grain: Grain, pipe: Pipe, engine: Engine) -> Piped:
         """What is known once the pipe is.
@@ -104,16 +135,17 @@ class Bounds:
         passed = work.forward if pipe.schedule.splits_backward else work.whole
         fill = np.take(passed, edges)[ranks[:, 0]] - passed[0]
         own, kept = ranks[0], np.diff(np.take(work.kept, edges))
-        parameters = np.diff(np.take(work.parameters, edges))[own]
+        held = np.diff(np.take(work.parameters, edges))
+        parameters = held[own]
         last = own[-1]  # the first stage whose gradients are whole
         flying, done = self._instants(pipe)
         # of those that ran, the smallest
         ran = np.sort(np.where((flying > 0) | done, parameters, np.inf), axis=1)[:, :ACTIVE]
         gathered = np.where(np.isinf(ran), 0.0, ran).sum(axis=1)
         return Piped(
-            seconds=float((fill + count * whole[ranks].sum(axis=1)).max()),
+            passes=fill + count * whole[ranks].sum(axis=1),
+            parameters_of=held[ranks].sum(axis=1),
             before_reductions=float(count * forward[own].sum() + (count - 1) * (whole[last] - forward[last])),
-            parameters=float(parameters.sum()),
             activations=flying @ kept[own],
             whole_gradients=done @ parameters,
             gathered=gathered,
@@ -124,11 +156,14 @@ class Bounds:
     def seconds(self, grain: Grain, pipe: Pipe, spread: Spread, piped: Piped) -> float:
         """Of a step: the larger of its passes and its messages.
 
-        Messages: all parameters of an average rank are gathered, and their gradients reduced after the passes that
-        make them. Not counted: each message's latency, for they go as one.
+        Passes: with the copies that sharding and accumulating make in each. Messages: all parameters of an average
+        rank are gathered, and their gradients reduced after the passes that make them. Not counted: each message's
+        latency, for they go as one; copies and messages of DeepSpeed.
         """
         if self.prices is None or engine_of(spread) is Engine.DEEPSPEED:
             return piped.seconds
+        copied = pipe.micro_batches * self._copied_seconds(spread, pipe.micro_batches)
+        passes = float((piped.passes + copied * piped.parameters_of).max())
         gather, reduce = self._exchanged(grain, pipe.pp, spread)
         before = piped.before_reductions
         gathers, reductions = 1, 1
@@ -136,7 +171,7 @@ class Bounds:
             gathers = pipe.micro_batches
             if spread.reduction is Reduction.MICRO_BATCH:
                 before, reductions = before / pipe.micro_batches, pipe.micro_batches
-        return max(piped.seconds, gathers * gather, before + reductions * reduce)
+        return max(passes, gathers * gather, before + reductions * reduce)
 
     def nbytes(self, grain: Grain, spread: Spread, piped: Piped, micro_batches: int) -> float:
         """Bytes of the first pipeline rank at its fullest.
@@ -154,7 +189,7 @@ class Bounds:
         each = (of.reduced.nbytes if engine is Engine.SHARDED else of.gradients.nbytes) if waits else 0
         stays = of.numerics.compute.nbytes if engine is Engine.SHARDED and not spread.reshard_after_forward else 0
         passing = piped.activations + each * piped.whole_gradients + stays * piped.gathered
-        return held * piped.parameters + float(passing.max())
+        return held * float(piped.parameters_of[0]) + float(passing.max())
 
     # --- parts ------------------------------------------------------------------------------------------
 
@@ -165,6 +200,23 @@ class Bounds:
 
     def _moment_bytes(self, of: Formats) -> int:
         return MOMENTS.get(self.space.asked.base.workload.optimizer, 0) * of.optimizer.nbytes
+
+    def _copied_seconds(self, spread: Spread, micro_batches: int) -> float:
+        """Of a parameter and a micro-batch: what is copied out of gathers and into reductions, and added up."""
+        engine, is_each = engine_of(spread), spread.reduction is Reduction.MICRO_BATCH
+        key = "copied", engine, spread.reshard_after_forward, is_each, micro_batches
+        return self.memo.once(key, lambda: self._copied(engine, spread, is_each, micro_batches))
+
+    def _copied(self, engine: Engine, spread: Spread, is_each: bool, micro_batches: int) -> float:
+        assert self.prices is not None
+        of, nbytes = self._formats(engine), 0.0
+        if engine is Engine.SHARDED:
+            compute = of.numerics.weights.nbytes
+            nbytes += 2 * compute * (2 if spread.reshard_after_forward else 1) + compute + of.reduced.nbytes
+        if not (engine is Engine.SHARDED and is_each):
+            nbytes += 3 * of.gradients.nbytes * (micro_batches - 1) / micro_batches
+        case = self.works.case(next(self.space.grains())[0], engine)
+        return self.prices.moved_seconds(case, nbytes * MANY) / MANY if nbytes else 0.0
 
     def _exchanged(self, grain: Grain, pp: int, spread: Spread) -> Exchanged:
         key = "exchanged", grain.tp, grain.cp, pp, spread.dp, spread.fsdp, spread.zero

@@ -24,7 +24,7 @@ from suite.parse import SpecError
 
 NO_RECOMPUTE = Recompute()
 #: layouts that are timed together; a larger batch is cheaper for each, and times more than need be
-BATCH = 256
+BATCH = 64
 
 
 class Found(NamedTuple):
@@ -121,6 +121,11 @@ class Search:
 
     def _put_pipes(self, grain: Grain, pp: int, engine: Engine, bound: float) -> None:
         pipes = self.space.pipes(grain, pp).legal
+        if self.bounds.least_bytes(grain, pp, engine) > self.limit:
+            number = self._count(grain, pipes, engine)
+            self.tally.left -= number
+            self.tally.too_large += number
+            return
         own = self.bounds.busy_seconds(grain, pp, pipes[0].micro_batches, engine)
         if own > bound:  # priced by itself now: it waits for its turn
             self._put(own, grain, engine, pp)

@@ -21,8 +21,8 @@ from suite.parse import SpecError
 
 P = TypeVar("P", bound="Pipe | Spread")
 
-#: largest micro-batch, most context ranks, most stages a rank, that are tried unless fixed
-MOST_SEQUENCES, MOST_CONTEXT, MOST_STAGES = 16, 64, 8
+#: largest micro-batch, fewest tokens of a context rank, most stages a rank, that are tried unless fixed
+MOST_SEQUENCES, LEAST_TOKENS, MOST_STAGES = 8, 512, 8
 RECOMPUTE = tuple(map(Recompute.parse, ("none", "selective", "selective-op", "every-4", "every-2", "full")))
 
 
@@ -95,7 +95,7 @@ class Space:
         """Each grain with each pipeline degree that the GPUs and the global batch leave whole numbers for."""
         asked, model = self.asked, self.asked.base.model
         for tp in self._degrees("tp", asked.gpus, model.heads):
-            for cp in self._degrees("cp", asked.gpus // tp, MOST_CONTEXT):
+            for cp in self._degrees("cp", asked.gpus // tp, max(1, asked.base.workload.seq_len // LEAST_TOKENS)):
                 for pp in self._degrees("pp", asked.gpus // (tp * cp), model.layers):
                     data = asked.gpus // (tp * cp * pp)
                     if asked.global_batch % data:

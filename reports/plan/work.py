@@ -6,17 +6,18 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from itertools import accumulate
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 from memory.estimate import MemoryModel
 from memory.labels import WalkRules
-from memory.walk import walk_segment
+from memory.walk import Walker
 from parallelism.simulator.plan import Unit
 from parallelism.simulator.unit_messages import Seconds
 from reports.plan.space import Grain, Space, Spread
 from suite.case import Case
-from suite.layout import Layout
+from suite.layout import Layout, Recompute, RecomputeKind
 from suite.memo import Memo
+from suite.operators import Ledger, Segment
 
 #: settings that no plan chooses, on which the work of a micro-batch depends
 OF_GRAINS = ("sequence_parallel", "load_balance")
@@ -42,6 +43,14 @@ class Prices(Protocol):
 
     def units(self, case: Case) -> tuple[Unit, ...]:
         """Every segment's cost for one micro-batch on one rank, the whole model in forward order."""
+        ...
+
+    def ledger(self, case: Case) -> Ledger:
+        """The operators of one micro-batch on one rank, were the whole model its own."""
+        ...
+
+    def moved_seconds(self, case: Case, nbytes: float) -> float:
+        """What the case's device needs to read and write so many bytes in one go."""
         ...
 
     def message_seconds(self, case: Case, layout: Layout) -> Seconds:
@@ -95,26 +104,62 @@ class Works:
         return replace(asked.base, layout=layout, workload=workload, cluster=asked.cluster)
 
     def _work(self, grain: Grain, engine: Engine) -> Work:
+        rows = self._mixed(grain, engine) if grain.recompute.kind is RecomputeKind.EVERY else self._rows(grain, engine)
+        forward, backward, kept, parameters = zip(*rows.of, strict=True)
+        whole = map(sum, zip(forward, backward, strict=True))
+        return Work(_sums(forward), _sums(whole), _sums(kept), _sums(parameters), rows.first_block)
+
+    def _rows(self, grain: Grain, engine: Engine) -> _Rows:
+        return self.memo.once(("rows", grain, engine), lambda: self._priced(grain, engine))
+
+    def _priced(self, grain: Grain, engine: Engine) -> _Rows:
         case = self.case(grain, engine)
-        ledger = MemoryModel(case, self.memo).ledger_of_share(0)
-        placed = ledger.segments
-        units = self.prices.units(case) if self.prices else ()
-        walks = {segment: walk_segment(segment, WalkRules()) for segment in ledger.counts}
-        # what the head keeps is freed as it comes, where the loss is computed
-        kept = [
-            walks[each.segment].forward.net + walks[each.segment].uncache.net if place in ledger.blocks else 0
-            for place, each in enumerate(placed)
-        ]
-        nothing = [0.0] * len(placed)
-        forward = [unit.forward.seconds for unit in units] or nothing
-        backward = [unit.backward.seconds + unit.rerun.seconds for unit in units] or nothing
-        return Work(
-            forward=_sums(forward),
-            whole=_sums(map(sum, zip(forward, backward, strict=True))),
-            kept=_sums(kept),
-            parameters=_sums(each.segment.parameters for each in placed),
-            first_block=ledger.blocks.start,
+        ledger = self.prices.ledger(case) if self.prices else MemoryModel(case, self.memo).ledger_of_share(0)
+        units = self.prices.units(case) if self.prices else (None,) * len(ledger.segments)
+        kept = {segment: _kept(segment) for segment in ledger.counts}
+        found = []
+        for place, (placed, unit) in enumerate(zip(ledger.segments, units, strict=True)):
+            forward = unit.forward.seconds if unit else 0.0
+            backward = unit.backward.seconds + unit.rerun.seconds if unit else 0.0
+            # what the head keeps is freed as it comes, where the loss is computed
+            stays = kept[placed.segment] if place in ledger.blocks else 0
+            found.append(_Row(forward, backward, stays, placed.segment.parameters))
+        return _Rows(tuple(found), ledger.blocks.start)
+
+    def _mixed(self, grain: Grain, engine: Engine) -> _Rows:
+        """Where every n-th block is rerun it is as where all are, and the others as where none is."""
+        none, full = (
+            self._rows(grain._replace(recompute=Recompute(kind)), engine)
+            for kind in (RecomputeKind.NONE, RecomputeKind.FULL)
         )
+        first, covers = full.first_block, grain.recompute.covers_block
+        return _Rows(
+            tuple(
+                rerun if place >= first and covers(place - first) else plain
+                for place, (plain, rerun) in enumerate(zip(none.of, full.of, strict=True))
+            ),
+            first,
+        )
+
+
+class _Row(NamedTuple):
+    forward: float
+    backward: float
+    kept: int
+    parameters: int
+
+
+class _Rows(NamedTuple):
+    """Of each segment, and where the blocks start."""
+
+    of: tuple[_Row, ...]
+    first_block: int
+
+
+def _kept(segment: Segment) -> int:
+    """Bytes that its forward pass leaves, its output in place of its input."""
+    forward, uncache = Walker(segment, WalkRules()).run_forward()
+    return forward.net + uncache.net
 
 
 def _sums(sizes: Iterable[float]) -> list[float]:
