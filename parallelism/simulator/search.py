@@ -53,6 +53,10 @@ class StepSearch:
         """The operators of one micro-batch on one rank, were the whole model its own."""
         return self._bench(case).planner(case).ledger
 
+    def slowdown(self, case: Case) -> float:
+        """Time of the case's compute beside communication over its time alone, which whole simulations count."""
+        return self._bench(case).machine.speeds.slowdown
+
     def moved_seconds(self, case: Case, nbytes: float) -> float:
         """What the case's device needs to read and write so many bytes in one go."""
         return self._bench(case).pricing.cost([Moved(nbytes)]).seconds

@@ -165,13 +165,15 @@ class Bounds:
         copied = pipe.micro_batches * self._copied_seconds(spread, pipe.micro_batches)
         passes = float((piped.passes + copied * piped.parameters_of).max())
         gather, reduce = self._exchanged(grain, pipe.pp, spread)
-        before = piped.before_reductions
-        gathers, reductions = 1, 1
+        before, gathers, reductions = piped.before_reductions, 1.0, 1
         if pipe.pp == 1:
-            gathers = pipe.micro_batches
+            gathers = pipe.micro_batches * (1 + (self.works.share_of_blocks if spread.reshard_after_forward else 0))
             if spread.reduction is Reduction.MICRO_BATCH:
                 before, reductions = before / pipe.micro_batches, pipe.micro_batches
-        return max(passes, gathers * gather, before + reductions * reduce)
+        # gathers and reductions share a link, and beside them compute is slower
+        messages = gathers * gather + reductions * reduce
+        passes += (1 - 1 / self._slowdown(engine_of(spread))) * messages
+        return max(passes, messages, before + reductions * reduce)
 
     def nbytes(self, grain: Grain, spread: Spread, piped: Piped, micro_batches: int) -> float:
         """Bytes of the first pipeline rank at its fullest.
@@ -206,6 +208,11 @@ class Bounds:
         engine, is_each = engine_of(spread), spread.reduction is Reduction.MICRO_BATCH
         key = "copied", engine, spread.reshard_after_forward, is_each, micro_batches
         return self.memo.once(key, lambda: self._copied(engine, spread, is_each, micro_batches))
+
+    def _slowdown(self, engine: Engine) -> float:
+        assert self.prices is not None
+        prices, grain = self.prices, next(self.space.grains())[0]
+        return self.memo.once("slowdown", lambda: prices.slowdown(self.works.case(grain, engine)))
 
     def _copied(self, engine: Engine, spread: Spread, is_each: bool, micro_batches: int) -> float:
         assert self.prices is not None

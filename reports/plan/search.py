@@ -12,6 +12,7 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from itertools import count
+from math import inf
 from typing import NamedTuple
 
 from memory.search import Search as MemorySearch
@@ -28,10 +29,11 @@ BATCH = 64
 
 
 class Found(NamedTuple):
-    """A layout that may fit, and what is estimated of it."""
+    """A layout that may fit: what it takes at the least, whole simulations being slower, and its peak."""
 
     seconds: float
     peak_bytes: int
+    order: int
     case: Case
 
 
@@ -66,27 +68,32 @@ class Search:
     seconds: Callable[[Sequence[Case]], list[float]]
     memory: MemorySearch = field(default_factory=MemorySearch)
     tally: Tally = field(default_factory=Tally)
-    found: list[Found] = field(default_factory=list)  # ascending
 
     def __post_init__(self) -> None:
         self._orders = count()
         self._heap: list[_Family] = []
-        self._waiting: list[tuple[Case, int]] = []
+        self._waiting: list[tuple[Case, int, float]] = []
+        self._found: list[Found] = []
         for grain, pp in self.space.grains():
             self._put_grain(grain, pp)
 
-    def best(self, wanted: int) -> list[Found]:
-        """The so many fastest that may fit; fewer where there are no more."""
+    def next(self) -> Found | None:
+        """The fastest that may fit of those not given yet; None where there is no other."""
         while self._heap or self._waiting:
-            lowest = self._heap[0].bound if self._heap else float("inf")
-            is_over = len(self.found) >= wanted and lowest > self.found[wanted - 1].seconds
-            if self._waiting and (is_over or len(self._waiting) >= BATCH or not self._heap):
+            lowest = self._heap[0].bound if self._heap else inf
+            is_found = bool(self._found) and self._found[0].seconds <= lowest
+            if self._waiting and (is_found or len(self._waiting) >= BATCH or not self._heap):
                 self._time()
-            elif is_over:
+            elif is_found:
                 break
             else:
                 self._open(heapq.heappop(self._heap))
-        return self.found[:wanted]
+        return heapq.heappop(self._found) if self._found else None
+
+    @property
+    def floor_seconds(self) -> float:
+        """What any layout takes at the least that was not given."""
+        return min(self._heap[0].bound if self._heap else inf, self._found[0].seconds if self._found else inf)
 
     # --- families ---------------------------------------------------------------------------------------
 
@@ -117,7 +124,7 @@ class Search:
             self._put_spreads(grain, pipe, engine)
         else:
             self.tally.left -= 1
-            self._try(grain, pipe, spread)
+            self._try(grain, pipe, spread, family.bound)
 
     def _put_pipes(self, grain: Grain, pp: int, engine: Engine, bound: float) -> None:
         pipes = self.space.pipes(grain, pp).legal
@@ -145,7 +152,7 @@ class Search:
     def _piped(self, grain: Grain, pipe: Pipe, engine: Engine) -> Piped:
         return self.bounds.memo.once(("piped", grain, pipe, engine), lambda: self.bounds.piped(grain, pipe, engine))
 
-    def _try(self, grain: Grain, pipe: Pipe, spread: Spread) -> None:
+    def _try(self, grain: Grain, pipe: Pipe, spread: Spread, bound: float) -> None:
         """Its memory; where it may fit, it waits for its time."""
         try:
             case = self.space.case(grain, pipe, spread)
@@ -156,15 +163,14 @@ class Search:
         if peak > self.limit:
             self.tally.too_large += 1
             return
-        self._waiting.append((case, peak))
+        self._waiting.append((case, peak, bound))
 
     def _time(self) -> None:
-        cases = [case for case, _ in self._waiting]
-        times = self.seconds(cases)
-        new = [Found(time, peak, case) for time, (case, peak) in zip(times, self._waiting, strict=True)]
-        self.tally.timed += len(new)
+        times = self.seconds([case for case, _, _ in self._waiting])
+        for time, (case, peak, bound) in zip(times, self._waiting, strict=True):
+            heapq.heappush(self._found, Found(max(time, bound), peak, next(self._orders), case))
+        self.tally.timed += len(self._waiting)
         self._waiting = []
-        self.found = sorted([*self.found, *new], key=lambda each: (each.seconds, each.peak_bytes))
 
     def _put(
         self,

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
+from functools import cached_property
 from itertools import accumulate
 from typing import Any, NamedTuple, Protocol
 
@@ -49,6 +50,10 @@ class Prices(Protocol):
         """The operators of one micro-batch on one rank, were the whole model its own."""
         ...
 
+    def slowdown(self, case: Case) -> float:
+        """Time of the case's compute beside communication over its time alone."""
+        ...
+
     def moved_seconds(self, case: Case, nbytes: float) -> float:
         """What the case's device needs to read and write so many bytes in one go."""
         ...
@@ -84,7 +89,16 @@ class Works:
 
     def parameters(self) -> int:
         """Of the whole model."""
-        return self.memo.once("parameters", lambda: MemoryModel(self.space.asked.base, self.memo).ledger.parameters)
+        return self._whole.parameters
+
+    @cached_property
+    def share_of_blocks(self) -> float:
+        """Of the parameters, those in blocks."""
+        return sum(each.segment.parameters for each in self._whole.segments if each.prefix) / self._whole.parameters
+
+    @cached_property
+    def _whole(self) -> Ledger:
+        return MemoryModel(self.space.asked.base, self.memo).ledger
 
     def case(self, grain: Grain, engine: Engine) -> Case:
         """A case with that grain's micro-batch, and as many ranks as there are."""
