@@ -53,6 +53,13 @@ LEAST_COPIED = {
 }
 
 
+class Least(NamedTuple):
+    """Seconds of a step at the least, and how many of them compute loses beside messages."""
+
+    seconds: float
+    slowed: float
+
+
 class Exchanged(NamedTuple):
     """Seconds of all parameters of an average pipeline rank: gathered once, and their gradients reduced once."""
 
@@ -153,15 +160,15 @@ class Bounds:
 
     # --- layouts ----------------------------------------------------------------------------------------
 
-    def seconds(self, grain: Grain, pipe: Pipe, spread: Spread, piped: Piped) -> float:
+    def seconds(self, grain: Grain, pipe: Pipe, spread: Spread, piped: Piped) -> Least:
         """Of a step: the larger of its passes and its messages.
 
-        Passes: with the copies that sharding and accumulating make in each. Messages: all parameters of an average
-        rank are gathered, and their gradients reduced after the passes that make them. Not counted: each message's
-        latency, for they go as one; copies and messages of DeepSpeed.
+        Passes: with the copies that sharding and accumulating make in each, slower beside messages. Messages: all
+        parameters of an average rank are gathered, and their gradients reduced after the passes that make them; both
+        share a link. Not counted: each message's latency, for they go as one; copies and messages of DeepSpeed.
         """
         if self.prices is None or engine_of(spread) is Engine.DEEPSPEED:
-            return piped.seconds
+            return Least(piped.seconds, 0.0)
         copied = pipe.micro_batches * self._copied_seconds(spread, pipe.micro_batches)
         passes = float((piped.passes + copied * piped.parameters_of).max())
         gather, reduce = self._exchanged(grain, pipe.pp, spread)
@@ -170,10 +177,9 @@ class Bounds:
             gathers = pipe.micro_batches * (1 + (self.works.share_of_blocks if spread.reshard_after_forward else 0))
             if spread.reduction is Reduction.MICRO_BATCH:
                 before, reductions = before / pipe.micro_batches, pipe.micro_batches
-        # gathers and reductions share a link, and beside them compute is slower
         messages = gathers * gather + reductions * reduce
-        passes += (1 - 1 / self._slowdown(engine_of(spread))) * messages
-        return max(passes, messages, before + reductions * reduce)
+        slowed = (1 - 1 / self._slowdown(engine_of(spread))) * messages
+        return Least(max(passes + slowed, messages, before + reductions * reduce), slowed)
 
     def nbytes(self, grain: Grain, spread: Spread, piped: Piped, micro_batches: int) -> float:
         """Bytes of the first pipeline rank at its fullest.
