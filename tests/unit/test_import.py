@@ -50,7 +50,7 @@ def test_the_file_stands_over_a_case_and_that_is_said(tmp_path: Path) -> None:
     found = merged(Taken(ZERO | {"model": "llama-1m"}), "--case", str(base), "--seq-len", "64")
     assert (found.case.model.name, found.case.layout.dp, found.case.workload.seq_len) == ("llama-1m", 4, 64)
     assert found.overruled == (
-        "model: llama-1m of ds{}.json is taken, not gpt-1m of --case",
+        "model: 'llama-1m' of ds{}.json is taken, not 'gpt-1m' of --case",
         "workload.micro_batch: 4 of ds{}.json is taken, not 1 of --case",
     )
 
