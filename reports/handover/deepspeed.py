@@ -95,7 +95,9 @@ def _schedule_lines(case: Case) -> list[str]:
     """What WarmupCosineLR makes of the recipe (deepspeed/runtime/lr_schedules.py)."""
     steps = case.recipe.warmup_steps
     late = f"recipe.warmup_steps {steps}: WarmupCosineLR's first two steps have learning rate 0"
-    return [f"{late}, and its warm-up is two steps late; what comes after it is the same"]
+    if steps < 2:
+        return [f"{late}, and it warms up for two more at least"]
+    return [f"{late}, and its warm-up is two steps late; from step {steps + 2} on it is the same"]
 
 
 def _code_lines(case: Case) -> list[str]:
