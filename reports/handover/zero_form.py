@@ -15,7 +15,6 @@ _SPLITS = {
     "cp": "its Ulysses attention is code of the model, no setting",
     "pp": "its pipeline takes a model written as a list of layers, no setting",
 }
-_BF16 = (Precision.BF16_MIXED, Precision.BF16, Precision.FP8, Precision.FP8_ROWWISE)
 
 
 def zero_form(case: Case) -> tuple[Case, tuple[str, ...]]:
@@ -121,9 +120,9 @@ def _precision_lines(case: Case, stage: int) -> list[str]:
         lines.append("workload.precision bf16: DeepSpeed's stage 0 keeps fp32 masters beside it")
     elif precision in (Precision.FP8, Precision.FP8_ROWWISE):
         lines.append(f"workload.precision {precision}: DeepSpeed has no fp8 training; bf16 in its place")
-    if not stage and precision in _BF16:
+    if not stage and precision is not Precision.FP32:
         lines.append(
-            "layout.zero 0: in bf16 the engine begins with a step of no gradients, which decays the weights once"
+            "layout.zero 0: in 16 bits the engine begins with a step of no gradients, which decays the weights once"
         )
     return lines
 

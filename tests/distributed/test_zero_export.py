@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -14,16 +15,18 @@ import pytest
 import torch
 
 from parallelism.batches import Batch
+from parallelism.building import make_trainer
+from parallelism.mesh import build_mesh
 from parallelism.optimizers import parameter_groups
 from parallelism.training import build_model, learning_rate
 from parallelism.zero.trainer import import_deepspeed
 from reports.handover.deepspeed import deepspeed
 from suite.case import Case, case_from
-from suite.spec import OptimizerKind, Precision
+from suite.layout import Layout
+from suite.spec import Precision
 from tests.distributed.ranks import run_jobs
 from tests.distributed.test_zero import ADAMW, BF16, Run
 from tests.distributed.traces import CPU, STEPS, rank_batch
-from tests.distributed.zero_runs import engine_of
 
 pytestmark = pytest.mark.distributed
 
@@ -38,8 +41,7 @@ def recipe_case(run: Run) -> Case:
 
 
 TRAINED = [
-    Run(1, optimizer=ADAMW, parts=2),
-    Run(2, optimizer=OptimizerKind.SGD),
+    Run(2, optimizer=ADAMW, parts=2),
     Run(3, precision=BF16, optimizer=ADAMW),
 ]
 
@@ -54,9 +56,9 @@ def exported_rate(case: Case, step: int) -> float:
 
 
 def losses_of_ours(case: Case, rank: int) -> list[float]:
-    """Our own ZeRO worker's losses at the exported learning rates, and of the last batch once more."""
+    """Our own worker's losses at the exported learning rates, and of the last batch once more."""
     with patch("parallelism.training.learning_rate", lambda recipe, step: exported_rate(case, step)):
-        trainer = engine_of(case)
+        trainer = make_trainer(case, build_mesh(case.layout, CPU.type), CPU)
         losses = [trainer.step(step, rank_batch(case, rank, step)).loss.item() for step in range(SHOWN_STEPS)]
         batch = rank_batch(case, rank, SHOWN_STEPS - 1)
         losses.append(trainer.evaluate([Batch(batch.ids[:1], batch.labels[:1])]).item())
@@ -69,6 +71,7 @@ def losses_of_export(case: Case, path: Path, rank: int) -> list[float]:
     module = import_deepspeed("cpu")
     model = build_model(case, CPU)
     groups = parameter_groups(model.parameters(), case.recipe.weight_decay)
+    os.environ["LOCAL_RANK"] = str(rank)  # as every launcher sets it, and this process is the rank's own
     engine, *_ = module.initialize(model=model, model_parameters=groups, config=str(path))
     losses = []
     for step in range(SHOWN_STEPS):
@@ -87,6 +90,7 @@ def losses_of_export(case: Case, path: Path, rank: int) -> list[float]:
 
 def test_the_exported_file_trains_what_our_worker_trains(tmp_path: Path) -> None:
     cases = [recipe_case(run) for run in TRAINED]
+    cases.append(replace(cases[0], layout=Layout(fsdp=2)))
     jobs: list[Any] = []
     for place, case in enumerate(cases):
         path = tmp_path / f"{place}.json"
@@ -94,8 +98,8 @@ def test_the_exported_file_trains_what_our_worker_trains(tmp_path: Path) -> None
         jobs += [partial(losses_of_ours, case), partial(losses_of_export, case, path)]
     ran = [run.result() for run in run_jobs(2, jobs, DEADLINE_S)]
     for case, ours, theirs in zip(cases, ran[::2], ran[1::2], strict=True):
-        assert theirs == ours, str(case.layout)
-        assert len({round(loss, 6) for loss in ours[0]}) > 3, "nothing was learnt"
+        for one, other in zip(ours, theirs, strict=True):  # rank by rank; FSDP2 sums in another order
+            assert other == (one if case.layout.is_deepspeed else pytest.approx(one, rel=1e-6)), str(case.layout)
 
 
 @contextmanager
