@@ -26,7 +26,7 @@ def deepspeed(case: Case) -> Handover:
     near, differing = zero_form(case)
     document = _document(case, near)
     unsaid = (*differing, *_optimizer_lines(case), *_schedule_lines(case), *_code_lines(case))
-    usage = f"deepspeed {_launch(case)} TRAIN.py --deepspeed --deepspeed_config {FILENAME}"
+    usage = f"{_launch(case)} TRAIN.py --deepspeed --deepspeed_config {FILENAME}"
     text = json.dumps({COMMENT: list(unsaid)} | document, indent=2, allow_nan=False) + "\n"
     return Handover(text, FILENAME, unsaid, usage)
 
@@ -126,6 +126,7 @@ def _checkpoints_blocks(case: Case) -> bool:
 
 
 def _launch(case: Case) -> str:
-    """The launcher's machines and devices."""
-    nodes = f"--num_nodes {case.cluster.nodes} " if case.cluster.nodes > 1 else ""
-    return f"{nodes}--num_gpus {case.cluster.per_node}"
+    """DeepSpeed's launcher on the case's machines."""
+    chosen = "DS_ACCELERATOR=cpu " if case.cluster.device == "cpu" else ""
+    nodes = f" --num_nodes {case.cluster.nodes}" if case.cluster.nodes > 1 else ""
+    return f"{chosen}deepspeed{nodes} --num_accelerators {case.cluster.per_node}"

@@ -47,10 +47,12 @@ def merge(taken: Taken, options: argparse.Namespace, name: str) -> Merged:
     def settle(whole: dict[str, Any]) -> None:
         if "layout" in said and "cluster.per_node" not in known:  # again what the layout needs
             whole["cluster"] = {key: value for key, value in whole.get("cluster", {}).items() if key != "per_node"}
-        batch = taken.global_batch if options.global_batch is None else None
-        _settle_ranks(whole, known, batch, name)
-        if batch is not None:
+        batch, asked = taken.global_batch, options.global_batch
+        _settle_ranks(whole, known, said.get("workload", {}), batch, name)
+        if batch is not None and asked is None:
             overruled.extend(_settle_batch(whole, known, batch, name))
+        elif batch is not None and asked != batch:
+            overruled.append(f"global batch: {asked} of the flags is taken, not {batch} of {name}")
 
     return Merged(flags.case_over(data, options, settle), tuple(overruled))
 
@@ -71,8 +73,9 @@ def _model_name(model: Any) -> str:
     return str(model["name"]) if isinstance(model, Mapping) and "name" in model else shown(model)
 
 
-def _settle_ranks(data: dict[str, Any], known: set[str], batch: int | None, name: str) -> None:
-    """dp where neither side says it: of the machines, or of the batch."""
+def _settle_ranks(data: dict[str, Any], known: set[str], own: Mapping[str, Any], batch: int | None, name: str) -> None:
+    """dp where neither side says it: of the machines, or of the file's batch and its `own` sizes, which flags may have
+    changed since."""
     if {"layout.dp", "layout.fsdp"} & known:
         return
     layout = dict(data.get("layout", {}))
@@ -86,7 +89,7 @@ def _settle_ranks(data: dict[str, Any], known: set[str], batch: int | None, name
         )
         data["layout"] = {**layout, "dp": ranks // others}
     elif batch is not None and {"workload.micro_batch", "workload.micro_batches"} <= known:
-        micro, count, fsdp = _batch_of(data)
+        micro, count, fsdp = _batch_of({**data, "workload": {**data["workload"], **own}})
         each = micro * count * fsdp
         require(
             batch % each == 0,

@@ -63,6 +63,8 @@ def test_the_file_stands_over_a_case_and_that_is_said(tmp_path: Path) -> None:
         ({"micro_batches": 4}, ["--dp", "2"], (8, 4, 2)),
         ({}, ["--dp", "2"], (32, 1, 2)),
         ({"micro_batch": 2}, ["--nodes", "2", "--per-node", "8"], (2, 2, 16)),
+        ({"micro_batch": 4, "micro_batches": 2}, ["--global-batch", "96"], (4, 3, 8)),
+        ({"micro_batch": 4, "micro_batches": 2}, ["--micro-batch", "1"], (1, 2, 8)),
         (
             {"micro_batch": 4, "micro_batches": 2},
             ["--dp", "2", "--global-batch", "16", "--micro-batch", "2"],
@@ -75,6 +77,11 @@ def test_a_global_batch_gives_what_neither_side_says(
 ) -> None:
     case = merged(Taken({"workload": said}, global_batch=64), "--model", "gpt-1m", *words).case
     assert (case.workload.micro_batch, case.workload.micro_batches, case.layout.dp) == sizes
+
+
+def test_a_global_batch_of_the_flags_stands_over_the_files() -> None:
+    found = merged(Taken(ZERO, global_batch=64), "--model", "gpt-1m", "--global-batch", "96")
+    assert found.overruled[-1] == "global batch: 96 of the flags is taken, not 64 of ds{}.json"
 
 
 def test_a_global_batch_that_the_flags_do_not_make_is_said() -> None:
