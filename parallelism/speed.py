@@ -20,7 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from parallelism.batches import Batch
-from parallelism.hf_reference import CLASSES, reference_family, reference_model
+from parallelism.hf_reference import CLASSES, reference_model
 from parallelism.optimizers import build_optimizer
 from parallelism.speed_report import BY_HAND, FUSED, OURS, REFERENCE, SCHEMA, Overhead, Race, SpeedReport, lines
 from parallelism.training import Trainer, build_model, learning_rate
@@ -29,6 +29,7 @@ from suite.environment import package_version
 from suite.interleaved import interleave, median_difference, ratio_of_medians
 from suite.models import preset
 from suite.models.decoder import Activation
+from suite.models.hf_family import reference_family
 from suite.parse import SpecError, require, to_mapping
 from suite.ranklog import RankWriter
 from suite.record import Quantity, Sample

@@ -11,10 +11,11 @@ from torch.optim import SGD, AdamW, Optimizer
 
 from parallelism.batches import Batch
 from parallelism.clipping import clip_gradients
-from parallelism.optimizers import BETAS, MOMENTUM, build_optimizer
+from parallelism.optimizers import build_optimizer
 from parallelism.training import Trainer
 from suite.case import case_from
 from suite.hardware.operator_times import Format, Frame, Timed
+from suite.optimizers import BETAS, MOMENTUM
 
 #: tensors whose update is timed beside that of a single one
 TENSORS = 9

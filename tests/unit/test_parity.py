@@ -16,13 +16,14 @@ from torch import Tensor
 
 from suite.models.decoder import DecoderSpec, Latent, RopeScaling
 from suite.models.decoder_module import Decoder
+from suite.models.hf_family import reference_family
 from suite.models.presets import gpt, llama
 from suite.parse import SpecError
 from suite.spec import AttentionKernel, LossKernel
 
 os.environ["HF_HUB_OFFLINE"] = "1"
 
-from parallelism.hf_reference import reference_family, reference_model, under_reference_names
+from parallelism.hf_reference import reference_model, under_reference_names
 
 TOLERANCE = 1e-4
 #: of a gradient's largest entry
