@@ -11,11 +11,9 @@ from torch.optim import SGD, Adafactor, AdamW, Muon, Optimizer
 
 from parallelism.adam_8bit import Adam8bit
 from suite.case import Case
-from suite.optimizers import kernel_of, rule_of
+from suite.optimizers import BETAS, MOMENTUM, kernel_of, rule_of
 from suite.spec import OptimizerKernel, OptimizerKind
 
-BETAS = (0.9, 0.95)
-MOMENTUM = 0.9
 #: Muon's update scaled to the size of AdamW's, so that one learning rate serves both (arXiv:2502.16982, section 2.2)
 MUON_SCALE = "match_rms_adamw"
 

@@ -24,9 +24,7 @@ from suite.formats import formats_of
 from suite.layout import Reduction
 from suite.models.decoder_module import Decoder
 from suite.record import Component
-from suite.spec import Precision, Recipe
-
-MIN_LEARNING_RATE = 0.1  # of the peak, at the end of the cosine
+from suite.spec import MIN_LEARNING_RATE, Precision, Recipe
 
 
 def learning_rate(recipe: Recipe, step: int) -> float:

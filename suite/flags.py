@@ -121,6 +121,26 @@ def cases_of(options: argparse.Namespace, settle: Callable[[dict[str, Any]], Non
     )
 
 
+def case_over(
+    data: Mapping[str, Any], options: argparse.Namespace, settle: Callable[[dict[str, Any]], None] | None = None
+) -> Case:
+    """The Case that `data` (its JSON form) is with what the flags, but for --case and its like, say of it."""
+    return _changed(dict(data), options, 0, settle)
+
+
+def given_base(options: argparse.Namespace) -> dict[str, Any]:
+    """What --case holds, with the model that --model or --hf-config names; SpecError for several cases."""
+    items = _given(options)
+    require(len(items) == 1, f"--case: {options.case!r} holds {len(items)} cases; this verb takes one")
+    return items[0]
+
+
+def given_parts(options: argparse.Namespace) -> dict[str, dict[str, Any]]:
+    """The keys of a case's parts that flags give, by part; parts that they say nothing of are left out."""
+    parts = {part: _part(part, kind, options) for part, kind in PARTS.items()}
+    return {part: given for part, given in parts.items() if given}
+
+
 def given_bases(options: argparse.Namespace) -> list[str]:
     """Those of --case, --model and --hf-config that were given."""
     return [_flag(name) for name in BASES if getattr(options, name) is not None]

@@ -12,6 +12,8 @@ if TYPE_CHECKING:
     from suite.case import Case
     from suite.layout import Layout
 
+BETAS = (0.9, 0.95)  # of AdamW and 8-bit Adam
+MOMENTUM = 0.9  # of SGD
 STATE_BYTES = 4  # an element's moment in fp32
 STEP_BYTES = 4  # the step counter of AdamW and Adafactor, an fp32 scalar a tensor
 #: fp32 values an element, of the rules that keep as many for each

@@ -43,6 +43,9 @@ class LossKernel(StrEnum):
 LOSS_CHUNKS = 8
 
 
+MIN_LEARNING_RATE = 0.1  # of the peak, at the end of a recipe's cosine
+
+
 class OptimizerKind(StrEnum):
     """The update rule."""
 

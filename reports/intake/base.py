@@ -19,3 +19,6 @@ class Taken:
     """what the file leaves open and we took, a line each"""
     ignored: tuple[str, ...] = field(default=())
     """keys that change neither memory nor time (names, logging), listed too"""
+    global_batch: int | None = None
+    """sequences a step, where the file says them; with the flags they give what of micro_batch, micro_batches and dp
+    neither says"""
