@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from reports.intake.base import Taken
+from reports.intake.megatron.read import is_megatron, read_megatron
 from suite.parse import SpecError, nearest, require, shown
 
 #: characters of a file that recognisers are shown
@@ -22,7 +23,9 @@ class Source:
 
 
 #: readers by the name that --from takes; recognisers are asked in this order
-SOURCES: dict[str, Source] = {}
+SOURCES: dict[str, Source] = {
+    "megatron": Source(is_megatron, read_megatron),
+}
 
 
 def source_of(path: str, named: str | None) -> str:

@@ -6,14 +6,11 @@ import math
 
 from reports.handover.megatron.part import Part, given
 from suite.case import Case
-from suite.optimizers import kernel_of
+from suite.optimizers import BETAS, MOMENTUM, kernel_of
 from suite.parse import require
-from suite.spec import AttentionKernel, LossKernel, OptimizerKernel, OptimizerKind, Precision
+from suite.spec import MIN_LEARNING_RATE, AttentionKernel, LossKernel, OptimizerKernel, OptimizerKind, Precision
 
 OPTIMIZERS = {OptimizerKind.ADAMW: "adam", OptimizerKind.SGD: "sgd", OptimizerKind.MUON: "muon"}
-#: what training starts from and ends at: the rate decays to a tenth (suite/spec.py, Recipe); AdamW's betas, SGD's
-#: momentum (parallelism/optimizers.py)
-LAST_SHARE, BETAS, MOMENTUM = 0.1, (0.9, 0.95), 0.9
 FORMATS = {
     Precision.FP32: (),
     Precision.BF16_MIXED: ("--bf16",),
@@ -68,7 +65,7 @@ def optimizer_part(case: Case) -> Part:
         f"--optimizer {OPTIMIZERS[kind]}",
         *_constants(kind),
         f"--lr {recipe.learning_rate!r}",
-        f"--min-lr {recipe.learning_rate * LAST_SHARE:.12g}",
+        f"--min-lr {recipe.learning_rate * MIN_LEARNING_RATE:.12g}",
         "--lr-decay-style cosine",
         f"--lr-decay-iters {max(recipe.steps, recipe.warmup_steps + 1)}",
         f"--lr-warmup-iters {recipe.warmup_steps}",

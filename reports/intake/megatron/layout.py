@@ -50,7 +50,7 @@ def _data(settings: Settings, layout: dict[str, Any], ranks: int | None) -> dict
     if is_torch or (is_own and strategy == "optim_grads_params"):
         settings.taken.add("overlap_param_gather")
         return _fsdp(settings, layout, ranks, is_torch)
-    found = _buckets(settings)
+    found: dict[str, Any] = _buckets(settings)
     if settings.is_on("grad_reduce_in_bf16"):
         settings.leave("grad_reduce_in_bf16", "replicas reduce gradients in fp32 here")
     if settings.is_on("overlap_param_gather"):
@@ -63,6 +63,8 @@ def _data(settings: Settings, layout: dict[str, Any], ranks: int | None) -> dict
         instead = "each replica keeps its own; fsdp shards it, with parameters and gradients"
         settings.leave(flag, f"no ZeRO-{stage} with {over} here: {instead}")
         stage = 0
+    if ranks == layout["tp"] * layout["cp"] * layout["pp"]:
+        stage = 0  # one replica has nothing to divide
     found |= {"zero": stage} if stage else {}
     found |= {"engine": "torch"} if stage == 1 and layout["cp"] > 1 and layout["pp"] == 1 else {}
     if settings.is_on("optimizer_cpu_offload"):
@@ -74,7 +76,7 @@ def _data(settings: Settings, layout: dict[str, Any], ranks: int | None) -> dict
     return found
 
 
-def _buckets(settings: Settings) -> dict[str, int]:
+def _buckets(settings: Settings) -> dict[str, Any]:
     elements = settings.number("ddp_bucket_size")
     if not elements:
         return {}

@@ -35,7 +35,7 @@ def model_of(settings: Settings) -> dict[str, Any]:
     is_gated = settings.is_on("swiglu") or settings.is_on("quick_geglu")
     latent = _latent(settings)
     bias = settings.is_on("add_bias_linear")
-    sizes = {
+    sizes: dict[str, Any] = {
         "ffn": _ffn(settings, hidden, is_gated),
         "max_positions": settings.whole("max_position_embeddings"),
         "kv_heads": 0 if latent else _groups(settings, heads),

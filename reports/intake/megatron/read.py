@@ -20,6 +20,8 @@ from suite.parse import SpecError, require, shown
 
 #: characters of the largest file that is read
 LARGEST = 2**22
+#: formats that DeepSpeed's engine does not take here, and torch's ZeRO-1 does
+NOT_ON_DEEPSPEED = ("fp8", "fp16-mixed")
 #: what launchers call the machines and the devices of one
 NODES = ("--nnodes", "--nodes", "-N", "--num-nodes", "--num_nodes")
 DEVICES = ("--nproc_per_node", "--nproc-per-node", "--ntasks-per-node", "--gpus-per-node", "--num-gpus", "--num_gpus")
@@ -31,7 +33,7 @@ LAUNCHER = (
 _BATCH_SCRIPT = re.compile(r"^#SBATCH\s+(\S+?)(?:[ \t=]+)(\S+)", flags=re.MULTILINE)
 
 
-def recognises(text: str) -> bool:
+def is_megatron(text: str) -> bool:
     """Is this a file of Megatron-LM's arguments? Several of its own options, or lines of its log."""
     own = {"--num-layers", "--hidden-size", "--num-attention-heads", "--tensor-model-parallel-size", "--seq-length"}
     words = set(re.findall(r"--[a-z][a-z0-9-]+", text))
@@ -124,6 +126,8 @@ def _taken(settings: Settings, nodes: int | None, devices: int | None, text: str
     model = model_of(settings)
     layout = layout_of(settings, ranks)
     workload = workload_of(settings, layout)
+    if layout.get("zero") == 1 and workload["precision"] in NOT_ON_DEEPSPEED:
+        layout["engine"] = "torch"
     batch = settings.number("global_batch_size")
     recipe = recipe_of(settings, int(batch) if batch else None)
     case = {"model": model, "layout": layout, "workload": workload, "recipe": recipe}

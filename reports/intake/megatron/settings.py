@@ -27,7 +27,8 @@ class Given:
     @property
     def line(self) -> str:
         """As it stands in the file; variables that are not set by their names."""
-        text = " ".join((self.flag, *self.values))
+        is_switch = self.flag.startswith("--") and self.values in (("True",), ("False",))
+        text = self.flag if is_switch else " ".join((self.flag, *self.values))
         return re.sub(f"{MARK}(.*?){MARK}", r"$\1", text, flags=re.DOTALL)
 
 
@@ -48,8 +49,10 @@ class Settings:
         self.taken.add(name)
         if name not in self.given:
             return options()[name].default or None if name in options() else None
-        given = self.given[name]
+        given, option = self.given[name], options().get(name)
         value = " ".join(given.values)
+        is_one = option is None or option.takes is not Takes.SOME
+        require(not is_one or len(given.values) == 1, f"{given.flag}: takes one value, got {shown(value)}")
         variable = unset(value)
         if variable is not None:
             raise SpecError(
@@ -116,7 +119,7 @@ def _flag(name: str) -> str:
 
 
 def from_words(words: Sequence[str]) -> Settings:
-    """The settings that a command's words give. SpecError for an option without its value, or with one too many."""
+    """The settings that a command's words give. SpecError for an option without its value, or a switch with one."""
     settings = Settings()
     place = 0
     while place < len(words):
@@ -146,13 +149,10 @@ def _abbreviated(flag: str, settings: Settings) -> Option | None:
 
 
 def _checked(option: Option, flag: str, values: list[str]) -> tuple[str, ...]:
-    """The option's values: of a switch, what it makes of the setting."""
+    """The option's values: of a switch, what it makes of the setting. Several words of one value are left to whoever
+    reads it: a script that does not quote its variables has split them."""
     if option.takes in (Takes.ONE, Takes.SOME):
         require(bool(values), f"{flag}: no value follows it; give {_KINDS.get(option.kind, 'one')}")
-        require(
-            option.takes is Takes.SOME or len(values) == 1,
-            f"{flag}: takes one value, got {shown(' '.join(values))}",
-        )
         return tuple(values)
     require(not values, f"{flag}: is a switch and takes no value, got {shown(' '.join(values))}")
     is_off = option.takes is Takes.CLEAR or (option.takes is Takes.EITHER and flag.startswith("--no-"))

@@ -19,7 +19,6 @@ def pipeline_of(settings: Settings) -> dict[str, Any]:
     pp, layers = settings.whole("pipeline_model_parallel_size"), settings.whole("num_layers")
     text = settings.text("pipeline_model_parallel_layout")
     counts = _of_text(settings, text, pp) if text is not None else _of_numbers(settings, pp, layers)
-    stages, first = settings.number("num_virtual_stages_per_pipeline_rank"), counts[0]
     if pp == 1:
         for name in ("num_virtual_stages_per_pipeline_rank", "num_layers_per_virtual_pipeline_stage"):
             settings.taken.add(name)
@@ -27,12 +26,11 @@ def pipeline_of(settings: Settings) -> dict[str, Any]:
     virtual = len(counts) // pp
     require(
         sum(counts) == layers and min(counts) > 0,
-        f"--pipeline-model-parallel-size: {pp} ranks of {virtual} stages with {'-'.join(map(str, counts))} blocks are not"
-        f" --num-layers {layers}",
+        f"--pipeline-model-parallel-size: {pp} ranks of {virtual} stages with {'-'.join(map(str, counts))} blocks are"
+        f" not --num-layers {layers}",
     )
     schedule = "interleaved-1f1b" if virtual > 1 else "1f1b"
-    del stages
-    split = "even" if all(count == first for count in counts) else "-".join(map(str, counts))
+    split = "even" if all(count == counts[0] for count in counts) else "-".join(map(str, counts))
     return {"pp": pp, "schedule": schedule, "virtual_stages": virtual, "stage_split": split}
 
 

@@ -6,10 +6,10 @@ from typing import Any
 
 from reports.intake.megatron.settings import Settings
 from suite.parse import SpecError, shown
+from suite.spec import MIN_LEARNING_RATE
 
 OPTIMIZERS = {"adam": "adamw", "sgd": "sgd", "muon": "muon", "dist_muon": "muon"}
 TENSORWISE = ("tensorwise", "delayed")
-LAST_SHARE = 0.1
 
 
 def workload_of(settings: Settings, layout: dict[str, Any]) -> dict[str, Any]:
@@ -96,6 +96,6 @@ def _warmup(settings: Settings, steps: int | None, global_batch: int | None) -> 
 def _decay(settings: Settings, rate: float | None) -> None:
     """Tell where the rate ends elsewhere than our recipe's: it changes what is learned, and no time."""
     style, last = settings.text("lr_decay_style"), settings.share("min_lr")
-    is_ours = style == "cosine" and rate and abs(last - rate * LAST_SHARE) <= 1e-9 * rate
+    is_ours = style == "cosine" and rate and abs(last - rate * MIN_LEARNING_RATE) <= 1e-9 * rate
     if rate and not is_ours:
-        settings.assumed.append(f"recipe: the rate falls by a cosine to a tenth, not as {style} to {last:g}")
+        settings.assumed.append(f"recipe: the rate falls to a tenth by a cosine, not to {last:g} by {style}")

@@ -21,7 +21,8 @@ IGNORED = frozenset(
     (
         "align_grad_reduce", "align_param_gather", "apply_wd_to_qk_layernorm", "barrier_with_L1_time",
         "check_for_nan_in_loss_and_grad", "check_for_spiky_loss", "clip_grad", "consumed_train_samples",
-        "consumed_valid_samples", "data_parallel_random_init", "deprecated_use_mcore_models", "disable_straggler_on_startup",
+        "consumed_valid_samples", "data_parallel_random_init", "deprecated_use_mcore_models",
+        "disable_straggler_on_startup",
         "distrib_optim_fully_reshardable_mem_efficient", "distributed_backend", "enable_one_logger", "hysteresis",
         "inference_rng_tracker", "init_model_with_meta_device", "iteration", "lazy_mpu_init", "local_rank",
         "manual_gc", "manual_gc_eval", "manual_gc_interval", "merge_file", "mock_data", "openai_gelu",
