@@ -12,6 +12,7 @@ from reports.intake.megatron.layout import layout_of
 from reports.intake.megatron.model import model_of
 from reports.intake.megatron.options import by_flag
 from reports.intake.megatron.settings import LOGGED, Settings, from_log, from_words
+from reports.intake.megatron.stages import with_usual_split
 from reports.intake.megatron.training import recipe_of, workload_of
 from reports.intake.megatron.unread import list_unread
 from reports.intake.shell import Script, expand, follow, unset
@@ -128,6 +129,7 @@ def _taken(settings: Settings, nodes: int | None, devices: int | None, text: str
     workload = workload_of(settings, layout)
     if layout.get("zero") == 1 and workload["precision"] in NOT_ON_DEEPSPEED:
         layout["engine"] = "torch"
+    layout = with_usual_split(model, layout, workload)
     batch = settings.number("global_batch_size")
     recipe = recipe_of(settings, int(batch) if batch else None)
     case = {"model": model, "layout": layout, "workload": workload, "recipe": recipe}

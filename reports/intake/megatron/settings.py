@@ -14,6 +14,8 @@ from suite.parse import SpecError, nearest, require, shown
 
 #: a line of the list that Megatron-LM's logs begin with; a launcher may have put a rank before it
 LOGGED = re.compile(r"^(?:\[?\w+\]?:\s*)?\s*([a-zA-Z_]\w*) \.{2,} ?(.*?)\s*$", flags=re.ASCII | re.MULTILINE)
+#: torch's names of formats, which are options' own ones but for these
+_FORMATS = {"float32": "fp32", "bfloat16": "bf16", "float16": "fp16"}
 _KINDS = {"int": "a whole number", "float": "a number"}
 
 
@@ -181,4 +183,5 @@ def _logged_words(value: str) -> tuple[str, ...]:
             return (value,)
     if value in ("None", ""):
         return ()
-    return (re.sub(r"^(?:[A-Z]\w*|torch)\.", "", value),)
+    word = re.sub(r"^(?:[A-Z]\w*|torch)\.", "", value)
+    return (_FORMATS.get(word, word),)

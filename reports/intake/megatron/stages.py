@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from typing import Any
 
+from parallelism.schedules.stages import balanced_split, block_costs, even_split
 from reports.intake.megatron.settings import Settings
+from suite.case import case_from
+from suite.layout import StageSplit
 from suite.parse import SpecError, require, shown
 
 #: of a layout text: a repeated bracket, a repeated letter
@@ -88,3 +92,15 @@ def _of_numbers(settings: Settings, pp: int, layers: int) -> list[int]:
     stages[0] -= early
     stages[-1] -= late
     return stages
+
+
+def with_usual_split(model: Mapping[str, Any], layout: dict[str, Any], workload: Mapping[str, Any]) -> dict[str, Any]:
+    """The layout without its stage_split where that has the very blocks of the split that a case takes by itself."""
+    if "stage_split" not in layout:
+        return layout
+    parts = {"seq_len": workload["seq_len"], "micro_batch": workload["micro_batch"], "attention": workload["attention"]}
+    whole = case_from({"model": model, "layout": {"recompute": layout.get("recompute", "none")}, "workload": parts})
+    stages = layout["pp"] * layout["virtual_stages"]
+    usual = balanced_split(block_costs(whole), stages)
+    said = StageSplit.parse(layout["stage_split"]).layers or even_split(whole.model.layers, stages)
+    return {key: value for key, value in layout.items() if key != "stage_split" or usual != said}

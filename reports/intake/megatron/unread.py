@@ -6,11 +6,11 @@ from reports.intake.megatron.options import options
 from reports.intake.megatron.settings import Settings
 from suite.parse import nearest
 
-#: what begins like this is about data, files, logging, checkpoints, initial values, or the course of learning
+#: what begins like this is about data, files, logging, checkpoints, inference, initial values, or the course of learning
 IGNORED_BEGINNINGS = (
     "adam_", "app_tag", "async_", "auto_detect_ckpt", "ckpt_", "data_", "dataloader", "decoupled_", "dist_ckpt",
     "distributed_timeout", "embedding_init", "error_injection", "eval_", "exit_", "finetune", "flight_recorder",
-    "init_method", "initial_loss", "load", "log_", "logging_", "loss_scale", "lr", "min_l", "mmap", "muon_",
+    "inference_", "init_method", "initial_loss", "inprocess_", "load", "log_", "logging_", "loss_scale", "lr", "mamba_inference", "min_l", "mmap", "muon_",
     "no_load", "no_save", "non_persistent", "num_dataset", "num_workers", "one_logger", "otel", "override",
     "per_dataset", "per_split", "pretrained", "profile", "pytorch_profiler", "replication", "rerun", "result_rejected",
     "save", "sgd_", "sharp", "start_eval", "start_weight", "end_weight", "strict_", "straggler", "tensorboard",
@@ -41,6 +41,8 @@ DERIVED = frozenset(
         "consumed_train_bins", "data_parallel_size", "decoder_num_layers", "decoder_seq_length", "encoder_num_layers",
         "encoder_seq_length", "global_step", "no_persist_layer_norm", "num_microbatches", "padded_vocab_size",
         "params_dtype", "skipped_train_samples", "total_model_size", "transformer_pipeline_model_parallel_size",
+        "bias_gelu_fusion", "expert_gtp_weight_remat_size", "expert_tensor_parallel_num_weight_shards",
+        "expert_tensor_parallel_size", "gtp_weight_remat_size", "tensor_parallel_num_weight_shards",
         "use_custom_fsdp", "use_layer_wise_distributed_optimizer", "variable_seq_lengths",
         "virtual_pipeline_model_parallel_size",
     )
@@ -51,7 +53,8 @@ def list_unread(settings: Settings) -> tuple[tuple[str, ...], tuple[str, ...]]:
     """(what is not modelled, what changes nothing), a line each, of the settings that were given and not read."""
     unmodelled, ignored = list(settings.unmodelled), []
     for name, given in settings.given.items():
-        if name in settings.taken or name in DERIVED or name.startswith("_"):
+        is_derived = given.flag == name and (name in DERIVED or name.startswith("_"))
+        if name in settings.taken or is_derived:
             continue
         if name in IGNORED or name.startswith(IGNORED_BEGINNINGS):
             ignored.append(given.line)
