@@ -13,9 +13,12 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 from reports.intake.shell_words import Kind, Piece, Token, Word, pieces_of, tokens
+from suite.parse import require, shown
 
 #: around the name of a variable that the script does not set
 MARK = "\0"
+#: characters that a word may grow to
+LONGEST = 2**20
 SEPARATORS = ("\n", ";", "&", "|", "&&", "||", ";;", ")")
 _ASSIGNED = re.compile(r"([A-Za-z_]\w*)(\+?)=", flags=re.ASCII)
 _BRACES = re.compile(r"([A-Za-z_]\w*|[0-9])(\[[@*]\])?(?:(:?[-=?])(.*))?", flags=re.ASCII | re.DOTALL)
@@ -67,11 +70,12 @@ def expand(word: Word, variables: Mapping[str, list[str]]) -> list[str]:
     for piece in word.pieces:
         values = _values(piece, variables)
         if not piece.is_quoted and piece.kind is not Kind.TEXT:
-            values = [part for value in values for part in value.split()]
+            values = [part for value in values for part in ([value] if MARK in value else value.split())]
         is_there = is_there or bool(values)
         if values:
             fields[-1] += values[0]
             fields += values[1:]
+    require(sum(map(len, fields)) <= LONGEST, f"a word that begins {shown(fields[0][:40])} is too long")
     return fields if is_there else []
 
 
@@ -86,9 +90,9 @@ def _values(piece: Piece, variables: Mapping[str, list[str]]) -> list[str]:
     found = _BRACES.fullmatch(piece.text)
     if found is None:
         return [f"{MARK}{piece.text}{MARK}"]
-    name, _, how, default = found.groups()
+    name, every, how, default = found.groups()
     if name in variables and (variables[name] != [""] or not (how or "").startswith(":")):
-        return variables[name]
+        return [" ".join(variables[name])] if every == "[*]" and piece.is_quoted else variables[name]
     if how is not None and not how.endswith("?"):
         return expand(Word(pieces_of(default)), variables) or [""]
     return [f"{MARK}{name}{MARK}"]

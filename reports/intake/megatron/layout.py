@@ -50,10 +50,12 @@ def _data(settings: Settings, layout: dict[str, Any], ranks: int | None) -> dict
     if is_torch or (is_own and strategy == "optim_grads_params"):
         settings.taken.add("overlap_param_gather")
         return _fsdp(settings, layout, ranks, is_torch)
+    if is_own:
+        settings.taken.add("overlap_param_gather")  # as fsdp's gathers are
     found: dict[str, Any] = _buckets(settings)
     if settings.is_on("grad_reduce_in_bf16"):
         settings.leave("grad_reduce_in_bf16", "replicas reduce gradients in fp32 here")
-    if settings.is_on("overlap_param_gather"):
+    if settings.is_on("overlap_param_gather") and not is_own:
         settings.leave("overlap_param_gather", "parameters are gathered right after the update here")
     stage = STAGES[strategy] if is_own else int(is_distributed)
     flag = "data_parallel_sharding_strategy" if is_own else "use_distributed_optimizer"

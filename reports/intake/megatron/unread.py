@@ -6,11 +6,12 @@ from reports.intake.megatron.options import options
 from reports.intake.megatron.settings import Settings
 from suite.parse import nearest
 
-#: what begins like this is about data, files, logging, checkpoints, inference, initial values, or the course of learning
+#: what begins like this is about data, files, logging, checkpoints, inference, initial values or the course of learning
 IGNORED_BEGINNINGS = (
     "adam_", "app_tag", "async_", "auto_detect_ckpt", "ckpt_", "data_", "dataloader", "decoupled_", "dist_ckpt",
     "distributed_timeout", "embedding_init", "error_injection", "eval_", "exit_", "finetune", "flight_recorder",
-    "inference_", "init_method", "initial_loss", "inprocess_", "load", "log_", "logging_", "loss_scale", "lr", "mamba_inference", "min_l", "mmap", "muon_",
+    "inference_", "init_method", "initial_loss", "inprocess_", "load", "log_", "logging_", "loss_scale", "lr",
+    "mamba_inference", "min_l", "mmap", "muon_",
     "no_load", "no_save", "non_persistent", "num_dataset", "num_workers", "one_logger", "otel", "override",
     "per_dataset", "per_split", "pretrained", "profile", "pytorch_profiler", "replication", "rerun", "result_rejected",
     "save", "sgd_", "sharp", "start_eval", "start_weight", "end_weight", "strict_", "straggler", "tensorboard",
@@ -20,8 +21,8 @@ IGNORED_BEGINNINGS = (
 IGNORED = frozenset(
     (
         "align_grad_reduce", "align_param_gather", "apply_wd_to_qk_layernorm", "barrier_with_L1_time",
-        "check_for_nan_in_loss_and_grad", "check_for_spiky_loss", "clip_grad", "consumed_train_samples",
-        "consumed_valid_samples", "data_parallel_random_init", "deprecated_use_mcore_models",
+        "check_for_nan_in_loss_and_grad", "check_for_spiky_loss", "clip_grad",
+        "data_parallel_random_init", "deprecated_use_mcore_models",
         "disable_straggler_on_startup",
         "distrib_optim_fully_reshardable_mem_efficient", "distributed_backend", "enable_one_logger", "hysteresis",
         "inference_rng_tracker", "init_model_with_meta_device", "iteration", "lazy_mpu_init", "local_rank",
@@ -32,13 +33,14 @@ IGNORED = frozenset(
         "calculate_per_token_loss", "mtp_loss_scaling_factor", "qk_clip_alpha", "qk_clip_threshold", "warmup",
         "rotary_scaling_factor", "attention_softmax_in_fp32", "apply_layernorm_1p", "layernorm_zero_centered_gamma",
         "enable_experimental", "enable_ft_package", "export_force_local_attention", "mask_prob", "short_seq_prob",
-        "sample_rate", "bert_binary_head", "onnx_safe", "use_sharp", "world_size", "yaml_cfg",
+        "sample_rate", "bert_binary_head", "onnx_safe", "use_sharp", "yaml_cfg",
     )
 )  # fmt: skip
 #: what Megatron-LM works out itself and logs among its arguments
 DERIVED = frozenset(
     (
-        "consumed_train_bins", "data_parallel_size", "decoder_num_layers", "decoder_seq_length", "encoder_num_layers",
+        "consumed_train_bins", "consumed_train_samples", "consumed_valid_samples", "world_size",
+        "data_parallel_size", "decoder_num_layers", "decoder_seq_length", "encoder_num_layers",
         "encoder_seq_length", "global_step", "no_persist_layer_norm", "num_microbatches", "padded_vocab_size",
         "params_dtype", "skipped_train_samples", "total_model_size", "transformer_pipeline_model_parallel_size",
         "bias_gelu_fusion", "expert_gtp_weight_remat_size", "expert_tensor_parallel_num_weight_shards",
