@@ -9,11 +9,12 @@ from __future__ import annotations
 import ast
 import operator
 import re
+import textwrap
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 from reports.intake.shell_words import Kind, Piece, Token, Word, pieces_of, tokens
-from suite.parse import require, shown
+from suite.parse import SHOWN_CHARACTERS, require, shown
 
 #: around the name of a variable that the script does not set
 MARK = "\0"
@@ -56,7 +57,7 @@ def unset(word: str) -> str | None:
 
 def follow(text: str) -> Script:
     """The script's commands, variables, and what was not followed."""
-    reader = _Reader(list(tokens(text)), Script())
+    reader = _Reader(list(tokens(text.replace(MARK, ""))), Script())
     while reader.place < len(reader.tokens):
         reader.block((), True)
         reader.place += 1  # a closing word or bracket that nothing opened
@@ -83,19 +84,24 @@ def _values(piece: Piece, variables: Mapping[str, list[str]]) -> list[str]:
     if piece.kind is Kind.TEXT:
         return [piece.text]
     if piece.kind is Kind.COMMAND:
-        return [f"{MARK}$({piece.text.strip()}){MARK}"]
+        return [_mark(f"$({piece.text.strip()})")]
     if piece.kind is Kind.ARITHMETIC:
         number = _arithmetic(piece.text, variables)
-        return [f"{MARK}$(({piece.text.strip()})){MARK}" if number is None else str(number)]
+        return [_mark(f"$(({piece.text.strip()}))") if number is None else str(number)]
     found = _BRACES.fullmatch(piece.text)
     if found is None:
-        return [f"{MARK}{piece.text}{MARK}"]
+        return [_mark(piece.text)]
     name, every, how, default = found.groups()
     if name in variables and (variables[name] != [""] or not (how or "").startswith(":")):
         return [" ".join(variables[name])] if every == "[*]" and piece.is_quoted else variables[name]
     if how is not None and not how.endswith("?"):
         return expand(Word(pieces_of(default)), variables) or [""]
-    return [f"{MARK}{name}{MARK}"]
+    return [_mark(name)]
+
+
+def _mark(name: str) -> str:
+    """In the place of what the script does not set; on one line."""
+    return f"{MARK}{textwrap.shorten(name, SHOWN_CHARACTERS, placeholder='...')}{MARK}"
 
 
 def _arithmetic(text: str, variables: Mapping[str, list[str]]) -> int | None:

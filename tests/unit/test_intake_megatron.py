@@ -221,6 +221,21 @@ def test_a_list_of_arguments_is_enough() -> None:
     assert any(line.startswith("layout.dp") for line in found.assumed)
 
 
+def test_a_batch_script_and_a_command_in_quotes() -> None:
+    text = """#SBATCH --nodes=16
+#SBATCH --ntasks-per-node 4
+options=" \\
+  --num-layers 2 --hidden-size 64 --num-attention-heads 4 --max-position-embeddings 32 \\
+  --seq-length 32 --micro-batch-size 1 --vocab-size 64 --init-std-of-ours $(hostname -f; date)"
+run="python -u /here/pretrain_gpt.py ${options}"
+srun -l --output=x.log sh -c "cd /here; ${run}"
+"""
+    found = taken_from(text, "job.sh")
+    assert found.case["cluster"] == {"nodes": 16, "per_node": 4}
+    assert found.case["workload"]["precision"] == "fp32"
+    assert found.unmodelled[1].startswith("--init-std-of-ours $(hostname -f; date): no option of Megatron-LM's")
+
+
 @pytest.mark.parametrize("text", ["", "torchrun pretrain_gpt.py", "{}", "\0", "echo hi", "--num-layers 2"])
 def test_what_holds_no_arguments_is_refused(text: str) -> None:
     with pytest.raises(SpecError) as error:

@@ -126,10 +126,10 @@ def _vocabulary(settings: Settings, spec: DecoderSpec) -> int:
     """Rows of the embedding: as given, else of a tokenizer that is always as large, else of the preset that has this
     shape. SpecError where a file that is not read decides it."""
     tp, multiple = settings.whole("tensor_model_parallel_size"), settings.whole("make_vocab_size_divisible_by")
-    kind, padded = settings.text("tokenizer_type"), settings.given.get("padded_vocab_size")
-    if padded is not None:
-        settings.taken |= {"vocab_size", "padded_vocab_size"}
-        return int(padded.values[0]) if padded.values[0].isdigit() else 1
+    kind = settings.text("tokenizer_type")
+    if settings.says("padded_vocab_size"):
+        settings.taken.add("vocab_size")
+        return settings.whole("padded_vocab_size")
     vocab = int(settings.number("vocab_size") or 0)
     if not vocab:
         vocab, why = VOCABULARIES.get(kind or "", 0), f"the tokens of {kind}"

@@ -72,7 +72,9 @@ def _settings(text: str) -> tuple[Settings, int | None, int | None]:
     script = follow(text)
     words = _command(script)
     require(bool(words), "no command or list of Megatron-LM's options in it; give a script that has them")
-    settings = from_words(words)
+    program = next((place for place, word in enumerate(words) if word.endswith(".py")), -1)
+    own = words[program + 1 :]  # those before it are the launcher's
+    settings = from_words(own if _options(own) else words)
     settings.assumed += script.notes
     named = dict(_BATCH_SCRIPT.findall(text))
     return settings, _count(words, NODES, named), _count(words, DEVICES, named)
@@ -121,7 +123,7 @@ def _count(words: list[str], flags: tuple[str, ...], named: dict[str, str]) -> i
 
 def _taken(settings: Settings, nodes: int | None, devices: int | None, text: str) -> Taken:
     """The case's parts, and what of the settings is in none."""
-    logged = int(settings.given["world_size"].values[0]) if "world_size" in settings.given else None
+    logged = settings.whole("world_size") if settings.says("world_size") else None
     ranks = logged if logged is not None else (nodes or 1) * devices if devices is not None else None
     settings.unknown = [given for given in settings.unknown if not given.flag.startswith((*NODES, *DEVICES, *LAUNCHER))]
     model = model_of(settings)

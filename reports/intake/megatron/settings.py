@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import math
 import re
+import textwrap
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
@@ -16,6 +17,8 @@ from suite.parse import SpecError, nearest, require, shown
 LOGGED = re.compile(r"^(?:\[?\w+\]?:\s*)?\s*([a-zA-Z_]\w*) \.{2,} ?(.*?)\s*$", flags=re.ASCII | re.MULTILINE)
 #: torch's names of formats, which are options' own ones but for these
 _FORMATS = {"float32": "fp32", "bfloat16": "bf16", "float16": "fp16"}
+#: characters of a setting in a list
+LONGEST = 200
 _KINDS = {"int": "a whole number", "float": "a number"}
 
 
@@ -31,7 +34,7 @@ class Given:
         """As it stands in the file; variables that are not set by their names."""
         is_switch = self.flag.startswith("--") and self.values in (("True",), ("False",))
         text = self.flag if is_switch else " ".join((self.flag, *self.values))
-        return re.sub(f"{MARK}(.*?){MARK}", r"$\1", text, flags=re.DOTALL)
+        return textwrap.shorten(re.sub(f"{MARK}\\$?(.*?){MARK}", r"$\1", text), LONGEST, placeholder="...")
 
 
 @dataclass

@@ -13,8 +13,9 @@ from suite.layout import StageSplit
 from suite.parse import SpecError, require, shown
 
 #: of a layout text: a repeated bracket, a repeated letter
-_BRACKET, _LETTER = re.compile(r"\(([^()]+)\)\*(\d{1,4})", flags=re.ASCII), re.compile(r"(.)\*(\d{1,4})")
-LONGEST = 100_000
+_BRACKET, _LETTER = re.compile(r"\(([^()]+)\)\*(\d{1,3})", flags=re.ASCII), re.compile(r"(.)\*(\d{1,3})")
+#: characters of a layout text, its repetitions written out
+LONGEST = 20_000
 
 
 def pipeline_of(settings: Settings) -> dict[str, Any]:
