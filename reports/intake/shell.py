@@ -13,11 +13,9 @@ import textwrap
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
-from reports.intake.shell_words import Kind, Piece, Token, Word, pieces_of, tokens
+from reports.intake.shell_words import MARK, Kind, Piece, Token, Word, pieces_of, tokens
 from suite.parse import SHOWN_CHARACTERS, require, shown
 
-#: around the name of a variable that the script does not set
-MARK = "\0"
 #: characters that a word may grow to
 LONGEST = 2**20
 SEPARATORS = ("\n", ";", "&", "|", "&&", "||", ";;", ")")

@@ -9,6 +9,8 @@ from enum import StrEnum
 
 #: operators, longest first; a newline ends a command as ; does
 OPERATORS = ("&&", "||", ";;", ">>", "<<", "\n", ";", "&", "|", "(", ")", "<", ">")
+#: around what stands for a variable that is not set, in a text that was put together already
+MARK = "\0"
 #: a line that goes on in the next
 CONTINUED = "\\\n"
 _NAME = re.compile(r"[A-Za-z_]\w*|\d|[@*#?$!-]", flags=re.ASCII)
@@ -93,6 +95,10 @@ def _word(text: str, place: int) -> tuple[tuple[Piece, ...], int]:
             end = _closing_quote(text, place + 1)
             pieces += _quoted(text[place + 1 : end], True) or [Piece(Kind.TEXT, "", True)]
             place = end + 1
+        elif letter == MARK:
+            end = _end(text, MARK, place + 1) + 1
+            pieces.append(Piece(Kind.TEXT, text[place:end], True))
+            place = end
         elif letter in "$`":
             piece, place = _expansion(text, place, False)
             pieces.append(piece)

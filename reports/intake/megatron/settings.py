@@ -10,7 +10,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
 from reports.intake.megatron.options import Option, Takes, by_flag, options
-from reports.intake.shell import MARK, unset
+from reports.intake.shell import unset
+from reports.intake.shell_words import MARK
 from suite.parse import SpecError, nearest, require, shown
 
 #: a line of the list that Megatron-LM's logs begin with; a launcher may have put a rank before it
