@@ -19,7 +19,7 @@ SCRIPTS = {
     "string": 'OPTIONS=" \\\n  --a 1 \\\n  --b $((2 * 4)) \\\n"\nOPTIONS+=" --c"\nshow $OPTIONS',
     "if": 'D=fp8\nif [[ "$D" == "fp8" ]]; then\n E=(--x)\nelif [ 1 -eq 1 ]; then\n E=(--y)\nelse\n E=(--z)\nfi\n'
     'if [ $D = fp16 ] || [[ $D == a && $D == fp8 ]]; then\n show no\nelse\n show "${E[@]}"\nfi\n'
-    '[ -z "" ] && show empty',
+    '[ -z "" ] && show empty\n[ 1 = 2 ] && show no\n[ 1 = 1 ] || show no',
     "nested": 'if [ 1 = 2 ]; then\n if [ 1 = 1 ]; then\n  show no\n fi\nelse\n { show yes; }\nfi\n'
     'export F=3; show "$F" > /dev/null',
     "quotes": "show \"a \\\"b\\\" \\$c\" 'd \"e\"' f\\ g \"\" h#i",
