@@ -7,7 +7,8 @@ import subprocess
 
 import pytest
 
-from reports.intake.shell import follow, unset
+from reports.intake.shell import follow
+from reports.intake.shell_expand import unset
 
 pytestmark = pytest.mark.unit
 

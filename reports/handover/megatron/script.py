@@ -24,7 +24,7 @@ def megatron_script(case: Case) -> Handover:
     parts = [part for make in PARTS if (part := make(case)).arguments or part.unsaid]
     engine = engine_lines(case)
     unsaid = (*engine, *(line for part in parts for line in part.unsaid))
-    usage = "run it with bash in a checkout of Megatron-LM; on several nodes with NODE_RANK and MASTER_ADDR set on each"
+    usage = f"bash {FILENAME} in a checkout of Megatron-LM; on several nodes with NODE_RANK and MASTER_ADDR set on each"
     return Handover(_text(case, parts, engine), FILENAME, unsaid, usage)
 
 

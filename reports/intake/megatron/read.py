@@ -15,7 +15,8 @@ from reports.intake.megatron.settings import LOGGED, Settings, from_log, from_wo
 from reports.intake.megatron.stages import with_usual_split
 from reports.intake.megatron.training import recipe_of, workload_of
 from reports.intake.megatron.unread import list_unread
-from reports.intake.shell import Script, expand, follow, unset
+from reports.intake.shell import Script, follow
+from reports.intake.shell_expand import expand, unset
 from reports.intake.shell_words import Word, tokens
 from suite.parse import SpecError, require, shown
 

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
 from reports.intake.megatron.options import Option, Takes, by_flag, options
-from reports.intake.shell import unset
+from reports.intake.shell_expand import unset
 from reports.intake.shell_words import MARK
 from suite.parse import SpecError, nearest, require, shown
 
