@@ -7,10 +7,12 @@ from collections.abc import Callable
 from reports.handover.accelerate import accelerate
 from reports.handover.base import Handover
 from reports.handover.deepspeed import deepspeed
+from reports.handover.megatron.script import megatron_script
 from suite.case import Case
 
 #: writers by the name that --to takes. Each raises SpecError for a case that the target cannot train at all
 TARGETS: dict[str, Callable[[Case], Handover]] = {
     "deepspeed": deepspeed,
     "accelerate": accelerate,
+    "megatron": megatron_script,
 }

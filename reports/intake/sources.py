@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from reports.intake.base import Taken
 from reports.intake.deepspeed import is_deepspeed, read_deepspeed
+from reports.intake.megatron.read import is_megatron, read_megatron
 from suite.parse import SpecError, nearest, require, shown
 
 #: characters of a file that recognisers are shown
@@ -25,6 +26,7 @@ class Source:
 #: readers by the name that --from takes; recognisers are asked in this order
 SOURCES: dict[str, Source] = {
     "deepspeed": Source(is_deepspeed, read_deepspeed),
+    "megatron": Source(is_megatron, read_megatron),
 }
 
 
