@@ -5,7 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from reports.handover.base import Handover
+from reports.handover.torchtitan import torchtitan
 from suite.case import Case
 
 #: writers by the name that --to takes. Each raises SpecError for a case that the target cannot train at all
-TARGETS: dict[str, Callable[[Case], Handover]] = {}
+TARGETS: dict[str, Callable[[Case], Handover]] = {
+    "torchtitan": torchtitan,
+}
