@@ -25,7 +25,7 @@ def torchtitan(case: Case) -> Handover:
     model of another form, and for a layout that torchtitan has no engine for. Keywords: torchtitan/config/configs.py
     of 0.3.0.
     """
-    check_form(case)
+    check_form(case.model)
     check_layout(case)
     left, where = unsaid(case), ", on every machine" if case.cluster.nodes > 1 else ""
     program = f"-m torchtitan.train --module config_registry --config {FUNCTION}"
