@@ -5,10 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from reports.handover.base import Handover
+from reports.handover.slurm import slurm
+from reports.handover.torchrun import torchrun_script
 from reports.handover.torchtitan import torchtitan
 from suite.case import Case
 
 #: writers by the name that --to takes. Each raises SpecError for a case that the target cannot train at all
 TARGETS: dict[str, Callable[[Case], Handover]] = {
     "torchtitan": torchtitan,
+    "torchrun": torchrun_script,
+    "slurm": slurm,
 }
