@@ -32,7 +32,7 @@ POLICIES = {
 }
 #: where torchtitan's script puts the tokenizers of the flavors
 ASSETS = {"8B": "Llama-3.1-8B", "70B": "Llama-3.1-70B", "405B": "Llama-3.1-405B"}
-#: the recipe's schedule falls to this share of the learning rate (suite.recipe)
+#: parallelism.training's share of the learning rate at the end, and parallelism.optimizers' betas; both import torch
 LOWEST_SHARE = 0.1
 BETAS = (0.9, 0.95)
 

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from parallelism.training import learning_rate
 from reports.handover.torchtitan import torchtitan
 from suite.case import Case, case_from
 from suite.environment import ROOT
@@ -146,9 +147,16 @@ def test_norms_do_not_decay_and_the_kernel_is_the_cases(taken: dict[str, Any]) -
         {"pattern": "norm", "optimizer_name": "AdamW", "optimizer_kwargs": {**words, "weight_decay": 0.0}},
         {"pattern": ".*", "optimizer_name": "AdamW", "optimizer_kwargs": {**words, "weight_decay": 0.1}},
     ]
-    assert taken["flavor"]["decaying"] == []  # no vector is left to the second group
     assert taken["hybrid"]["optimizer"]["implementation"] == "foreach"
     assert taken["pipeline"]["optimizer"]["implementation"] == "for-loop"
+    assert taken["pipeline"]["groups"] == [[[1], 0.0], [[2], 0.1]]  # of dimensions: vectors, and matrices
+    assert taken["hybrid"]["groups"] == [[[1], 0.0], [[2], 0.0]]
+
+
+def test_its_learning_rates_are_ours(taken: dict[str, Any]) -> None:
+    recipe = case_named("hybrid").recipe
+    ours = [learning_rate(recipe, step) for step in range(recipe.steps)]
+    assert taken["hybrid"]["rates"] == pytest.approx(ours, rel=1e-12)
 
 
 def test_another_shape_is_written_out(taken: dict[str, Any]) -> None:

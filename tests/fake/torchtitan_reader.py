@@ -93,7 +93,6 @@ def read(folder: str, world_size: int) -> dict[str, Any]:
         "seed": config.debug.seed,
         "flavor": spec.flavor,
         "parameters": sum(item.numel() for item in model.parameters()),
-        "decaying": [name for name, item in model.named_parameters() if "norm" not in name and item.dim() < 2],
         "modules": [name for name, _ in model.named_children() if name != "layers"]
         + [f"layers.{name}" for name in model.layers],
         "rope": asdict(attention.rope),
@@ -101,11 +100,28 @@ def read(folder: str, world_size: int) -> dict[str, Any]:
         "eps": spec.model.norm.eps,
         "fp8": converted,
     }
+    if config.optimizer.implementation != "fused":  # which meta tensors have not
+        answer["groups"], answer["rates"] = _optimized(config, model)
     if config.activation_checkpoint is not None:
         config.activation_checkpoint.build(dump_folder="").apply(model)
         answer["policy"] = type(config.activation_checkpoint).__qualname__
     answer["wrapped"] = [name for name, block in model.layers.items() if type(block).__name__ == "CheckpointWrapper"]
     return answer
+
+
+def _optimized(config: Any, model: torch.nn.Module) -> tuple[list[Any], list[float]]:
+    """Each group's tensors by their dimensions, with its decay, and every step's learning rate."""
+    optimizers = config.optimizer.build(model_parts=[model])
+    [optimizer] = optimizers
+    groups = [
+        [sorted({item.dim() for item in group["params"]}), group["weight_decay"]] for group in optimizer.param_groups
+    ]
+    schedule = config.lr_scheduler.build(optimizers=optimizers, training_steps=config.training.steps)
+    rates = []
+    for _ in range(config.training.steps):
+        rates.append(optimizer.param_groups[0]["lr"])
+        schedule.step()
+    return groups, rates
 
 
 def main(words: Sequence[str]) -> None:
