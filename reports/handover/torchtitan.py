@@ -34,7 +34,7 @@ def torchtitan(case: Case) -> Handover:
         f"# {summary(case)}",
         *(f"# {line}" for line in grid_lines(case.layout)),
         "#",
-        f"# For torchtitan 0.3.0. In the folder of this file{where}:",
+        f"# For torchtitan 0.3.0, saved as {FILENAME}. In its folder{where}:",
         f"#   {command}",
         *(["#", "# What torchtitan cannot express of the case, and what it does instead:"] if left else []),
         *(f"# - {line}" for line in left),
