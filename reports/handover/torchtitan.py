@@ -36,6 +36,7 @@ def torchtitan(case: Case) -> Handover:
         "#",
         f"# For torchtitan 0.3.0, saved as {FILENAME}. In its folder{where}:",
         f"#   {command}",
+        "# Its attention is FlexAttention: scores are not stored, and documents in a sequence do not see each other.",
         *(["#", "# What torchtitan cannot express of the case, and what it does instead:"] if left else []),
         *(f"# - {line}" for line in left),
         "",
