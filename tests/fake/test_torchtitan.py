@@ -13,7 +13,9 @@ import pytest
 from parallelism.training import learning_rate
 from reports.handover.torchtitan import torchtitan
 from suite.case import Case, case_from
+from suite.cases import suite_of
 from suite.environment import ROOT
+from suite.models.presets import PRESETS
 from suite.parse import SpecError
 
 pytestmark = pytest.mark.fake
@@ -293,3 +295,17 @@ def test_a_models_name_stays_a_name() -> None:
     made = torchtitan(case_from({"model": {**SMALL, "name": name}}))
     compile(made.text, "config_registry.py", "exec")
     assert "import os" not in [line.strip() for line in made.text.splitlines()]
+
+
+def test_every_model_and_layout_is_a_file_or_one_line() -> None:
+    """Every preset, and every pair of settings of the memory matrix: Python that compiles, or a refusal in one line."""
+    files = 0
+    for case in (*(case_from({"model": name}) for name in PRESETS), *suite_of("memory-pairs")):
+        try:
+            made = torchtitan(case)
+        except SpecError as refused:
+            assert "\n" not in str(refused)
+        else:
+            compile(made.text, made.filename, "exec")
+            files += 1
+    assert files > 20
