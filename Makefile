@@ -29,6 +29,7 @@ $(READY): pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit(f"python3 is {sys.version.split()[0]}; 3.11 or newer is needed" if sys.version_info < (3, 11) else 0)'
 	$(PYTHON) -m venv $(VENV)
 	$(PIP) --constraint constraints.txt --editable '.[test]'
+	$(PIP) --constraint constraints.txt --no-deps torchtitan
 	touch $(READY)
 
 clean: ## remove the environment and caches; runs are kept

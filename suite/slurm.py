@@ -15,12 +15,19 @@ START_S = 300.0
 FIRST_PORT, PORTS = 20_000, 10_000
 
 
-def sbatch(cases: Sequence[Case], command: Sequence[str], timeout_s: float) -> str:
+def sbatch(
+    cases: Sequence[Case],
+    command: Sequence[str],
+    timeout_s: float,
+    notes: Sequence[str] = (),
+    before: Sequence[str] = (),
+) -> str:
     """The text of an sbatch file that runs `command` (which reads its cases on standard input) once a machine.
 
     It asks for as many machines, and devices a machine, as the largest case takes, and for the seconds of every
     case's deadline together. srun hands its standard input to every task, so that no file system need be shared but
-    the program's; the first host of the allocation records.
+    the program's; the first host of the allocation records. `notes` are comments under what is asked for, `before`
+    shell lines ahead of srun, where $first and $port name the meeting of several machines.
     """
     nodes = max(case.cluster.nodes for case in cases)
     devices = max(case.cluster.per_node for case in cases)
@@ -36,10 +43,12 @@ def sbatch(cases: Sequence[Case], command: Sequence[str], timeout_s: float) -> s
         *gpus,
         "#SBATCH --exclusive",
         f"#SBATCH --time={_minutes(timeout_s * len(cases) + START_S)}",
+        *notes,
         "",
         "# One bench a machine, each starting torchrun for its ranks; the first machine records.",
         "set -euo pipefail",
         *(_meeting() if nodes > 1 else []),
+        *before,
         f"srun {words} <<'CASES'",
         json.dumps([case.to_mapping() for case in cases], indent=1),
         "CASES",

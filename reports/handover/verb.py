@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import shlex
 from pathlib import Path
 
 from reports.handover.targets import TARGETS
@@ -33,5 +34,6 @@ def run_export(options: argparse.Namespace) -> int:
     elif options.out is None:
         output().print(made.text, end="", markup=False, highlight=False, soft_wrap=True)
     else:
-        tell(f"{options.out}: written" + (f"; {made.usage}" if made.usage else ""))
+        usage = made.usage.replace(made.filename, shlex.quote(options.out))
+        tell(f"{options.out}: written" + (f"; {usage}" if usage else ""))
     return 0
