@@ -115,16 +115,27 @@ def read_snapshot(document: Document) -> tuple[list[DeviceHistory], dict[str, An
     for device in used:
         trace = traces[device] if device < len(traces) else []
         events = mappings_of(trace, f"{where}: device_traces[{device}]")
-        changes = _changes(events, f"{where}: device_traces[{device}]")
-        end = _end(by_device[device], where) if device in by_device else _least_end(changes)
+        held = _end(by_device.get(device, []), where)
+        changes = _changes(events, held.waits, f"{where}: device_traces[{device}]")
+        end = held.levels if device in by_device else _least_end(changes)
         histories.append(_replay(device, end, events, changes, where))
     settings = data.get("allocator_settings", {})
     return histories, dict(settings) if isinstance(settings, Mapping) else {}
 
 
-def _end(segments: list[Mapping[str, Any]], where: str) -> Levels:
-    """What is held when the snapshot is taken."""
+@dataclass(frozen=True)
+class _Held:
+    """What a device holds when the snapshot is taken."""
+
+    levels: Levels
+    waits: bool
+    """is there a freed block that a stream still uses?"""
+
+
+def _end(segments: list[Mapping[str, Any]], where: str) -> _Held:
+    """The sums over a device's segments and blocks."""
     allocated = active = reserved = 0
+    waits = False
     for number, segment in enumerate(segments):
         place = f"{where}: segments[{number}]"
         reserved += count_of(segment.get("total_size"), f"{place}.total_size")
@@ -135,7 +146,8 @@ def _end(segments: list[Mapping[str, Any]], where: str) -> Levels:
                 allocated += count_of(requested, f"{place}.blocks[{index}].requested_size")
             if state == _ALLOCATED or state in _PENDING:
                 active += size
-    return Levels(allocated, active, reserved)
+            waits = waits or state in _PENDING
+    return _Held(Levels(allocated, active, reserved), waits)
 
 
 def _least_end(changes: list[tuple[int, int, int]]) -> Levels:
@@ -165,17 +177,22 @@ def _replay(
     return DeviceHistory(device, end, peak, trace[at_peak] if at_peak >= 0 else None, bool(trace), oom)
 
 
-def _changes(trace: list[Mapping[str, Any]], where: str) -> list[tuple[int, int, int]]:
+def _changes(trace: list[Mapping[str, Any]], waits: bool, where: str) -> list[tuple[int, int, int]]:
     """What each event does to allocated, active and reserved bytes.
 
     A block is no longer allocated at `free_requested`, no longer active at `free_completed`. Where the trace has none
-    of one of the two (skip_actions), the other stands for both.
+    of one of the two (skip_actions), the other stands for both: unless a block `waits` at the end, or every completion
+    is of a block from before the trace, whose request was before it too.
     """
-    kinds = {event.get("action") for event in trace}
-    has_request, has_completion = "free_requested" in kinds, "free_completed" in kinds
+    addresses = {
+        action: {str(event.get("addr")) for event in trace if event.get("action") == action} for action in _BLOCK
+    }
+    allocated, requested, completed = addresses.values()
+    has_request = bool(requested) or not completed & allocated
+    has_completion = bool(completed) or waits
     changes = []
     for number, event in enumerate(trace):
-        action = event.get("action")
+        action = str(event.get("action"))
         if action in _SILENT:
             changes.append((0, 0, 0))
             continue
@@ -191,7 +208,7 @@ def _changes(trace: list[Mapping[str, Any]], where: str) -> list[tuple[int, int,
         elif action == "free_completed":
             changes.append((0 if has_request else -size, -block, 0))
         else:
-            changes.append((0, 0, size * _SEGMENT[str(action)]))
+            changes.append((0, 0, size * _SEGMENT[action]))
     return changes
 
 
