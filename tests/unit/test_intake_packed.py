@@ -50,9 +50,18 @@ def test_plain_data_is_what_pickle_would_give(protocol: int) -> None:
 def test_a_call_is_refused_by_name_and_never_made(protocol: int, tmp_path: Path) -> None:
     marker = tmp_path / "called"
     data = pickle.dumps({"segments": [], "x": Command(marker)}, protocol)
-    with pytest.raises(SpecError, match="f: pickle opcode (STACK_)?GLOBAL .* is no plain data and is never executed"):
+    with pytest.raises(SpecError, match=r"f: pickle opcode (STACK_)?GLOBAL .* is no plain data and is never executed"):
         read_data_pickle(data, "f")
     assert not marker.exists()
+
+
+def refused(data: bytes) -> str:
+    """What a pickle is refused with; nothing where it is whole by chance."""
+    try:
+        read_data_pickle(data, "f")
+    except SpecError as refusal:
+        return str(refusal)
+    return ""
 
 
 @given(st.binary(max_size=40), st.integers(0, 200))
@@ -65,11 +74,9 @@ def test_a_call_is_refused_by_name_and_never_made(protocol: int, tmp_path: Path)
 def test_a_damaged_pickle_is_refused_in_one_line(noise: bytes, place: int) -> None:
     whole = pickle.dumps(PLAIN["tuples"] + PLAIN["text"], 4)
     for data in (noise, whole[:place], whole[:place] + noise + whole[place + len(noise) :]):
-        try:
-            read_data_pickle(data, "f")
-        except SpecError as refusal:
-            assert "\n" not in str(refusal)
-            assert str(refusal).startswith("f")
+        refusal = refused(data)
+        assert "\n" not in refusal
+        assert refusal.startswith("f") or not refusal
 
 
 def packed(form: str, data: bytes) -> bytes:
