@@ -44,7 +44,7 @@ def step_parts(events: Iterable[Mapping[str, Any]], start: float, end: float) ->
     computed: list[Span] = []
     sent: list[Span] = []
     copied: list[Span] = []
-    kinds = {"kernel", "gpu_memset", "gpu_memcpy"}
+    kinds = ("kernel", "gpu_memset", "gpu_memcpy")
     listed = [event for event in events if event.get("ph") == "X"]
     on_device = any(event.get("cat") == "kernel" for event in listed)
     for event in listed:

@@ -11,7 +11,8 @@ from reports.intake.laid import Laid
 from reports.tables import add_column, cell, framed
 from reports.text import plural
 from suite.record import Quantity
-from suite.units import bytes_text, count_text, percent_text, seconds_text
+from suite.stats import relative_error
+from suite.units import NOT_KNOWN, bytes_text, count_text, percent_text, seconds_text
 
 
 def print_laid(laid: Laid, console: Console) -> None:
@@ -50,20 +51,21 @@ def _lines(laid: Laid) -> list[tuple[str, str, str, str, str]]:
         error = percent_text(speed.error, signed=True)
         lines.append(("step", "all", seconds_text(predicted), seconds_text(measured) + spread, error))
         rates = (speed.predicted_tokens_per_second, speed.tokens_per_second)
-        rate = next(row for row in laid.rows if row.quantity is Quantity.THROUGHPUT)
-        texts = (f"{count_text(value)} tokens/s" if value is not None else "n/a" for value in rates)
-        lines.append(("throughput", "all", *texts, percent_text(rate.error, signed=True)))  # type: ignore[arg-type]
-    for part in laid.parts:
+        told, found_rate = (NOT_KNOWN if value is None else f"{count_text(value)} tokens/s" for value in rates)
+        lines.append(("throughput", "all", told, found_rate, percent_text(relative_error(*rates), signed=True)))
+    for part in (each for each in laid.parts if each.predicted or each.measured):
         pair = (seconds_text(part.predicted), seconds_text(part.measured))
         lines.append((f"  {part.part.replace('_', ' ')}", "", *pair, percent_text(part.error, signed=True)))
-    if laid.reading.overlapped_seconds is not None:
-        lines.append(("  communication that is hidden", "", "n/a", seconds_text(laid.reading.overlapped_seconds), ""))
+    if laid.reading.overlapped_seconds:
+        lines.append(
+            ("  communication that is hidden", "", NOT_KNOWN, seconds_text(laid.reading.overlapped_seconds), "")
+        )
     return lines
 
 
 def _peak_line(rank: int, peak: Peak) -> tuple[str, str, str, str, str]:
     sides = (peak.predicted, peak.measured)
-    texts = [f"{bytes_text(side.bytes)} at {side.moment}" if side else "n/a" for side in sides]
+    texts = [f"{bytes_text(side.bytes)} at {side.moment}" if side else NOT_KNOWN for side in sides]
     return ("peak allocated", str(rank), texts[0], texts[1], percent_text(peak.error, signed=True))
 
 
