@@ -116,11 +116,14 @@ def _steps(events: list[Mapping[str, Any]], name: str, notes: list[str]) -> dict
     host: dict[int, Span] = {}
     device: dict[int, Span] = {}
     updates: list[Span] = []
+    kernels = 0.0
     for event in events:
         title, span = event.get("name"), span_of(event)
         if not isinstance(title, str) or span is None:
             continue
-        if found := _STEP.fullmatch(title):
+        if event.get("cat") == "kernel":
+            kernels = max(kernels, span[1])
+        elif found := _STEP.fullmatch(title):
             steps, number = device if event.get("cat") == _ON_DEVICE else host, int(found[1])
             before = steps.get(number, span)
             steps[number] = (min(before[0], span[0]), max(before[1], span[1]))
@@ -128,9 +131,9 @@ def _steps(events: list[Mapping[str, Any]], name: str, notes: list[str]) -> dict
             updates.append(span)
     if not host and not device:
         return _between(sorted(updates), name, notes)
-    if not host or _is_ahead(host, device):
+    if not host or _is_ahead(host, device, kernels):
         notes.append(f"{name}: the host runs ahead of the device: steps are timed on the device")
-        return _to_next(device)
+        return _to_next(device, kernels)
     return dict(sorted(host.items()))
 
 
@@ -142,19 +145,19 @@ def _between(updates: list[Span], name: str, notes: list[str]) -> dict[int, Span
     return dict(enumerate(pairwise(ends), start=1))
 
 
-def _is_ahead(host: Mapping[int, Span], device: Mapping[int, Span]) -> bool:
-    """Does the device finish the last step clearly after the host? Only where it has every step of the host."""
+def _is_ahead(host: Mapping[int, Span], device: Mapping[int, Span], kernels: float) -> bool:
+    """Does the last kernel end clearly after the host's last step? Only where the device has every step of the host."""
     if not host.keys() <= device.keys():
         return False
     step = statistics.median(end - start for start, end in host.values())
-    last = max(host)
-    return device[last][1] - host[last][1] > _AHEAD * step
+    return kernels - max(end for _, end in host.values()) > _AHEAD * step
 
 
-def _to_next(steps: Mapping[int, Span]) -> dict[int, Span]:
-    """From each start to the next one's; the last to its own end."""
+def _to_next(steps: Mapping[int, Span], kernels: float) -> dict[int, Span]:
+    """From each start to the next one's; the last to its own end, which no kernel outlives."""
     found = sorted(steps.items())
-    ends = [following[0] for _, following in found[1:]] + [found[-1][1][1]]
+    last = found[-1][1]
+    ends = [following[0] for _, following in found[1:]] + [min(last[1], max(last[0], kernels)) if kernels else last[1]]
     return {number: (span[0], end) for (number, span), end in zip(found, ends, strict=True)}
 
 

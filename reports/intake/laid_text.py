@@ -16,7 +16,7 @@ from suite.units import NOT_KNOWN, bytes_text, count_text, percent_text, seconds
 
 
 def print_laid(laid: Laid, console: Console) -> None:
-    """What was measured beside what is predicted for it, a line each; then what has to be known of it."""
+    """What was measured beside what is predicted for it, a line each."""
     table = framed(f"{laid.reading.source} beside the estimate of {laid.case.label}")
     for heading, right in (("quantity", False), ("rank", True), ("predicted", True), ("measured", True)):
         add_column(table, heading, right=right)
@@ -27,8 +27,6 @@ def print_laid(laid: Laid, console: Console) -> None:
     if laid.reading.reason:
         outcome = laid.measurement.outcome
         console.print(cell(f"{outcome}: {laid.reading.reason}; what was measured ends there", "yellow"))
-    for note in laid.notes:
-        console.print(cell(f"note: {note}"))
 
 
 def _lines(laid: Laid) -> list[tuple[str, str, str, str, str]]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import re
 from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
@@ -30,8 +31,8 @@ from suite.store import MeasurementRow, RunRow, RunStore
 
 SNAPSHOT, KINETO = "snapshot", "kineto"
 MEASURED = (SNAPSHOT, KINETO)
-#: what pickles, gzip, zip and pages begin with: no configuration does
-_MAGIC = (b"\x80", b"\x1f\x8b", b"PK\x03\x04", b"<", b"[[")
+#: what pickles, gzip, zip, pages and timelines begin with: no configuration does
+_MAGIC = re.compile(rb"\s*(\x80|\x1f\x8b|PK\x03\x04|<|\[\s*\[)")
 _KEYS = (b'"traceEvents"', b'"device_traces"', b'"segments"')
 _HEAD = 2**20
 
@@ -60,11 +61,18 @@ def is_measurement(path: str, named: str | None) -> bool:
             head = file.read(_HEAD)
     except (OSError, ValueError):  # whoever reads it next says what is wrong
         return False
-    return head.lstrip().startswith(_MAGIC) or any(key in head for key in _KEYS)
+    return _MAGIC.match(head) is not None or any(key in head for key in _KEYS)
+
+
+def refuse_measurement_flags(options: argparse.Namespace) -> None:
+    """Refuse, beside a configuration, what is about measurements alone: nothing that was given is ignored."""
+    for flag in ("runs", "calibration"):
+        require(getattr(options, flag) is None, f"--{flag}: FILE is a configuration, not a measurement; leave it out")
 
 
 def run_measurement(options: argparse.Namespace) -> int:
     """Read the file, print it beside the estimate, record it where --runs says; 1 where the run ran out of memory."""
+    require(getattr(options, "out", None) is None, "--out: FILE is a measurement, not a case; --runs records it")
     case = flags.trained_case_of(options)
     predictor = Predictor(calibration_given(options.calibration))
     root = None if options.runs is None else Path(options.runs)
@@ -74,6 +82,8 @@ def run_measurement(options: argparse.Namespace) -> int:
     require(options.file != "-", "FILE: a snapshot or trace is not read from standard input; name a file")
     laid = lay(case, _read(options.file, options.source), predictor, _about(options))
     folder = None if root is None else _record(root, laid, options)
+    for note in laid.notes:
+        tell(f"note: {note}")
     if options.json:
         print(json.dumps(to_mapping({**laid_mapping(laid), "run": None if folder is None else str(folder)})))
     else:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import json
 import math
+import sys
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -152,10 +153,11 @@ def shown(value: Any) -> str:
 
 
 def read_object(path: str, unfollowed: Unfollowed | None = None) -> Fields:
-    """The fields of a JSON file that holds one object; SpecError if it cannot be read or holds something else."""
+    """The fields of a JSON file (- is standard input) that holds one object; SpecError if it cannot be read or holds
+    something else."""
     where = f"hf-config {path!r}"
     try:
-        data = json.loads(Path(path).read_bytes())
+        data = json.loads(sys.stdin.buffer.read() if path == "-" else Path(path).read_bytes())
     except OSError as error:
         raise SpecError(f"{where}: cannot be read ({error.strerror}); give a model's config.json") from None
     except (ValueError, RecursionError) as error:

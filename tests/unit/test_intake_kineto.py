@@ -78,10 +78,13 @@ def test_without_step_annotations_the_optimizer_marks_them() -> None:
 
 def test_a_host_that_runs_ahead_leaves_the_device_to_time_the_steps() -> None:
     device = [span(f"ProfilerStep#{3 + place}", 50 + 400 * place, 350, "gpu_user_annotation") for place in range(3)]
+    device.append(span("gemm", 60, 1140, "kernel"))
     reading = read(trace(*steps(100, 100, 100), *device))
     assert [value for _, value in seconds(reading)] == pytest.approx([400e-6, 400e-6, 350e-6])
     same = read(trace(*steps(400, 400, 400), *device))  # the host waits: its own steps count
     assert [value for _, value in seconds(same)] == pytest.approx([400e-6] * 3)
+    strayed = read(trace(*steps(400, 400, 400), *device, span("ProfilerStep#5", 850, 9e9, "gpu_user_annotation")))
+    assert seconds(strayed) == seconds(same)
 
 
 def test_parts_of_a_step_sum_to_it() -> None:
@@ -92,6 +95,7 @@ def test_parts_of_a_step_sum_to_it() -> None:
             span("ncclDevKernel_AllReduce_Sum_f32_RING_LL(ncclDevKernelArgsStorage<4096ul>)", 500, 300, "kernel"),
             span("void multi_tensor_apply_kernel", 800, 100, "kernel"),
             span("Memcpy DtoH", 850, 100, "gpu_memcpy"),
+            span("Memcpy HtoD", 700, 60, "gpu_memcpy"),  # while it communicates
             span("Memset", 980, 10, "gpu_memset"),
             span("outside", 1500, 100, "kernel"),
             span("aten::mm", 0, 1000, "cpu_op"),  # the host's own time is not the device's

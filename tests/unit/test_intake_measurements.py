@@ -177,7 +177,7 @@ def test_what_does_not_fit_the_case_is_refused_before_anything_is_written(
         (b"<html>", True),
         (b'{"traceEvents": []}', True),
         (b' {"segments": []}', True),
-        (b"[[1], [[0]]]", True),
+        (b"[\n  [1], [[0]]]", True),
         (b'{"train_batch_size": 8, "zero_optimization": {}}', False),
         (b"--num-layers 2", False),
         (b"", False),
