@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from reports.intake.base import Taken
 from suite.models.hf_config import load_hf_config
 from suite.models.hf_fields import Unfollowed
 from suite.parse import to_mapping
+from suite.spec import Workload
 
 
 def recognises_hugging_face(head: str) -> bool:
@@ -22,6 +25,9 @@ def read_hugging_face(path: str) -> Taken:
     found = load_hf_config(path, left)
     unknown = (f"{line}: not known, so what it changes is not modelled" for line in left.unknown)
     unmodelled = (*found.notices, *left.maths, *unknown)
-    return Taken(
-        {"model": to_mapping(found.spec)}, unmodelled, tuple(left.assumed.values()), tuple(left.harmless.values())
-    )
+    case: dict[str, Any] = {"model": to_mapping(found.spec)}
+    assumed, usual = list(left.assumed.values()), Workload().seq_len
+    if found.spec.max_positions < usual:
+        case["workload"] = {"seq_len": found.spec.max_positions}
+        assumed.append(f"workload.seq_len {found.spec.max_positions}: the model's longest, below the usual {usual}")
+    return Taken(case, unmodelled, tuple(assumed), tuple(left.harmless.values()))

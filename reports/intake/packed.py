@@ -59,8 +59,9 @@ def read_documents(path: str, limit: int = LARGEST) -> list[Document]:
 
 
 def _read(path: Path, limit: int) -> Iterator[Document]:
-    size = path.stat().st_size
     where = f"FILE: {shown(str(path))}"
+    size = path.stat().st_size
+    require(path.is_file(), f"{where} is no file (a device, a pipe or a folder); name a file")
     require(size <= limit, f"{where} has {bytes_text(size)}, more than {bytes_text(limit)}; {_SMALLER}")
     yield from _unpacked(path.name, path.read_bytes(), limit, where)
 

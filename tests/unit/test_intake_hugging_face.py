@@ -20,7 +20,7 @@ pytestmark = pytest.mark.unit
 def test_every_family_becomes_the_model_that_hf_config_gives(family: str, tmp_path: Path) -> None:
     path = write(tmp_path, FILES[family])
     taken = read_hugging_face(path)
-    assert case_from(dict(taken.case) | {"workload": {"seq_len": 32}}).model == read_hf_config(path)
+    assert case_from(taken.case).model == read_hf_config(path)
     assert taken.unmodelled == ()
     assert recognises_hugging_face(Path(path).read_text())
 
@@ -44,7 +44,7 @@ def test_what_is_not_followed_is_listed(family: str, fields: dict[str, Any], lin
     plain, path = read_hf_config(write(tmp_path, FILES[family])), write(tmp_path, changed(family, **fields))
     taken = read_hugging_face(path)
     assert [listed.startswith(line) for listed in taken.unmodelled] == [True]
-    assert case_from(dict(taken.case) | {"workload": {"seq_len": 32}}).model == plain
+    assert case_from(taken.case).model == plain
 
 
 def test_what_is_left_out_and_what_changes_nothing_is_listed(tmp_path: Path) -> None:
@@ -52,6 +52,13 @@ def test_what_is_left_out_and_what_changes_nothing_is_listed(tmp_path: Path) -> 
     taken = read_hugging_face(write(tmp_path, fields))
     assert "num_key_value_heads 32: left out, transformers' own default" in taken.assumed
     assert taken.ignored == ("torch_dtype 'bfloat16'",)
+
+
+def test_a_model_shorter_than_the_usual_sequence_gets_its_longest(tmp_path: Path) -> None:
+    short, long = (read_hugging_face(write(tmp_path, changed("llama", max_position_embeddings=n))) for n in (64, 4096))
+    assert case_from(short.case).workload.seq_len == 64
+    assert "workload.seq_len 64: the model's longest, below the usual 1024" in short.assumed
+    assert "workload" not in long.case
 
 
 @pytest.mark.parametrize(

@@ -138,7 +138,10 @@ def test_what_cannot_be_read_is_refused_in_one_line(content: bytes, words: str, 
     assert "\n" not in str(caught.value)
 
 
-@pytest.mark.parametrize("name, words", [("none.json", "No such file"), ("a\0b", "null byte"), ("", "holds no file")])
+@pytest.mark.parametrize(
+    "name, words",
+    [("none.json", "No such file"), ("a\0b", "null byte"), ("", "holds no file"), ("/dev/zero", "is no file")],
+)
 def test_a_path_that_leads_nowhere_is_refused_in_one_line(name: str, words: str, tmp_path: Path) -> None:
     with pytest.raises(SpecError, match=words):
         read_documents(str(tmp_path / name))
