@@ -55,8 +55,8 @@ def is_measurement(path: str, named: str | None) -> bool:
         return named in MEASURED
     where = Path(path)
     try:
-        if where.is_dir():
-            return True
+        if not where.is_file():  # a pipe would wait here
+            return where.is_dir()
         with where.open("rb") as file:
             head = file.read(_HEAD)
     except (OSError, ValueError):  # whoever reads it next says what is wrong
