@@ -14,10 +14,9 @@ from reports.export import write_report
 from reports.intake.kineto import is_trace, read_traces
 from reports.intake.laid import Laid, lay
 from reports.intake.laid_text import laid_mapping, print_laid
-from reports.intake.measurements import KINETO, MEASURED, SNAPSHOT
 from reports.intake.memory_timeline import is_timeline, read_timelines
 from reports.intake.packed import Document, read_documents
-from reports.intake.reading import Reading
+from reports.intake.reading import KINETO, MEASURED, SNAPSHOT, Reading
 from reports.intake.snapshot import is_snapshot, read_snapshots
 from reports.load import load_run
 from reports.predict import Predictor

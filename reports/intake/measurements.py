@@ -1,5 +1,5 @@
-"""What `import` asks of a file before it reads it: is it a measurement, and do its flags fit? Light, so that the command
-line starts fast; `reports.intake.measured` reads and answers."""
+"""What `import` asks of a file before it reads it: is it a measurement, and do its flags fit? Light, so that the
+command line starts fast; `reports.intake.measured` reads and answers."""
 
 from __future__ import annotations
 
@@ -7,10 +7,9 @@ import argparse
 import re
 from pathlib import Path
 
+from reports.intake.reading import MEASURED
 from suite.parse import require
 
-SNAPSHOT, KINETO = "snapshot", "kineto"
-MEASURED = (SNAPSHOT, KINETO)
 #: what pickles, gzip, zip, pages and timelines begin with: no configuration does
 _MAGIC = re.compile(rb"\s*(\x80|\x1f\x8b|PK\x03\x04|<|\[\s*\[)")
 _KEYS = (b'"traceEvents"', b'"device_traces"', b'"segments"')

@@ -9,6 +9,9 @@ from dataclasses import dataclass, field
 from suite.parse import SpecError, require, shown
 from suite.record import Outcome, Sample
 
+#: what --from calls them
+SNAPSHOT, KINETO = "snapshot", "kineto"
+MEASURED = (SNAPSHOT, KINETO)
 _RANK = re.compile(r"rank[^0-9]{0,2}(\d{1,6})", re.IGNORECASE)
 
 
