@@ -24,10 +24,14 @@ class Assessment:
     model: MemoryModel
     device: Device
     settings: AllocatorSettings = AllocatorSettings()
+    of_rank: int | None = None
+    """the rank it is about; None: the one that needs most"""
 
     @cached_property
     def rank(self) -> int:
-        """The rank that needs most."""
+        """The rank that it is about."""
+        if self.of_rank is not None:
+            return self.of_rank
         return max(representative_ranks(self.model.case.layout), key=self.model.peak_bytes)
 
     @cached_property

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from suite.record import Measurement, Quantity, TimeEstimate
 from suite.stats import Summary, relative_error, summarize
 
-#: Steps whose time is dropped: allocator, caches and lazily built state settle in them.
+#: Steps, counted from 0, whose time is dropped: allocator, caches and lazily built state settle in them.
 WARMUP_STEPS = 3
 
 
@@ -68,7 +68,7 @@ def speed_of(predicted: TimeEstimate | None, measurement: Measurement | None, to
     for sample in measurement.samples if measurement else ():
         if sample.quantity is Quantity.STEP_TIME:
             slowest[sample.index] = max(sample.value, slowest.get(sample.index, sample.value))
-    steps = [slowest[index] for index in sorted(slowest)][WARMUP_STEPS:]
+    steps = [slowest[index] for index in sorted(slowest) if index >= WARMUP_STEPS]
     quartiles = None
     if len(steps) > 1:
         first, _, third = statistics.quantiles(steps, n=4, method="inclusive")

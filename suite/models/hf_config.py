@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from suite.models.decoder import Activation, DecoderSpec, Norm, Position, RopeScaling
-from suite.models.hf_fields import Fields, read_object, shown
+from suite.models.hf_fields import Fields, Unfollowed, read_object, shown
 from suite.parse import SpecError
 
 #: fields that every family may have and that change nothing of the arithmetic of a training step
@@ -30,6 +30,7 @@ HARMLESS = frozenset(_HARMLESS.split())
 #: an architecture with another head, or none, is another model
 HEADS = ("ForCausalLM", "LMHeadModel")
 NAME_LIMIT = 80
+_FREQUENCIES = ("linear", "dynamic", "yarn", "longrope")  # other frequencies of the same rotation
 _FULL, _SLIDING = "full_attention", "sliding_attention"  # of layer_types
 
 
@@ -39,6 +40,7 @@ class HfModel:
 
     spec: DecoderSpec
     notices: tuple[str, ...]
+    unfollowed: Unfollowed | None = None
 
 
 def read_hf_config(path: str) -> DecoderSpec:
@@ -46,9 +48,13 @@ def read_hf_config(path: str) -> DecoderSpec:
     return load_hf_config(path).spec
 
 
-def load_hf_config(path: str) -> HfModel:
-    """As `read_hf_config`, with the notices: dropout, which training here does without, is the only one so far."""
-    fields = read_object(path)
+def load_hf_config(path: str, unfollowed: Unfollowed | None = None) -> HfModel:
+    """As `read_hf_config`, with the notices: dropout, which training here does without, is the only one so far.
+
+    With `unfollowed`, fields that are not known and those that change numbers alone are listed there instead of
+    refused; what would make memory or time wrong is refused still.
+    """
+    fields = read_object(path, unfollowed)
     model_type = fields.take("model_type", str)
     if model_type not in FAMILIES:
         supported = ", ".join(FAMILIES)
@@ -61,7 +67,7 @@ def load_hf_config(path: str) -> HfModel:
     fields.close()
     settings["name"] = _name(fields) or f"{model_type}-l{settings['layers']}-h{settings['hidden']}"
     try:
-        return HfModel(DecoderSpec(**settings), notices)
+        return HfModel(DecoderSpec(**settings), notices, unfollowed)
     except SpecError as refusal:
         raise SpecError(f"{fields.where}: {refusal}") from None
 
@@ -91,9 +97,10 @@ def _check_common(fields: Fields) -> None:
 
 def _gpt2(fields: Fields) -> dict[str, Any]:
     """GPT-2: learned positions, LayerNorm, GELU, biases everywhere, tied unless it says otherwise."""
-    fields.only("activation_function", "gelu_new", "gelu_pytorch_tanh", why="GELU is its tanh form here")
-    fields.only("scale_attn_weights", True, why="scores are divided by sqrt(head_dim)")
-    fields.only("scale_attn_by_inverse_layer_idx", False, why="scores scaled by their layer")
+    tanh = ("gelu_new", "gelu_pytorch_tanh")
+    fields.only_maths("activation_function", *tanh, alike=("gelu",), why="GELU is its tanh form here")
+    fields.only_maths("scale_attn_weights", True, alike=(False,), why="scores are divided by sqrt(head_dim)")
+    fields.only_maths("scale_attn_by_inverse_layer_idx", False, alike=(True,), why="scores scaled by their layer")
     fields.only("reorder_and_upcast_attn", False, why="scores computed in fp32")
     fields.skip(("n_ctx", "n_special", "predict_special_tokens"))  # of old files; transformers reads none of them
     fields.skip(f"summary_{part}" for part in ("type", "use_proj", "activation", "proj_to_labels", "first_dropout"))
@@ -116,7 +123,8 @@ def _gpt2(fields: Fields) -> dict[str, Any]:
 
 def _llama_form(fields: Fields, kv_heads: int) -> dict[str, Any]:
     """What llama, mistral and qwen2 have in common."""
-    fields.only("hidden_act", "silu", "swish", why="the gate is SiLU")
+    gelu = ("gelu", "gelu_pytorch_tanh")
+    fields.only_maths("hidden_act", "silu", "swish", alike=gelu, why="the gate is SiLU")
     fields.skip(("pretraining_tp",))  # slices the products, which gives the same sums
     positions = fields.size("max_position_embeddings")
     return {
@@ -201,6 +209,10 @@ def _rope(fields: Fields, positions: int) -> dict[str, Any]:
     if fields.has("rope_theta") and theta != outer_theta:
         raise fields.refuse("rope_theta", f"beside {key}.rope_theta {theta}: give one of them")
     kind = inner.take("rope_type", str, inner.take("type", str, "default"))
+    if kind in _FREQUENCIES and fields.unfollowed is not None:
+        said = f"{key} {shown(fields.raw(key))}: rotation has the default frequencies; sizes and work are the same"
+        fields.unfollowed.maths.append(said)
+        return {"rope_theta": theta, "rope_scaling": None}
     if kind not in ("default", "llama3"):
         raise SpecError(
             f"{inner.where}: rope_type: {shown(kind)} is not modelled (other frequencies); accepted: default, llama3"

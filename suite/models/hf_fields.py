@@ -5,7 +5,9 @@ from __future__ import annotations
 import difflib
 import json
 import math
+import sys
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar, cast
 
@@ -16,6 +18,20 @@ REQUIRED: Any = object()
 LONGEST = 60  # characters of a value or key in a message
 
 
+@dataclass(frozen=True)
+class Unfollowed:
+    """What of a file is not followed, and is listed instead of refused: a line each."""
+
+    maths: list[str] = field(default_factory=list)
+    """fields that change numbers alone"""
+    unknown: list[str] = field(default_factory=list)
+    """fields that nobody asked for, with their values"""
+    assumed: dict[str, str] = field(default_factory=dict)
+    """fields that are left out, with what stands for them"""
+    harmless: dict[str, str] = field(default_factory=dict)
+    """fields that say nothing about the arithmetic of a step"""
+
+
 class Fields:
     """The fields of one object. It remembers which were asked for: `close` refuses the rest.
 
@@ -23,7 +39,8 @@ class Fields:
     begins with `where`.
     """
 
-    def __init__(self, data: Any, where: str) -> None:
+    def __init__(self, data: Any, where: str, unfollowed: Unfollowed | None = None) -> None:
+        self.unfollowed = unfollowed
         if not isinstance(data, Mapping):
             raise SpecError(f"{where}: expected an object with keys, got {shown(data)}")
         self.where = where
@@ -37,6 +54,8 @@ class Fields:
         if name not in self._data:
             if default is REQUIRED:
                 raise SpecError(f"{self.where}: {name}: missing; give {_WORDS[kind]}")
+            if self.unfollowed is not None and default not in (0, []):  # these stand for what follows from others
+                self.unfollowed.assumed[name] = f"{name} {shown(default)}: left out, transformers' own default"
             return cast(T, default)
         value = self._data[name]
         try:
@@ -61,6 +80,16 @@ class Fields:
         if not any(type(value) is type(item) and value == item for item in accepted):
             choices = " or ".join(shown(item) for item in accepted)
             raise SpecError(f"{self.where}: {name}: {shown(value)} is not modelled ({why}); accepted: {choices}")
+
+    def only_maths(self, name: str, *accepted: Any, alike: tuple[Any, ...], why: str) -> None:
+        """As `only`, but what is `alike` changes numbers, and neither a tensor's size nor a kernel's work: it is listed
+        where there is a list of such, and refused where there is none."""
+        value = self._data.get(name)
+        if self.unfollowed is not None and any(type(value) is type(item) and value == item for item in alike):
+            self._known.add(name)
+            self.unfollowed.maths.append(f"{name} {shown(value)}: {why}; sizes and work are the same")
+        else:
+            self.only(name, *accepted, why=why)
 
     def none(self, name: str, why: str) -> None:
         """Refuse the field unless it is left out, null or empty."""
@@ -94,12 +123,20 @@ class Fields:
 
     def skip(self, names: Iterable[str]) -> None:
         """These fields say nothing about the model's arithmetic."""
-        self._known.update(names)
+        skipped = tuple(names)
+        self._known.update(skipped)
+        if self.unfollowed is not None:
+            found = [name for name in self._data if name in skipped or name.startswith("_")]
+            self.unfollowed.harmless.update({name: f"{name} {shown(self._data[name])}" for name in found})
 
     def close(self) -> None:
-        """Refuse the first field that nobody asked for: it may change the model. Private ones (_x) are let pass."""
+        """Refuse the first field that nobody asked for: it may change the model; where there is a list for such, list
+        them. Private ones (_x) are let pass."""
         for name in self._data:
             if name in self._known or name.startswith("_"):
+                continue
+            if self.unfollowed is not None:
+                self.unfollowed.unknown.append(f"{shown(name)} {shown(self._data[name])}")
                 continue
             near = difflib.get_close_matches(name[:LONGEST], self._known, n=1, cutoff=0.8)
             hint = f"did you mean {near[0]}?" if near else "remove it if the model is the same without it"
@@ -115,14 +152,15 @@ def shown(value: Any) -> str:
     return text if len(text) <= LONGEST else f"{text[: LONGEST - 3]}..."
 
 
-def read_object(path: str) -> Fields:
-    """The fields of a JSON file that holds one object; SpecError if it cannot be read or holds something else."""
+def read_object(path: str, unfollowed: Unfollowed | None = None) -> Fields:
+    """The fields of a JSON file (- is standard input) that holds one object; SpecError if it cannot be read or holds
+    something else."""
     where = f"hf-config {path!r}"
     try:
-        data = json.loads(Path(path).read_bytes())
+        data = json.loads(sys.stdin.buffer.read() if path == "-" else Path(path).read_bytes())
     except OSError as error:
         raise SpecError(f"{where}: cannot be read ({error.strerror}); give a model's config.json") from None
     except (ValueError, RecursionError) as error:
         first = (str(error).splitlines() or [""])[0]
         raise SpecError(f"{where}: not JSON ({first}); give a model's config.json") from None
-    return Fields(data, where)
+    return Fields(data, where, unfollowed)

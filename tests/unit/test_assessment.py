@@ -70,6 +70,14 @@ def test_communicators_are_those_of_the_groups_that_talk() -> None:
     assert [term.name for term in ulysses[2:]] == ["communicator cp(2)", "communicator dp(2)", "connections cp(2)"]
 
 
+def test_a_rank_that_is_named_is_the_one_assessed() -> None:
+    model = MemoryModel(case({"pp": 2}, micro_batches=4))
+    named = [Assessment(model, device("h100-sxm"), of_rank=rank) for rank in (0, 1)]
+    assert [fate.peak_bytes for fate in named] == [model.peak_bytes(0), model.peak_bytes(1)]
+    assert named[0].peak_bytes != named[1].peak_bytes
+    assert Assessment(model, device("h100-sxm")).rank == max((0, 1), key=model.peak_bytes)
+
+
 def test_a_cpu_reserves_nothing() -> None:
     found = assessed(case({"dp": 2}, name="cpu"))
     assert (found.reserved_bytes, found.terms) == (None, ())
