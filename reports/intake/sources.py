@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from reports.intake.base import Taken
 from reports.intake.deepspeed import is_deepspeed, read_deepspeed
 from reports.intake.megatron.read import is_megatron, read_megatron
+from reports.intake.hugging_face import read_hugging_face, recognises_hugging_face
+from reports.intake.reading import MEASURED
 from suite.parse import SpecError, nearest, require, shown
 
 #: characters of a file that recognisers are shown
@@ -27,13 +29,14 @@ class Source:
 SOURCES: dict[str, Source] = {
     "deepspeed": Source(is_deepspeed, read_deepspeed),
     "megatron": Source(is_megatron, read_megatron),
+    "hf": Source(recognises_hugging_face, read_hugging_face),
 }
 
 
 def source_of(path: str, named: str | None) -> str:
     """The name of the source that --from names, else of the one that the file's content shows."""
     if named is not None:
-        require(named in SOURCES, f"--from: {shown(named)} is not known; {nearest(named, SOURCES)}")
+        require(named in SOURCES, f"--from: {shown(named)} is not known; {nearest(named, (*SOURCES, *MEASURED))}")
         return named
     require(path != "-", f"--from: missing; standard input is read once, so name its tool: {', '.join(SOURCES)}")
     head = _head(path)

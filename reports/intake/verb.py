@@ -8,7 +8,14 @@ from pathlib import Path
 from typing import Any
 
 from reports.intake.base import Taken
+from reports.intake.measurements import (
+    add_measurement_flags,
+    is_measurement,
+    refuse_measurement_flags,
+    run_measurement,
+)
 from reports.intake.merge import Merged, merge
+from reports.intake.reading import MEASURED
 from reports.intake.sources import SOURCES, source_of
 from reports.streams import tell
 from suite.case import PARTS, Case
@@ -20,13 +27,19 @@ from suite.parse import to_mapping
 def add_import_flags(parser: argparse.ArgumentParser) -> None:
     """The file, what wrote it, and where the Case goes."""
     parser.add_argument("file", metavar="FILE", help="what another tool wrote; - reads standard input")
-    parser.add_argument("--from", dest="source", metavar="TOOL", help=f"{', '.join(SOURCES)} [told by the content]")
+    parser.add_argument(
+        "--from", dest="source", metavar="TOOL", help=f"{', '.join((*SOURCES, *MEASURED))} [told by the content]"
+    )
+    add_measurement_flags(parser)
     parser.add_argument("--out", metavar="CASE.json", help="where the Case goes [standard output]")
 
 
 def run_import(options: argparse.Namespace) -> int:
     """Read the file; SpecError where it is none that is known. The Case goes to standard output as --case - takes it,
     and what was not modelled, was assumed, changes nothing or was overruled to standard error."""
+    if is_measurement(options.file, options.source):
+        return run_measurement(options)
+    refuse_measurement_flags(options)
     source = source_of(options.file, options.source)
     name = "standard input" if options.file == "-" else Path(options.file).name
     taken = SOURCES[source].read(options.file)
