@@ -31,6 +31,15 @@ class Summary:
         return self.spread > NOISY_SPREAD
 
 
+@dataclass(frozen=True)
+class Interval:
+    """A figure, and the interval that it lies in with some confidence (its maker says how much)."""
+
+    value: float
+    low: float
+    high: float
+
+
 def summarize(values: Sequence[float], warmup: int = 0) -> Summary | None:
     """Summary of `values` after the first `warmup` are dropped; None where nothing is left."""
     kept = list(values[warmup:])
