@@ -64,13 +64,23 @@ class Speed:
 
 def speed_of(predicted: TimeEstimate | None, measurement: Measurement | None, tokens_per_step: int) -> Speed:
     """The step time of a case; nothing measured where no step is left after the warm-up."""
-    slowest: dict[int, float] = {}
-    for sample in measurement.samples if measurement else ():
-        if sample.quantity is Quantity.STEP_TIME:
-            slowest[sample.index] = max(sample.value, slowest.get(sample.index, sample.value))
-    steps = [slowest[index] for index in sorted(slowest)][WARMUP_STEPS:]
+    steps = step_seconds(measurement)
     quartiles = None
     if len(steps) > 1:
         first, _, third = statistics.quantiles(steps, n=4, method="inclusive")
         quartiles = (first, third)
     return Speed(predicted, summarize(steps), quartiles, tokens_per_step)
+
+
+def step_seconds(measurement: Measurement | None) -> list[float]:
+    """Seconds of every step after the warm-up, of its slowest rank."""
+    return slowest(measurement, Quantity.STEP_TIME)[WARMUP_STEPS:]
+
+
+def slowest(measurement: Measurement | None, quantity: Quantity) -> list[float]:
+    """The readings of a time in their order, each of the rank that took longest."""
+    found: dict[int, float] = {}
+    for sample in measurement.samples if measurement else ():
+        if sample.quantity is quantity:
+            found[sample.index] = max(sample.value, found.get(sample.index, sample.value))
+    return [found[index] for index in sorted(found)]

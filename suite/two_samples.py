@@ -61,16 +61,22 @@ def ratio_interval(first: Sequence[float], second: Sequence[float], alpha: float
     """The second sample over the first: ratio of medians, and between which ratios the test leaves it.
 
     The interval holds every factor that, taken out of the second sample, leaves nothing that the test finds at
-    `alpha`: the ratios of all pairs, those cut from both ends of which chance takes as few only in `alpha` of all
-    cases (Hodges & Lehmann 1963). None where readings are not all above zero, or too few for any interval.
+    `alpha`: the ratios of all pairs, but those at both ends that are too few for the test (Hodges & Lehmann 1963).
+    None where readings are not all above zero, or too few for any interval.
     """
     if not first or not second or min(*first, *second) <= 0:
         return None
-    cut = _cut(len(first), len(second), alpha)
-    if cut is None:
+    ratios = [later / earlier for later in second for earlier in first]
+    return _between(statistics.median(second) / statistics.median(first), ratios, _cut(len(first), len(second), alpha))
+
+
+def difference_interval(first: Sequence[float], second: Sequence[float], alpha: float) -> Interval | None:
+    """The second sample less the first: difference of medians, and between which differences the test leaves it, as
+    `ratio_interval`. None where readings are too few for any interval."""
+    if not first or not second:
         return None
-    ratios = sorted(later / earlier for later in second for earlier in first)
-    return Interval(statistics.median(second) / statistics.median(first), ratios[cut], ratios[-1 - cut])
+    apart = [later - earlier for later in second for earlier in first]
+    return _between(statistics.median(second) - statistics.median(first), apart, _cut(len(first), len(second), alpha))
 
 
 def least_p(first: int, second: int) -> float:
@@ -90,6 +96,13 @@ def adjusted(p_values: Sequence[float]) -> tuple[float, ...]:
         highest = max(highest, min(1.0, (len(p_values) - done) * p_values[place]))
         raised[place] = highest
     return tuple(raised)
+
+
+def _between(value: float, of_pairs: list[float], cut: int | None) -> Interval | None:
+    if cut is None:
+        return None
+    ordered = sorted(of_pairs)
+    return Interval(value, ordered[cut], ordered[-1 - cut])
 
 
 def _tie_sizes(first: Sequence[float], second: Sequence[float]) -> tuple[int, ...]:
