@@ -1,0 +1,183 @@
+"""Two runs joined case by case: how each case ended, and each of its quantities judged."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+from reports.compare import NOT_RUN, CaseComparison
+from reports.regress.judge import Judgement, Limits, Pair, Verdict, judge
+from reports.regress.measures import Group, Kind, Measure, predicted_seconds
+from reports.regress.surroundings import Difference, differences, facts
+from reports.summary import RunComparison
+from suite.case import Case
+from suite.record import Outcome
+
+#: outcomes that say nothing of a case
+_UNTRIED = (NOT_RUN, Outcome.SKIPPED.value)
+#: what the machine's operators depend on, beside the machine
+_YARDSTICK = ("packages.torch", "python", "threads", "omp_wait_policy")
+
+
+@dataclass(frozen=True)
+class Side:
+    """One side: a run, and further runs of the same code that its launches are added to."""
+
+    run: RunComparison
+    more: tuple[RunComparison, ...] = ()
+
+    @cached_property
+    def cases(self) -> dict[str, CaseComparison]:
+        """The run's cases that were tried, by id."""
+        return {case.case.case_id: case for case in self.run.cases if case.status not in _UNTRIED}
+
+    def launches(self, case_id: str) -> tuple[CaseComparison, ...]:
+        """Every launch of a case, the run's own first."""
+        runs = (self.run, *self.more)
+        return tuple(case for run in runs for case in run.cases if case.case.case_id == case_id)
+
+
+@dataclass(frozen=True)
+class OutcomeChange:
+    """A case that ended in another way: worse where it does not end well any more."""
+
+    case: Case
+    before: str
+    after: str
+    reason: str
+    verdict: Verdict
+
+
+@dataclass(frozen=True)
+class Row:
+    """A case and one of its quantities, judged."""
+
+    case: Case
+    judgement: Judgement
+
+
+@dataclass(frozen=True)
+class PairComparison:
+    """Everything that is said of two runs."""
+
+    before: Side
+    after: Side
+    limits: Limits
+    measures: tuple[Measure, ...]
+    rows: tuple[Row, ...]
+    """by quantity, and of each the cases in the first run's order"""
+    outcomes: tuple[OutcomeChange, ...]
+    surroundings: tuple[Difference, ...]
+
+    @property
+    def only_before(self) -> tuple[CaseComparison, ...]:
+        """Cases of the first run that the second did not try."""
+        return tuple(case for key, case in self.before.cases.items() if key not in self.after.cases)
+
+    @property
+    def only_after(self) -> tuple[CaseComparison, ...]:
+        """Cases of the second run that the first did not try."""
+        return tuple(case for key, case in self.after.cases.items() if key not in self.before.cases)
+
+    @property
+    def shared(self) -> int:
+        """Cases that both tried."""
+        return len(self.before.cases.keys() & self.after.cases.keys())
+
+    @cached_property
+    def worst_first(self) -> tuple[Row, ...]:
+        """The rows: worse, improved, noisy, same; of each the largest change first."""
+        order = {verdict: place for place, verdict in enumerate(Verdict)}
+        return tuple(sorted(self.rows, key=lambda row: (order[row.judgement.verdict], -_size(row.judgement.change))))
+
+    @property
+    def counts(self) -> dict[Verdict, int]:
+        """How many rows and outcomes have each verdict."""
+        found = Counter([row.judgement.verdict for row in self.rows] + [each.verdict for each in self.outcomes])
+        return {verdict: found[verdict] for verdict in Verdict}
+
+    def fails(self, verdicts: Sequence[Verdict]) -> bool:
+        """Has anything that was measured, or how a case ended, one of these verdicts? Predictions are not counted where
+        measured quantities are there too."""
+        groups = {measure.group for measure in self.measures}
+        counted = {Group.MEASURED} if Group.MEASURED in groups else groups
+        measured = [row.judgement.verdict for row in self.rows if row.judgement.measure.group in counted]
+        return any(verdict in verdicts for verdict in (*measured, *(each.verdict for each in self.outcomes)))
+
+    @property
+    def is_single(self) -> bool:
+        """Is every timed case launched once on a side?"""
+        timed = [row.judgement for row in self.rows if row.judgement.measure.kind is Kind.TIMED]
+        return bool(timed) and all(min(each.launches) == 1 for each in timed)
+
+
+def compare_runs(before: Side, after: Side, measures: tuple[Measure, ...], limits: Limits) -> PairComparison:
+    """Join two sides by case; a case that one of them did not try is listed, not judged."""
+    shared = [key for key in before.cases if key in after.cases]
+    outcomes = [_outcome(before.cases[key], after.cases[key]) for key in shared]
+    yardstick = _same_software(before, after)
+    rows: list[Row] = []
+    for measure in measures:
+        keys, pairs = [], []
+        for key in shared:
+            pair = _pair(measure, before.launches(key), after.launches(key), yardstick)
+            if pair:
+                keys.append(key)
+                pairs.append(pair)
+        rows += [
+            Row(before.cases[key].case, judgement) for key, judgement in zip(keys, judge(pairs, limits), strict=True)
+        ]
+    return PairComparison(
+        before=before,
+        after=after,
+        limits=limits,
+        measures=measures,
+        rows=tuple(rows),
+        outcomes=tuple(each for each in outcomes if each),
+        surroundings=differences(before.run.run, after.run.run),
+    )
+
+
+def _pair(
+    measure: Measure, before: Sequence[CaseComparison], after: Sequence[CaseComparison], yardstick: bool
+) -> Pair | None:
+    """The readings of both sides; None where either has none."""
+    first = [readings for case in before if (readings := tuple(measure.read(case)))]
+    second = [readings for case in after if (readings := tuple(measure.read(case)))]
+    if not first or not second:
+        return None
+    is_time = measure.kind is Kind.TIMED and measure.group is Group.MEASURED
+    return Pair(measure, first, second, _drift(before[0], after[0]) if yardstick and is_time else 0.0)
+
+
+def _drift(before: CaseComparison, after: CaseComparison) -> float:
+    """By what the case's own operators, timed before each run in processes of their own, came out another time.
+
+    The step as predicted from them serves as the measure: it weighs each as the case does. 0 where it is not known.
+    """
+    first, second = predicted_seconds(before), predicted_seconds(after)
+    if not first or not second:
+        return 0.0
+    return max(first, second) / min(first, second) - 1
+
+
+def _same_software(before: Side, after: Side) -> bool:
+    """Would the same operators have taken the same time, if the machine had been as free?"""
+    first, second = facts(before.run.run), facts(after.run.run)
+    return all(first.get(name) == second.get(name) for name in _YARDSTICK)
+
+
+def _outcome(before: CaseComparison, after: CaseComparison) -> OutcomeChange | None:
+    """None for a case that ended the same way twice."""
+    if before.status == after.status:
+        return None
+    lost = Verdict.WORSE if before.is_ok else Verdict.SAME
+    verdict = Verdict.IMPROVED if after.is_ok else lost
+    return OutcomeChange(before.case, before.status, after.status, after.reason or before.reason, verdict)
+
+
+def _size(change: float) -> float:
+    return math.inf if math.isnan(change) else abs(change)
