@@ -9,10 +9,11 @@ from pathlib import Path
 
 from reports.load import load_run
 from reports.regress.judge import ALPHA, LEAST, Limits, Verdict
+from reports.regress.mapping import pair_mapping
 from reports.regress.measures import measures_named
 from reports.regress.pair import PairComparison, Side, compare_runs
 from reports.regress.surroundings import commit_of, differences, other_machine
-from reports.regress.text import pair_mapping, print_pair
+from reports.regress.text import print_pair
 from reports.streams import output, tell
 from reports.summary import RunComparison, compare_run
 from suite.files import write_whole

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from typing import Any
 
 from rich.console import Console
 from rich.table import Table
@@ -54,7 +53,8 @@ def told(found: PairComparison) -> list[Row]:
 def same_line(found: PairComparison) -> str:
     """'same: final loss, nats (4 cases); bytes sent (2 cases)'; empty where nothing is."""
     same = Counter(row.judgement.measure.title for row in found.rows if row.judgement.verdict is Verdict.SAME)
-    return f"same: {'; '.join(f'{title} ({plural(count, "case")})' for title, count in same.items())}" if same else ""
+    parts = [f"{title} ({plural(count, 'case')})" for title, count in same.items()]
+    return f"same: {'; '.join(parts)}" if parts else ""
 
 
 def _table(title: str, rows: list[Row]) -> Table:
@@ -160,8 +160,8 @@ def definitions(found: PairComparison) -> list[str]:
     """What the verdicts mean, with the numbers that were used."""
     alpha, least = number_text(found.limits.alpha, 3), percent_text(found.limits.least)
     return [
-        "A and B: medians over a case's steps (or answers) after warm-up, of the slowest rank. Interval: the change that"
-        f" the test leaves at {alpha}, case by case. Effect: Cliff's delta, from -1 (every reading of B smaller) to 1.",
+        "A and B: medians over a case's steps (or answers) after warm-up, of the slowest rank. Interval: the change"
+        f" that the test leaves at {alpha}, case by case. Effect: Cliff's delta, from -1 (every reading of B smaller) to 1.",
         "p: two-sided Mann-Whitney, exact up to 60 readings, adjusted by Holm over all cases of a quantity: the chance"
         f" of any false call among them is at most {alpha}, as far as readings are independent.",
         f"worse, improved: p < {alpha}, and the change is at least {least}, at least what launches of one side differ"
@@ -170,82 +170,6 @@ def definitions(found: PairComparison) -> list[str]:
         "Counted quantities have no test: bytes sent and caches are the same if equal, peak memory within 0.01 %, a"
         " loss within 0.1 %, an error of the formulas within 0.1 points; with several launches, where ranges meet.",
     ]
-
-
-def pair_mapping(found: PairComparison) -> dict[str, Any]:
-    """The comparison as `--json` prints it."""
-    return {
-        "a": _side_mapping(found.before),
-        "b": _side_mapping(found.after),
-        "environment": [
-            {"name": each.name, "a": each.before, "b": each.after, "is_machine": each.is_machine}
-            for each in found.surroundings
-        ],
-        "alpha": found.limits.alpha,
-        "least": found.limits.least,
-        "adjustment": "holm",
-        "shared_cases": found.shared,
-        "counts": {verdict.value: count for verdict, count in found.counts.items()},
-        "outcomes": [
-            {
-                "case_id": each.case.case_id,
-                "case": each.case.label,
-                "a": each.before,
-                "b": each.after,
-                "reason": each.reason,
-                "verdict": each.verdict.value,
-            }
-            for each in found.outcomes
-        ],
-        "rows": [row_mapping(row) for row in found.worst_first],
-        "only_a": [_case_mapping(case) for case in found.only_before],
-        "only_b": [_case_mapping(case) for case in found.only_after],
-        "notes": note_lines(found),
-        "definitions": definitions(found),
-    }
-
-
-def row_mapping(row: Row) -> dict[str, Any]:
-    """One row; values in the quantity's own unit, changes and intervals as fractions."""
-    found = row.judgement
-    interval = found.interval
-    return {
-        "case_id": row.case.case_id,
-        "case": row.case.label,
-        "quantity": found.measure.name,
-        "group": found.measure.group.value,
-        "better": found.measure.better.value,
-        "a": found.before,
-        "b": found.after,
-        "difference": found.after - found.before,
-        "change": found.change,
-        "change_interval": [interval.low, interval.high] if interval else None,
-        "needed_change": found.needed,
-        "u": found.test.u if found.test else None,
-        "p": found.test.p if found.test else None,
-        "p_is_exact": found.test.is_exact if found.test else None,
-        "p_adjusted": found.p,
-        "cliffs_delta": found.test.delta if found.test else None,
-        "readings": list(found.readings),
-        "launches": list(found.launches),
-        "verdict": found.verdict.value,
-        "why": found.why,
-    }
-
-
-def _side_mapping(side: Side) -> dict[str, Any]:
-    run = side.run.run
-    return {
-        "run": run.name,
-        "suite": run.suite,
-        "created": run.created,
-        "commit": commit_of(run),
-        "more": [each.run.name for each in side.more],
-    }
-
-
-def _case_mapping(case: CaseComparison) -> dict[str, Any]:
-    return {"case_id": case.case.case_id, "case": case.case.label, "outcome": case.status}
 
 
 def _label(case: CaseComparison) -> str:
