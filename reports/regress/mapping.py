@@ -24,6 +24,7 @@ def pair_mapping(found: PairComparison) -> dict[str, Any]:
         "adjustment": "holm",
         "shared_cases": found.shared,
         "counts": {verdict.value: count for verdict, count in found.counts.items()},
+        "prediction_counts": {verdict.value: count for verdict, count in found.prediction_counts.items()},
         "outcomes": [
             {
                 "case_id": each.case.case_id,

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
-from reports.compare import NOT_RUN, CaseComparison
+from reports.compare import NOT_RUN, CaseComparison, Run
 from reports.regress.judge import Judgement, Limits, Pair, Verdict, judge
 from reports.regress.measures import Group, Kind, Measure, predicted_seconds
 from reports.regress.surroundings import Difference, differences, facts
@@ -95,17 +95,24 @@ class PairComparison:
 
     @property
     def counts(self) -> dict[Verdict, int]:
-        """How many rows and outcomes have each verdict."""
-        found = Counter([row.judgement.verdict for row in self.rows] + [each.verdict for each in self.outcomes])
-        return {verdict: found[verdict] for verdict in Verdict}
+        """How many measured rows and outcomes have each verdict."""
+        return _counts([*self.of_group(Group.MEASURED), *(each.verdict for each in self.outcomes)])
+
+    @property
+    def prediction_counts(self) -> dict[Verdict, int]:
+        """How many rows of how far the formulas are off have each verdict."""
+        return _counts(self.of_group(Group.PREDICTION))
+
+    def of_group(self, group: Group) -> list[Verdict]:
+        """The verdicts of a group's rows."""
+        return [row.judgement.verdict for row in self.rows if row.judgement.measure.group is group]
 
     def fails(self, verdicts: Sequence[Verdict]) -> bool:
         """Has anything that was measured, or how a case ended, one of these verdicts? Predictions are not counted where
         measured quantities are there too."""
         groups = {measure.group for measure in self.measures}
-        counted = {Group.MEASURED} if Group.MEASURED in groups else groups
-        measured = [row.judgement.verdict for row in self.rows if row.judgement.measure.group in counted]
-        return any(verdict in verdicts for verdict in (*measured, *(each.verdict for each in self.outcomes)))
+        found = self.of_group(Group.MEASURED if Group.MEASURED in groups else Group.PREDICTION)
+        return any(verdict in verdicts for verdict in (*found, *(each.verdict for each in self.outcomes)))
 
     @property
     def is_single(self) -> bool:
@@ -118,7 +125,7 @@ def compare_runs(before: Side, after: Side, measures: tuple[Measure, ...], limit
     """Join two sides by case; a case that one of them did not try is listed, not judged."""
     shared = [key for key in before.cases if key in after.cases]
     outcomes = [_outcome(before.cases[key], after.cases[key]) for key in shared]
-    yardstick = _same_software(before, after)
+    yardstick = software_of(before.run.run) == software_of(after.run.run)
     rows: list[Row] = []
     for measure in measures:
         keys, pairs = [], []
@@ -149,25 +156,25 @@ def _pair(
     second = [readings for case in after if (readings := tuple(measure.read(case)))]
     if not first or not second:
         return None
-    is_time = measure.kind is Kind.TIMED and measure.group is Group.MEASURED
-    return Pair(measure, first, second, _drift(before[0], after[0]) if yardstick and is_time else 0.0)
+    apart = drift(measure, predicted_seconds(before[0]), predicted_seconds(after[0])) if yardstick else 0.0
+    return Pair(measure, first, second, apart)
 
 
-def _drift(before: CaseComparison, after: CaseComparison) -> float:
-    """By what the case's own operators, timed before each run in processes of their own, came out another time.
+def drift(measure: Measure, before: float | None, after: float | None) -> float:
+    """By what a case's own operators, timed before each run in processes of their own, came out another time.
 
-    The step as predicted from them serves as the measure: it weighs each as the case does. 0 where it is not known.
+    The step as predicted from them serves as the measure: it weighs each as the case does. 0 where it is not known, and
+    of what is no time.
     """
-    first, second = predicted_seconds(before), predicted_seconds(after)
-    if not first or not second:
+    if measure.kind is not Kind.TIMED or measure.group is not Group.MEASURED or not before or not after:
         return 0.0
-    return max(first, second) / min(first, second) - 1
+    return max(before, after) / min(before, after) - 1
 
 
-def _same_software(before: Side, after: Side) -> bool:
-    """Would the same operators have taken the same time, if the machine had been as free?"""
-    first, second = facts(before.run.run), facts(after.run.run)
-    return all(first.get(name) == second.get(name) for name in _YARDSTICK)
+def software_of(run: Run) -> tuple[str | None, ...]:
+    """What has to be equal for the same operators to take the same time, if the machine is as free."""
+    found = facts(run)
+    return tuple(found.get(name) for name in _YARDSTICK)
 
 
 def _outcome(before: CaseComparison, after: CaseComparison) -> OutcomeChange | None:
@@ -181,3 +188,8 @@ def _outcome(before: CaseComparison, after: CaseComparison) -> OutcomeChange | N
 
 def _size(change: float) -> float:
     return math.inf if math.isnan(change) else abs(change)
+
+
+def _counts(verdicts: Sequence[Verdict]) -> dict[Verdict, int]:
+    found = Counter(verdicts)
+    return {verdict: found[verdict] for verdict in Verdict}

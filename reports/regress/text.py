@@ -147,8 +147,13 @@ def outcome_lines(found: PairComparison) -> list[str]:
 
 def summary_line(found: PairComparison) -> str:
     """'4 cases in both: 1 worse, 0 improved, 9 noisy, 12 same.'"""
-    parts = ", ".join(f"{count} {verdict.value}" for verdict, count in found.counts.items())
-    return f"{plural(found.shared, 'case')} in both: {parts}."
+    predictions = found.prediction_counts
+    off = f" Errors of the formulas: {_counts_text(predictions)}." if any(predictions.values()) else ""
+    return f"{plural(found.shared, 'case')} in both: {_counts_text(found.counts)}.{off}"
+
+
+def _counts_text(counts: dict[Verdict, int]) -> str:
+    return ", ".join(f"{count} {verdict.value}" for verdict, count in counts.items())
 
 
 def note_lines(found: PairComparison) -> list[str]:
@@ -161,7 +166,7 @@ def definitions(found: PairComparison) -> list[str]:
     alpha, least = number_text(found.limits.alpha, 3), percent_text(found.limits.least)
     return [
         "A and B: medians over a case's steps (or answers) after warm-up, of the slowest rank. Interval: the change"
-        f" that the test leaves at {alpha}, case by case. Effect: Cliff's delta, from -1 (every reading of B smaller) to 1.",
+        f" that the test leaves at {alpha}, case by case. Effect: Cliff's delta: -1 (all of B smaller) to 1 (larger).",
         "p: two-sided Mann-Whitney, exact up to 60 readings, adjusted by Holm over all cases of a quantity: the chance"
         f" of any false call among them is at most {alpha}, as far as readings are independent.",
         f"worse, improved: p < {alpha}, and the change is at least {least}, at least what launches of one side differ"
