@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import statistics
 from dataclasses import dataclass
 
 from suite.record import Measurement, Quantity, TimeEstimate
-from suite.stats import Summary, relative_error, summarize
+from suite.stats import Summary, quartiles, relative_error, summarize
 
 #: Steps whose time is dropped: allocator, caches and lazily built state settle in them.
 WARMUP_STEPS = 3
@@ -65,11 +64,7 @@ class Speed:
 def speed_of(predicted: TimeEstimate | None, measurement: Measurement | None, tokens_per_step: int) -> Speed:
     """The step time of a case; nothing measured where no step is left after the warm-up."""
     steps = step_seconds(measurement)
-    quartiles = None
-    if len(steps) > 1:
-        first, _, third = statistics.quantiles(steps, n=4, method="inclusive")
-        quartiles = (first, third)
-    return Speed(predicted, summarize(steps), quartiles, tokens_per_step)
+    return Speed(predicted, summarize(steps), quartiles(steps) if len(steps) > 1 else None, tokens_per_step)
 
 
 def step_seconds(measurement: Measurement | None) -> list[float]:

@@ -15,7 +15,7 @@ from suite.units import percent_text
 
 #: rows of a figure: those with the largest changes
 DRAWN_ROWS = 24
-_ROW, _LABEL = 22, 26  # units of a row; characters of a label
+_ROW, _LABEL = 22, 24  # units of a row; characters of a label
 #: a change beyond this is drawn at it: one case must not press all others flat
 _FURTHEST = 2.0
 _COLOURS: dict[Verdict, Colour] = {
@@ -39,7 +39,7 @@ def change_charts(found: PairComparison) -> tuple[Chart, ...]:
 def _chart(measure: Measure, rows: list[Row], least: float) -> Chart:
     hover: dict[str, str] = {}
     with drawing_style():
-        figure, axes = canvas(_ROW * len(rows) + 48, 170, 12, 6, 42)
+        figure, axes = canvas(_ROW * len(rows) + 48, 176, 12, 6, 42)
         axes.axvspan(-least, least, color=BAND.light, linewidth=0)
         axes.axvline(0, color=MUTED.light, linewidth=1)
         for place, row in enumerate(rows):

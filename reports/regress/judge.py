@@ -64,6 +64,11 @@ class Judgement:
     """what the change may be, by the test alone"""
 
     @property
+    def is_found(self) -> bool:
+        """Is there a change that counts?"""
+        return self.verdict in (Verdict.WORSE, Verdict.IMPROVED)
+
+    @property
     def is_bad(self) -> bool:
         """Does the quantity go the bad way, however little?"""
         return self.change > 0 if self.measure.better is Better.LESS else self.change < 0

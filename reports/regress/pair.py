@@ -89,9 +89,18 @@ class PairComparison:
 
     @cached_property
     def worst_first(self) -> tuple[Row, ...]:
-        """The rows: worse, improved, noisy, same; of each the largest change first."""
-        order = {verdict: place for place, verdict in enumerate(Verdict)}
-        return tuple(sorted(self.rows, key=lambda row: (order[row.judgement.verdict], -_size(row.judgement.change))))
+        """The rows: what was measured before predictions; worse, improved, noisy, same; the largest change first."""
+        verdicts, groups = list(Verdict), list(Group)
+        return tuple(
+            sorted(
+                self.rows,
+                key=lambda row: (
+                    groups.index(row.judgement.measure.group),
+                    verdicts.index(row.judgement.verdict),
+                    -_size(row.judgement.change),
+                ),
+            )
+        )
 
     @property
     def counts(self) -> dict[Verdict, int]:
