@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -159,10 +160,10 @@ def _pairs(measure: Measure, points: Sequence[Point]) -> list[tuple[int, Pair]]:
         else:
             stretches.append([place])
     found = []
-    for old, new in zip(stretches, stretches[1:], strict=False):
+    for old, new in itertools.pairwise(stretches):
         before, after = points[old[-1]], points[new[0]]
         is_alike = before.origin.software == after.origin.software
         apart = drift(measure, before.predicted, after.predicted) if is_alike else 0.0
-        sides = ([points[place].readings for place in stretch] for stretch in (old, new))
-        found.append((new[0], Pair(measure, *sides, drift=apart)))
+        first, second = ([points[place].readings for place in stretch] for stretch in (old, new))
+        found.append((new[0], Pair(measure, first, second, apart)))
     return found

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from typing import Any
+
+from matplotlib.axes import Axes
+
 from reports.history.collect import History, Point, Series
 from reports.history.text import change_line, changed_first, machines
 from reports.palette import BAD, COMPONENTS, GOOD, MUTED
@@ -48,7 +52,7 @@ def _chart(history: History, series: Series, key: str) -> Chart:
     return Chart(key, f"{plain(series.label)}: {history.measure.title}", f"{said}. Thick: quartiles.", svg)
 
 
-def _look(point: Point) -> dict[str, object]:
+def _look(point: Point) -> dict[str, Any]:
     """A dot; where the quantity changed, a triangle that points the way it went."""
     judged = point.change
     if judged is None or not judged.is_found:
@@ -57,10 +61,7 @@ def _look(point: Point) -> dict[str, object]:
     return {"marker": "^" if judged.change > 0 else "v", "markersize": 10, "color": colour.light}
 
 
-def _axes(axes: object, series: Series) -> None:
-    from matplotlib.axes import Axes
-
-    assert isinstance(axes, Axes)
+def _axes(axes: Axes, series: Series) -> None:
     count = len(series.points)
     step = -(-count // _TICKS)
     ticks = list(range(0, count, step))

@@ -18,6 +18,8 @@ from suite.units import number_text, percent_text
 SHOWN_ROWS = 60
 #: points that a small drawing in a line of text has
 _SPARKS = 24
+#: medians that are apart by less are drawn alike
+_FLAT = 1e-3
 _BARS = "▁▂▃▄▅▆▇█"
 HEADINGS = ("runs", "first", "last", "over all", "by run", "changes")
 
@@ -83,8 +85,9 @@ def sparks(series: Series) -> str:
     known = [value for value in values if math.isfinite(value)]
     low, high = min(known, default=0.0), max(known, default=0.0)
     reach = len(_BARS) - 1
+    flat = high - low <= abs(low) * _FLAT
     return "".join(
-        " " if not math.isfinite(value) else _BARS[round((value - low) / (high - low) * reach) if high > low else 0]
+        " " if not math.isfinite(value) else _BARS[0 if flat else round((value - low) / (high - low) * reach)]
         for value in values
     )
 
@@ -94,8 +97,8 @@ def definitions(limits: Limits) -> list[str]:
     alpha, least = number_text(limits.alpha, 3), percent_text(limits.least)
     return [
         "Medians of each run after warm-up, of the slowest or fullest rank; by run: from the lowest to the highest.",
-        f"A change is marked where the commit changes: p < {alpha} (Mann-Whitney; Holm over all cases and commits) and at"
-        f" least {least}, as in `compare`. Runs of one clean commit count as launches of the same code.",
+        f"A change is marked where the commit changes: p < {alpha} (Mann-Whitney; Holm over all cases and commits) and"
+        f" at least {least}, as in `compare`. Runs of one clean commit count as launches of the same code.",
     ]
 
 

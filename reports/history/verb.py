@@ -1,4 +1,4 @@
-"""What `report` does: a run's page and summary written again, or with --history a quantity over all runs of a folder."""
+"""What `report` does: a run's page and summary written again, or with --history a quantity over a folder's runs."""
 
 from __future__ import annotations
 
