@@ -146,7 +146,7 @@ def _decided(found: Judgement, pair: Pair, limits: Limits) -> Judgement:
 
 
 def _apart(found: Judgement) -> float:
-    """The change as `needed` is given: the larger median over the smaller, so that a time's and its rate's are alike."""
+    """The change as `needed` is given: the larger median over the smaller, so that times and rates are alike."""
     if found.measure.is_share or not found.before > 0 or not found.after > 0:
         return abs(found.change)
     return max(found.before, found.after) / min(found.before, found.after) - 1
