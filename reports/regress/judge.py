@@ -131,11 +131,12 @@ def _decided(found: Judgement, pair: Pair, limits: Limits) -> Judgement:
     """The verdict, once p is known."""
     least = limits.least if pair.measure.least is None else pair.measure.least
     assert found.p is not None
-    if found.p < limits.alpha and abs(found.change) >= least and _apart(found) >= found.needed:
+    apart = _apart(found)
+    if found.p < limits.alpha and apart >= found.needed:
         return replace(found, verdict=_way(found), why=f"at least {_share(found.needed)}")
     if found.interval and max(abs(found.interval.low), abs(found.interval.high)) < least:
         return replace(found, verdict=Verdict.SAME, why=f"interval within {_share(least)}")
-    if abs(found.change) < least and found.p < limits.alpha:
+    if apart < least and found.p < limits.alpha:
         return replace(found, verdict=Verdict.SAME, why=f"below {_share(least)}")
     if found.p < limits.alpha:
         cause = "the machine changed" if pair.drift == found.needed else "launches differ"
