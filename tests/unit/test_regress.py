@@ -79,10 +79,13 @@ def test_what_scatters_too_widely_is_noisy_and_not_the_same() -> None:
 
 
 def test_a_change_below_what_counts_is_the_same_however_sure() -> None:
-    found = judged([TEN * 4], [scaled(1.008) * 4])
+    eight = [1 + 0.004 * place for place in range(8)]
+    found = judged([eight], [[value * 1.019 for value in eight]])
     assert found.p is not None
     assert found.p < 0.05
-    assert found.verdict is Verdict.SAME
+    assert found.interval
+    assert found.interval.high > 0.02  # so that the interval alone would not say it
+    assert (found.verdict, found.why) == (Verdict.SAME, "below 2.00 %")
 
 
 def test_three_readings_a_side_can_show_nothing() -> None:
@@ -309,8 +312,15 @@ def test_bad_input_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str
         ([first, other, "--alpha", "2"], "--alpha: 2 is no chance"),
         ([first, other, "--alpha", "0"], "not a number above zero"),
         ([first, other, "--least", "5"], "--least: 5 is no fraction; 2 % is 0.02"),
+        ([first, other, "--more-a", first], "is on that side already"),
+        ([first, other, "--more-b", alone, alone], "--more-b: "),
+        ([first, other, "--page", ""], "is a folder; name a file"),
+        ([first, other, "--page", str(empty)], "is a folder; name a file"),
         ([first, other, "--page", str(page), "--markdown", str(page)], "is --page too"),
-        ([first, other, "--page", str(tmp_path / "no" / "page.html"), "--markdown", str(page)], "No such file"),
+        (
+            [first, other, "--page", str(tmp_path / "no" / "page.html"), "--markdown", str(page)],
+            "page.html': No such file",
+        ),
     ):
         assert main(["compare", *words]) == 2, words
         heard = capsys.readouterr()
