@@ -30,13 +30,14 @@ def ran(
     peak: float = 1e9,
     loss: float = 3.5,
     outcome: Outcome = Outcome.OK,
+    **environment: Any,
 ) -> Measurement:
     """A case that took so long a step, warm-up before them."""
     if outcome is not Outcome.OK:
         return Measurement(of.case_id, outcome, reason="said why")
     samples = made.series(Quantity.STEP_TIME, [*WARMUP, *steps])
     samples += [Sample(Quantity.MEMORY, peak, 0, moment=Moment.LOSS), *made.series(Quantity.LOSS, [9.0, loss])]
-    return made.measured(of, samples)
+    return made.measured(of, samples, environment=environment)
 
 
 def write_run(

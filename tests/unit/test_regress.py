@@ -242,6 +242,17 @@ def test_the_machine_s_own_operators_are_the_yardstick(tmp_path: Path, capsys: p
         assert said["rows"][0]["verdict"] == verdict
 
 
+def test_times_beside_busy_neighbours_are_not_held_against_a_run(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    first = write_run(tmp_path, {ONE: [ran(ONE, TEN, other_cores=0.02)]})
+    for cores, verdict in ((0.2, "worse"), (1.3, "noisy")):
+        other = write_run(tmp_path, {ONE: [ran(ONE, scaled(1.5), other_cores=cores)]})
+        said = document(capsys, str(first), str(other), "--quantity", "step")
+        assert said["rows"][0]["verdict"] == verdict
+    assert said["rows"][0]["why"] == "others kept 1.3 cores busy"
+
+
 # --- around them ---------------------------------------------------------------------------------------------
 
 
