@@ -39,6 +39,11 @@ class Origin:
         """What stands under a point: the commit, where there is none the run."""
         return self.commit or self.run
 
+    @property
+    def short(self) -> str:
+        """The same where there is little room: seven letters of a commit, the time in a run's name."""
+        return f"{self.commit[:7]}{'+' if self.commit.endswith('+') else ''}" if self.commit else self.run[-6:]
+
 
 @dataclass(frozen=True)
 class Point:
