@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from reports.handover.verb import add_export_flags, run_export
+from reports.history.verb import add_report_flags, run_report
 from reports.intake.verb import add_import_flags, run_import
 from reports.kv.flags import add_kv_flags
 from reports.long_run_options import add_long_run_flags
@@ -22,7 +23,7 @@ from suite.case import Case
 from suite.parse import SpecError, require, shown
 
 _OPERANDS = {
-    "report": "RUN ",
+    "report": "RUN | --history FOLDER ",
     "validate": "TABLE.csv ... ",
     "compare": "RUN ... ",
     "import": "FILE ",
@@ -145,13 +146,8 @@ def trace(options: argparse.Namespace) -> int:
 
 
 def report(options: argparse.Namespace) -> int:
-    """Write a run's page and summary again from its records."""
-    from reports.bench import write_and_show
-    from reports.load import load_run
-
-    run, folder = load_run(options.run), Path(options.run)
-    write_and_show(run, folder if folder.is_dir() else folder.parent, options.json)
-    return 0
+    """Write a run's page and summary again from its records, or draw a quantity over the runs of a folder."""
+    return run_report(options)
 
 
 def models(options: argparse.Namespace) -> int:
@@ -221,6 +217,7 @@ def _parser() -> argparse.ArgumentParser:
     seconds = flags.above_zero(float)
     run.add_argument("--timeout", type=seconds, default=900.0, metavar="SECONDS", help="that a case may take [900]")
     run.add_argument("--hang", type=seconds, default=180.0, metavar="SECONDS", help="of silence from all ranks [180]")
+    run.add_argument("--launches", type=flags.above_zero(int), metavar="N", help="of each case, for `compare` [1]")
     run.add_argument("--rdzv", metavar="HOST:PORT", help="where several machines meet; the same command on each")
     run.add_argument("--node-rank", type=int, metavar="N", help="0 records, others follow [0 on HOST]")
     run.add_argument("--calibration", metavar="FILE", help="of this machine, for time estimates; none [measured now]")
@@ -271,7 +268,7 @@ def _parser() -> argparse.ArgumentParser:
         "--as", dest="model_as", metavar="decoder|transformers", help="whose code: ours, or transformers' [decoder]"
     )
     flags.add_case_flags(traced)
-    verb(report).add_argument("run", metavar="RUN", help="a run's folder, or the records.jsonl in it")
+    add_report_flags(verb(report))
     held = verb(validate)
     held.add_argument(
         "tables", metavar="TABLE.csv", nargs="+", help="published rows, in the columns of tests/published"

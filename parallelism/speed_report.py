@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from suite.interleaved import Interval, Seconds
+from suite.interleaved import Seconds
 from suite.spec import AttentionKernel, Precision
-from suite.stats import summarize
+from suite.stats import Interval, summarize
 
 SCHEMA = 1
 #: the contestants

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from reports.comparison import Comparison
+from reports.speed import slowest
 from suite.cache_shape import compute_dtype, stored_dtype
 from suite.case import Case
 from suite.record import Component, Measurement, Quantity, ServingEstimate
@@ -96,7 +97,7 @@ def serving_of(
     """The two paths of a served case joined; None for a case that is trained."""
     if not case.serves:
         return None
-    made = (case.serving.new_tokens or 1) - 1  # decode steps of a repetition
+    made = decode_steps(case)
     return ServingComparison(
         case=case,
         rows=_byte_rows(estimate, measurement),
@@ -105,6 +106,11 @@ def serving_of(
         answers=_answers(measurement),
         basis=estimate.basis if estimate else "",
     )
+
+
+def decode_steps(case: Case) -> int:
+    """Of one repetition: every token of an answer but the first."""
+    return (case.serving.new_tokens or 1) - 1
 
 
 def _byte_rows(estimate: ServingEstimate | None, measurement: Measurement | None) -> tuple[Comparison, ...]:
@@ -139,11 +145,7 @@ def _side(table: Mapping[_Key, float], key: _Key) -> float | None:
 
 
 def _timing(predicted: float | None, measurement: Measurement | None, quantity: Quantity, warmup: int) -> Timing:
-    slowest: dict[int, float] = {}
-    for sample in measurement.samples if measurement else ():
-        if sample.quantity is quantity:
-            slowest[sample.index] = max(sample.value, slowest.get(sample.index, sample.value))
-    return Timing(predicted, summarize([slowest[index] for index in sorted(slowest)], warmup))
+    return Timing(predicted, summarize(slowest(measurement, quantity), warmup))
 
 
 def _answers(measurement: Measurement | None) -> dict[Quantity, float]:

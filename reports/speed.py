@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import statistics
 from dataclasses import dataclass
 
 from suite.record import Measurement, Quantity, TimeEstimate
-from suite.stats import Summary, relative_error, summarize
+from suite.stats import Summary, quartiles, relative_error, summarize
 
 #: Steps, counted from 0, whose time is dropped: allocator, caches and lazily built state settle in them.
 WARMUP_STEPS = 3
@@ -64,13 +63,19 @@ class Speed:
 
 def speed_of(predicted: TimeEstimate | None, measurement: Measurement | None, tokens_per_step: int) -> Speed:
     """The step time of a case; nothing measured where no step is left after the warm-up."""
-    slowest: dict[int, float] = {}
+    steps = step_seconds(measurement)
+    return Speed(predicted, summarize(steps), quartiles(steps) if len(steps) > 1 else None, tokens_per_step)
+
+
+def step_seconds(measurement: Measurement | None) -> list[float]:
+    """Seconds of every step after the warm-up, of its slowest rank."""
+    return slowest(measurement, Quantity.STEP_TIME, WARMUP_STEPS)
+
+
+def slowest(measurement: Measurement | None, quantity: Quantity, first: int = 0) -> list[float]:
+    """The readings of a time in their order, from the one numbered `first` on, each of the rank that took longest."""
+    found: dict[int, float] = {}
     for sample in measurement.samples if measurement else ():
-        if sample.quantity is Quantity.STEP_TIME:
-            slowest[sample.index] = max(sample.value, slowest.get(sample.index, sample.value))
-    steps = [slowest[index] for index in sorted(slowest) if index >= WARMUP_STEPS]
-    quartiles = None
-    if len(steps) > 1:
-        first, _, third = statistics.quantiles(steps, n=4, method="inclusive")
-        quartiles = (first, third)
-    return Speed(predicted, summarize(steps), quartiles, tokens_per_step)
+        if sample.quantity is quantity and sample.index >= first:
+            found[sample.index] = max(sample.value, found.get(sample.index, sample.value))
+    return [found[index] for index in sorted(found)]

@@ -10,21 +10,13 @@ import random
 import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+
+from suite.stats import Interval
 
 RESAMPLES = 2000
 CONFIDENCE = 0.95
 
 Seconds = tuple[float, ...]
-
-
-@dataclass(frozen=True)
-class Interval:
-    """A figure with its 95 % bootstrap interval."""
-
-    value: float
-    low: float
-    high: float
 
 
 def interleave(

@@ -31,16 +31,30 @@ class Summary:
         return self.spread > NOISY_SPREAD
 
 
+@dataclass(frozen=True)
+class Interval:
+    """A figure, and the interval that it lies in with some confidence (its maker says how much)."""
+
+    value: float
+    low: float
+    high: float
+
+
 def summarize(values: Sequence[float], warmup: int = 0) -> Summary | None:
     """Summary of `values` after the first `warmup` are dropped; None where nothing is left."""
     kept = list(values[warmup:])
     if not kept:
         return None
-    low, high = min(kept), max(kept)
-    if len(kept) == 1:
-        return Summary(1, kept[0], 0.0, low, high)
-    first, middle, third = statistics.quantiles(kept, n=4, method="inclusive")
-    return Summary(len(kept), middle, third - first, low, high)
+    first, third = quartiles(kept)
+    return Summary(len(kept), statistics.median(kept), third - first, min(kept), max(kept))
+
+
+def quartiles(values: Sequence[float]) -> tuple[float, float]:
+    """First and third quartile, between readings where they fall between two; of one reading that one, twice."""
+    if len(values) == 1:
+        return values[0], values[0]
+    first, _, third = statistics.quantiles(values, n=4, method="inclusive")
+    return first, third
 
 
 def relative_error(predicted: float | None, measured: float | None) -> float | None:
