@@ -47,6 +47,11 @@ class Tally:
     untimed: Counter[str] = field(default_factory=Counter)  # that fit, by the reason why they have no time
     left: int = 0  # not looked at: slower at the least than the best are
 
+    @property
+    def legal(self) -> int:
+        """Layouts that the rules take."""
+        return self.too_large + self.timed + self.untimed.total() + self.left
+
 
 class _Family(NamedTuple):
     bound: float
