@@ -6,7 +6,10 @@ import argparse
 import dataclasses
 import os
 import typing
+from collections import Counter
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
+from itertools import product
 from math import prod
 from typing import Any
 
@@ -15,12 +18,17 @@ from reports.plan.asked import Asked, Objective
 from suite import flags
 from suite.case import Case, case_from
 from suite.hardware import DeviceKind, device
-from suite.layout import AXES, Layout
+from suite.layout import AXES, Engine, Layout, Schedule
 from suite.parse import SpecError, from_text, nearest, require, shown
 from suite.spec import Workload
 
 #: settings of a workload that a plan finds, unless they are fixed
 FOUND = ("micro_batch", "micro_batches")
+#: values of what is not fixed among which there must be some that the rules take beside what is
+TRIED: dict[str, tuple[Any, ...]] = {
+    "dp": (1, 2), "fsdp": (1, 2), "pp": (1, 2), "virtual_stages": (1, 2), "schedule": tuple(Schedule),
+    "engine": tuple(Engine), "reshard_after_forward": (True, False), "zero": (0, 1, 2, 3),
+}  # fmt: skip
 #: devices of a machine where none is given: what GPUs are sold in
 PER_NODE = 8
 
@@ -62,6 +70,8 @@ def asked_of(options: argparse.Namespace) -> Asked:
     )
     asked.weight(1.0)  # an objective that the device has no figure for is refused before the search
     _check_degrees(fixed, asked.gpus)
+    _check_together(fixed)
+    _check_model(asked)
     return asked
 
 
@@ -163,3 +173,31 @@ def _check_degrees(fixed: Mapping[str, Any], gpus: int) -> None:
             f"--fixed: {text} = {ranks} ranks, and there are {gpus} devices, which is no multiple of it; fix less, or"
             " give other --nodes and --per-node"
         )
+
+
+def _check_together(fixed: Mapping[str, Any]) -> None:
+    """Refuse fixed settings that no layout has together, whatever is found for the others."""
+    settings = {name: value for name, value in fixed.items() if name not in FOUND}
+    free = {name: values for name, values in TRIED.items() if name not in settings}
+    why = Counter[str]()
+    for values in product(*free.values()):
+        try:
+            Layout(**settings, **dict(zip(free, values, strict=True)))
+        except SpecError as error:
+            why[str(error).removeprefix("layout: ")] += 1
+        else:
+            return
+    raise SpecError(f"--fixed: {why.most_common(1)[0][0]}")
+
+
+def _check_model(asked: Asked) -> None:
+    """Refuse fixed degrees that the model does not divide into."""
+    parts = {name: asked.fixed[name] for name in ("tp", "cp", "context") if name in asked.fixed}
+    work = replace(asked.base.workload, micro_batches=1)
+    replace(asked.base, layout=Layout(**parts), workload=work, cluster=replace(asked.base.cluster, nodes=1, per_node=0))
+    layers, stages = asked.base.model.layers, asked.fixed.get("pp", 1) * asked.fixed.get("virtual_stages", 1)
+    require(
+        stages <= layers,
+        f"--fixed: pp * virtual_stages = {stages} stages, and {asked.base.model.name} has {layers} blocks; every stage"
+        " holds at least one",
+    )
