@@ -6,7 +6,6 @@ import argparse
 import dataclasses
 import os
 import typing
-from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from itertools import product
@@ -14,7 +13,7 @@ from math import prod
 from typing import Any
 
 from memory.verdict import Verdict
-from reports.plan.asked import Asked, Objective
+from reports.plan.asked import PER_NODE, Asked, Objective
 from suite import flags
 from suite.case import Case, case_from
 from suite.hardware import DeviceKind, device
@@ -29,8 +28,6 @@ TRIED: dict[str, tuple[Any, ...]] = {
     "dp": (1, 2), "fsdp": (1, 2), "pp": (1, 2), "virtual_stages": (1, 2), "schedule": tuple(Schedule),
     "engine": tuple(Engine), "reshard_after_forward": (True, False), "zero": (0, 1, 2, 3),
 }  # fmt: skip
-#: devices of a machine where none is given: what GPUs are sold in
-PER_NODE = 8
 
 
 def add_plan_flags(parser: argparse.ArgumentParser) -> None:
@@ -179,15 +176,17 @@ def _check_together(fixed: Mapping[str, Any]) -> None:
     """Refuse fixed settings that no layout has together, whatever is found for the others."""
     settings = {name: value for name, value in fixed.items() if name not in FOUND}
     free = {name: values for name, values in TRIED.items() if name not in settings}
-    why = Counter[str]()
+    why: dict[str, int] = {}
     for values in product(*free.values()):
         try:
             Layout(**settings, **dict(zip(free, values, strict=True)))
         except SpecError as error:
-            why[str(error).removeprefix("layout: ")] += 1
+            # of the reasons, the one that speaks most of what was fixed, and least of what was not
+            text = str(error).removeprefix("layout: ")
+            why[text] = sum(1 if name in settings else -1 for name in _layout_names() if f"{name}(" in text)
         else:
             return
-    raise SpecError(f"--fixed: {why.most_common(1)[0][0]}")
+    raise SpecError(f"--fixed: {max(why, key=why.__getitem__)}")
 
 
 def _check_model(asked: Asked) -> None:

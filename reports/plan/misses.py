@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 from typing import NamedTuple
 
-from reports.plan.asked import Asked
+from reports.plan.asked import PER_NODE, Asked
 from reports.plan.bounds import Bounds, Piped
 from reports.plan.solve import Solver, limit_bytes
 from reports.plan.space import Grain, Pipe, Space, Spread
@@ -83,7 +83,8 @@ def _enough(solver: Solver, asked: Asked) -> str:
     """How many more devices would do."""
     more = asked
     for _ in range(DOUBLINGS):
-        more = more.on(more.nodes * 2, more.per_node)
+        is_part = more.nodes == 1 and 2 * more.per_node <= PER_NODE
+        more = more.on(1, 2 * more.per_node) if is_part else more.on(2 * more.nodes, more.per_node)
         try:
             found = solver.plan(replace(more, best=1)).answers
         except SpecError:
