@@ -30,9 +30,10 @@ def loss_chart(group: LossGroup, key: str) -> Chart:
     legend = -(-(len(group.cases) + 1) // columns) * _LEGEND_LINE + 8
     below = legend + 38 + (_DISTANCE + _GAP if several else 0)
     left = 54
+    hover: dict[str, str] = {}
     with drawing_style():
         figure, axes = canvas(_PANEL + below, left, 10, 10, below)
-        handles = _draw_curves(axes, group)
+        handles = _draw_curves(axes, group, hover)
         axes.set_ylabel("loss, nats a token")
         axes.grid(axis="y")
         last = axes
@@ -42,7 +43,7 @@ def loss_chart(group: LossGroup, key: str) -> Chart:
             last.set_xlim(axes.get_xlim())
         last.set_xlabel("optimizer step")
         figure.legend(handles=handles, loc="lower center", ncols=columns, handlelength=3.2, borderaxespad=0.2)
-        svg = to_svg(figure, key, f"Loss curves of {plain(group.title)}")
+        svg = to_svg(figure, key, f"Loss curves of {plain(group.title)}", hover)
     return Chart(key, f"Loss: {plain(group.title)}", _caption(group), svg)
 
 
@@ -56,13 +57,15 @@ def _caption(group: LossGroup) -> str:
     )
 
 
-def _draw_curves(axes: Axes, group: LossGroup) -> list[Line2D]:
-    """The curves, each narrower than the one below it; returns the legend's handles."""
+def _draw_curves(axes: Axes, group: LossGroup, hover: dict[str, str]) -> list[Line2D]:
+    """The curves, each narrower than the one below it, and what each says; returns the legend's handles."""
     handles = []
     for place, case in enumerate(group.cases):
         style = _style(place, len(group.cases))
         steps = [step for step, _ in case.curve.training]
-        axes.plot(steps, [_finite(loss) for _, loss in case.curve.training], **style)  # type: ignore[arg-type]
+        losses = [_finite(loss) for _, loss in case.curve.training]
+        axes.plot(steps, losses, gid=f"curve{place}", **style)  # type: ignore[arg-type]
+        hover[f"curve{place}"] = f"{plain(variant(case.case))}: {number_text(case.curve.final, 6)} at step {steps[-1]}"
         label = shorten(plain(variant(case.case)), _LEGEND_LABEL)
         handles.append(Line2D([], [], label=label, **style))  # type: ignore[arg-type]
         if case.curve.validation:
