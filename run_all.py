@@ -217,6 +217,7 @@ def _parser() -> argparse.ArgumentParser:
     seconds = flags.above_zero(float)
     run.add_argument("--timeout", type=seconds, default=900.0, metavar="SECONDS", help="that a case may take [900]")
     run.add_argument("--hang", type=seconds, default=180.0, metavar="SECONDS", help="of silence from all ranks [180]")
+    run.add_argument("--launches", type=flags.above_zero(int), metavar="N", help="of each case, for `compare` [1]")
     run.add_argument("--rdzv", metavar="HOST:PORT", help="where several machines meet; the same command on each")
     run.add_argument("--node-rank", type=int, metavar="N", help="0 records, others follow [0 on HOST]")
     run.add_argument("--calibration", metavar="FILE", help="of this machine, for time estimates; none [measured now]")

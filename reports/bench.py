@@ -65,7 +65,8 @@ def run_bench(options: argparse.Namespace) -> int:
     try:
         with ConsoleProgress() as progress, machines.runner(cases, launcher, options.timeout) as runner:
             # small cases of one pass share launches, whose cost they would be lost in
-            sweep(cases, store, batched(runner, cases, predictor.passes), predictor, progress)
+            launches = store.rows(RunRow)[0].launches
+            sweep(cases, store, batched(runner, cases, predictor.passes), predictor, progress, launches)
         record_answers(store, cases, tell)
         record_traces(store, cases, tell, options.timeout)
     except (KeyboardInterrupt, OSError):
@@ -103,6 +104,7 @@ def _started(options: argparse.Namespace, machines: Machines) -> tuple[RunStore,
             environment=environment(),
             passes=passes,
             peers=tuple(Peer) if options.suite == PEERS else (),
+            launches=options.launches or 1,
         )
     )
     return store, cases, Predictor(calibration, passes)
@@ -160,6 +162,7 @@ def _emit(options: argparse.Namespace) -> int:
     _check(cases)
     kept = [] if options.runs is None else ["--runs", options.runs]
     command = [*shlex.split(options.program), "bench", "--case", "-", "--timeout", f"{options.timeout:g}"]
+    kept += [] if options.launches is None else ["--launches", str(options.launches)]
     text = sbatch(cases, [*command, "--hang", f"{options.hang:g}", *kept], options.timeout)
     print(json.dumps({"emit": options.emit, "text": text}) if options.json else text, end="\n" if options.json else "")
     return 0
@@ -167,7 +170,7 @@ def _emit(options: argparse.Namespace) -> int:
 
 def _resumed(options: argparse.Namespace, machines: Machines) -> tuple[RunStore, tuple[Case, ...], Predictor]:
     """An earlier run, with the calibration it was begun with: cases that have ended are not run again."""
-    kept = ("suite", "runs", "passes", "calibration")
+    kept = ("suite", "runs", "passes", "calibration", "launches")
     flags.refuse_beside(options, "--resume", *kept, why="a run goes on with its own cases")
     run = load_run(options.resume)
     store = RunStore.open(Path(options.resume))

@@ -57,6 +57,7 @@ class CaseResult:
     traced: tuple[Sample, ...] = ()  # of the ranks that were traced
     untraced: str = ""  # why none was, where that was tried
     serving: ServingEstimate | None = None  # of a served case, which has no estimate of training
+    earlier: tuple[Measurement, ...] = ()  # of launches before the one that `measurement` is of
 
 
 @dataclass(frozen=True)

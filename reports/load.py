@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+from collections.abc import Sequence
 from pathlib import Path
 
 from reports.compare import CaseResult, Run
@@ -27,7 +28,7 @@ def load_run(path: Path | str) -> Run:
         case = _case(mapping, f"{store.path}: case {number}")
         cases[case.case_id] = case
     estimates: dict[str, EstimateRow] = {}
-    measurements: dict[str, MeasurementRow] = {}
+    measurements: dict[str, list[MeasurementRow]] = {}
     peers: dict[str, tuple[PeerAnswer, ...]] = {}
     traces: dict[str, TraceRow] = {}
     for row in rows:
@@ -43,7 +44,7 @@ def load_run(path: Path | str) -> Run:
         elif isinstance(row, TraceRow):
             traces[case.case_id] = row
         else:
-            measurements[case.case_id] = row
+            measurements.setdefault(case.case_id, []).append(row)
     return Run(
         name=store.folder.resolve().name,
         created=asked[0].created,
@@ -53,7 +54,7 @@ def load_run(path: Path | str) -> Run:
         passes=asked[0].passes,
         peers=asked[0].peers,
         results=tuple(
-            _result(case, estimates.get(key), measurements.get(key), peers.get(key, ()), traces.get(key))
+            _result(case, estimates.get(key), measurements.get(key, []), peers.get(key, ()), traces.get(key))
             for key, case in cases.items()
         ),
     )
@@ -62,7 +63,7 @@ def load_run(path: Path | str) -> Run:
 def _result(
     case: Case,
     estimate: EstimateRow | None,
-    measured: MeasurementRow | None,
+    measured: Sequence[MeasurementRow],
     peers: tuple[PeerAnswer, ...],
     trace: TraceRow | None,
 ) -> CaseResult:
@@ -70,7 +71,7 @@ def _result(
         case=case,
         memory=estimate.memory if estimate else (),
         time=estimate.time if estimate else None,
-        measurement=measured.measurement if measured else None,
+        measurement=measured[-1].measurement if measured else None,
         unpredicted=estimate.reason if estimate else "",
         traffic=estimate.traffic if estimate else (),
         timelines=estimate.timelines if estimate else (),
@@ -78,6 +79,7 @@ def _result(
         traced=trace.samples if trace else (),
         untraced=trace.reason if trace else "",
         serving=estimate.serving if estimate else None,
+        earlier=tuple(row.measurement for row in measured[:-1]),
     )
 
 

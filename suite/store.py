@@ -38,6 +38,7 @@ class RunRow:
     environment: dict[str, Any] = field(default_factory=dict)
     peers: tuple[Peer, ...] = ()  # the other tools that are asked about every case
     passes: tuple[Pass, ...] = ON_RANKS
+    launches: int = 1  # how often each case is launched
 
 
 @dataclass(frozen=True)
@@ -56,7 +57,7 @@ class EstimateRow:
 
 @dataclass(frozen=True)
 class MeasurementRow:
-    """What a case gave when it ran, however it ended."""
+    """What a case gave when it ran, however it ended. A case launched several times has several: the last counts."""
 
     case: dict[str, Any]
     measurement: Measurement

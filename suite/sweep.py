@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Protocol
 
 from suite.case import Case
 from suite.progress import Progress
-from suite.record import Measurement
+from suite.record import Measurement, Outcome
 from suite.store import EstimateRow, MeasurementRow, RunStore
 
 
@@ -26,25 +27,33 @@ def sweep(
     launcher: Runner,
     predict: Callable[[Case], EstimateRow],
     progress: Progress,
+    launches: int = 1,
 ) -> tuple[Measurement, ...]:
-    """Run the cases that the store has no measurement of; the measurements of all of them, in order of `cases`.
+    """Run the cases that the store has no measurement of; the last measurements of all of them, in order of `cases`.
+
+    With several `launches` all cases run once, then all again: launches of one case lie apart in time, as those of two
+    runs do. One that does not end well is not launched again.
 
     Called again on the same store it goes on where it stopped: a case that ended, in whatever way, is not run
     again, and one that was cut short is. A case that fails does not stop the rest. KeyboardInterrupt passes
     through when the running case's processes have ended; that case is not recorded as measured.
     """
     wanted = {case.case_id: case for case in cases}
+    done = Counter(row.measurement.case_id for row in store.rows(MeasurementRow))
     measured = {case_id: row for case_id, row in finished(store).items() if case_id in wanted}
-    progress.begin(total=len(wanted), done=len(measured))
-    for case_id, case in wanted.items():
-        if case_id in measured:
-            continue
-        progress.case_started(case)
-        store.append(_estimate(case, predict))
-        measurement = launcher.run(case, store.case_folder(case_id))
-        store.append(MeasurementRow(case.to_mapping(), measurement))
-        measured[case_id] = measurement
-        progress.case_ended(case, measurement)
+    progress.begin(total=len(wanted) * launches, done=sum(done[case_id] for case_id in measured))
+    for number in range(launches):
+        for case_id, case in wanted.items():
+            last = measured.get(case_id)
+            if done[case_id] > number or (last and last.outcome is not Outcome.OK):
+                continue
+            progress.case_started(case)
+            if not last:
+                store.append(_estimate(case, predict))
+            measurement = launcher.run(case, store.case_folder(case_id))
+            store.append(MeasurementRow(case.to_mapping(), measurement))
+            measured[case_id] = measurement
+            progress.case_ended(case, measurement)
     return tuple(measured[case.case_id] for case in cases)
 
 

@@ -11,7 +11,7 @@ from reports.compare import CaseComparison, Run
 from reports.load import load_run
 from reports.regress.judge import Judgement, Limits, Pair, judge
 from reports.regress.measures import Measure, predicted_seconds
-from reports.regress.pair import drift, software_of
+from reports.regress.pair import drift, launches_of, software_of
 from reports.regress.surroundings import commit_of, machine_of
 from reports.summary import compare_run
 from suite.parse import SpecError, require
@@ -45,9 +45,14 @@ class Point:
     """A case in one run. `change` is against all runs of the code before it, where that code is another one's."""
 
     origin: Origin
-    readings: tuple[float, ...]
+    launches: tuple[tuple[float, ...], ...]
     predicted: float | None
     change: Judgement | None = None
+
+    @property
+    def readings(self) -> tuple[float, ...]:
+        """Those of all launches."""
+        return tuple(value for launch in self.launches for value in launch)
 
     @property
     def summary(self) -> Summary:
@@ -129,10 +134,10 @@ def _add(
     measure: Measure,
     origin: Origin,
 ) -> None:
-    readings = tuple(measure.read(case))
-    if readings:
+    launches = tuple(found for launch in launches_of(case) if (found := tuple(measure.read(launch))))
+    if launches:
         entry = rows.setdefault((machine, case.case.case_id), _Found(case.case.label))
-        entry.points.append(Point(origin, readings, predicted_seconds(case)))
+        entry.points.append(Point(origin, launches, predicted_seconds(case)))
 
 
 def _series(measure: Measure, rows: dict[tuple[tuple[str, ...], str], _Found], limits: Limits) -> tuple[Series, ...]:
@@ -164,6 +169,6 @@ def _pairs(measure: Measure, points: Sequence[Point]) -> list[tuple[int, Pair]]:
         before, after = points[old[-1]], points[new[0]]
         is_alike = before.origin.software == after.origin.software
         apart = drift(measure, before.predicted, after.predicted) if is_alike else 0.0
-        first, second = ([points[place].readings for place in stretch] for stretch in (old, new))
+        first, second = ([found for place in stretch for found in points[place].launches] for stretch in (old, new))
         found.append((new[0], Pair(measure, first, second, apart)))
     return found

@@ -16,7 +16,8 @@ from suite.record import Component
 
 #: figures of a page: cases that changed first
 DRAWN_CASES = 24
-_TICKS = 6
+_TICKS = 5
+_LEAST_SPAN = 0.01
 _COMMIT = 7  # letters of a commit under the axis
 _LINE = COMPONENTS[Component.PARAMETERS].light
 
@@ -63,10 +64,14 @@ def _look(point: Point) -> dict[str, Any]:
 
 def _axes(axes: Axes, series: Series) -> None:
     count = len(series.points)
-    step = -(-count // _TICKS)
-    ticks = list(range(0, count, step))
-    labels = [plain(series.points[place].origin.label)[:_COMMIT] for place in ticks]
-    axes.set_xticks(ticks, labels, size=SMALL)
+    labels = [plain(point.origin.label)[:_COMMIT] for point in series.points]
+    changes = [place for place in range(count) if not place or labels[place] != labels[place - 1]]
+    ticks = changes[:: -(-len(changes) // _TICKS)]
+    axes.set_xticks(ticks, [labels[place] for place in ticks], size=SMALL)
+    low, high = axes.get_ylim()
+    middle = abs(low + high) / 2
+    if high - low < _LEAST_SPAN * middle:  # what hardly differs is drawn as a level line
+        axes.set_ylim(low - _LEAST_SPAN * middle, high + _LEAST_SPAN * middle)
     axes.set_xlim(-0.5, count - 0.5)
     axes.set_xlabel("commit, in the order of the runs", color=MUTED.light)
     axes.grid(axis="y")

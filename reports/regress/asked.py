@@ -26,6 +26,7 @@ _FAILING = {"worse": (Verdict.WORSE,), "changed": (Verdict.WORSE, Verdict.IMPROV
 def compare_two(options: argparse.Namespace) -> int:
     """Compare two runs and say it; 1 where --fail-on names what was found. SpecError for runs that cannot be."""
     failing = _failing(options.fail_on)
+    require(options.page is None or options.page != options.markdown, f"--markdown: {options.markdown!r} is --page too")
     measures, limits = measures_named(options.quantity), _limits(options)
     before, after = (
         _side(path, more) for path, more in zip(options.runs, (options.more_a, options.more_b), strict=True)
@@ -97,14 +98,16 @@ def _check_shared(found: PairComparison) -> None:
 
 
 def _write(found: PairComparison, options: argparse.Namespace) -> None:
-    """The page and the pull request's comment, where they were asked for."""
+    """The page and the pull request's comment, where they were asked for; both are made before either is written."""
+    texts: dict[str, str] = {}
     if options.page is not None:
         from reports.regress.page import render_pair
 
-        write_whole(Path(options.page), render_pair(found))
-        tell(f"wrote {options.page}")
+        texts[options.page] = render_pair(found)
     if options.markdown is not None:
         from reports.regress.markdown import pair_markdown
 
-        write_whole(Path(options.markdown), pair_markdown(found))
-        tell(f"wrote {options.markdown}")
+        texts[options.markdown] = pair_markdown(found)
+    for path, text in texts.items():
+        write_whole(Path(path), text)
+        tell(f"wrote {path}")

@@ -56,7 +56,7 @@ def _chart(measure: Measure, rows: list[Row], least: float) -> Chart:
         axes.locator_params(axis="x", nbins=4)
         axes.set_xlabel(f"change of {measure.title}")
         axes.grid(axis="x")
-        svg = to_svg(figure, f"change-{measure.name}", f"Change of {measure.title} by case")
+        svg = to_svg(figure, f"change-{measure.name}", f"Change of {measure.title} by case", hover)
     caption = f"B over A, with what the test leaves. Shaded: below {percent_text(least)}, which counts as the same."
     return Chart(f"change-{measure.name}", f"Change of {measure.title}", caption, svg)
 

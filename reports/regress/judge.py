@@ -53,7 +53,7 @@ class Judgement:
     change: float
     """after over before less one; of what is a share already, after less before"""
     needed: float
-    """the change from which it counts"""
+    """from what on it counts, the larger median over the smaller less one"""
     verdict: Verdict
     why: str
     """the rule that gave the verdict"""
@@ -131,7 +131,7 @@ def _decided(found: Judgement, pair: Pair, limits: Limits) -> Judgement:
     """The verdict, once p is known."""
     least = limits.least if pair.measure.least is None else pair.measure.least
     assert found.p is not None
-    if found.p < limits.alpha and abs(found.change) >= found.needed:
+    if found.p < limits.alpha and abs(found.change) >= least and _apart(found) >= found.needed:
         return replace(found, verdict=_way(found), why=f"at least {_share(found.needed)}")
     if found.interval and max(abs(found.interval.low), abs(found.interval.high)) < least:
         return replace(found, verdict=Verdict.SAME, why=f"interval within {_share(least)}")
@@ -143,6 +143,13 @@ def _decided(found: Judgement, pair: Pair, limits: Limits) -> Judgement:
     if least_p(*found.readings) >= limits.alpha:
         return replace(found, verdict=Verdict.NOISY, why="too few readings")
     return replace(found, verdict=Verdict.NOISY, why=f"{_share(least)} could hide")
+
+
+def _apart(found: Judgement) -> float:
+    """The change as `needed` is given: the larger median over the smaller, so that times and rates are alike."""
+    if found.measure.is_share or not found.before > 0 or not found.after > 0:
+        return abs(found.change)
+    return max(found.before, found.after) / min(found.before, found.after) - 1
 
 
 def _draft(pair: Pair, needed: float, why: str) -> Judgement:

@@ -5,10 +5,10 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
-from reports.compare import NOT_RUN, CaseComparison, Run
+from reports.compare import NOT_RUN, CaseComparison, Run, compare_case
 from reports.regress.judge import Judgement, Limits, Pair, Verdict, judge
 from reports.regress.measures import Group, Kind, Measure, predicted_seconds
 from reports.regress.surroundings import Difference, differences, facts
@@ -34,10 +34,20 @@ class Side:
         """The run's cases that were tried, by id."""
         return {case.case.case_id: case for case in self.run.cases if case.status not in _UNTRIED}
 
-    def launches(self, case_id: str) -> tuple[CaseComparison, ...]:
-        """Every launch of a case, the run's own first."""
-        runs = (self.run, *self.more)
-        return tuple(case for run in runs for case in run.cases if case.case.case_id == case_id)
+    def launches(self, case_ids: Sequence[str]) -> dict[str, tuple[CaseComparison, ...]]:
+        """Every launch of these cases, the one that counts for the run first."""
+        found: dict[str, tuple[CaseComparison, ...]] = dict.fromkeys(case_ids, ())
+        for run in (self.run, *self.more):
+            for case in run.cases:
+                if case.case.case_id in found:
+                    found[case.case.case_id] += launches_of(case)
+        return found
+
+
+def launches_of(case: CaseComparison) -> tuple[CaseComparison, ...]:
+    """A case as its last launch has it, and as each before does."""
+    earlier = (replace(case.result, measurement=measurement, earlier=()) for measurement in case.result.earlier)
+    return (case, *map(compare_case, earlier))
 
 
 @dataclass(frozen=True)
@@ -135,11 +145,12 @@ def compare_runs(before: Side, after: Side, measures: tuple[Measure, ...], limit
     shared = [key for key in before.cases if key in after.cases]
     outcomes = [_outcome(before.cases[key], after.cases[key]) for key in shared]
     yardstick = software_of(before.run.run) == software_of(after.run.run)
+    first, second = before.launches(shared), after.launches(shared)
     rows: list[Row] = []
     for measure in measures:
         keys, pairs = [], []
         for key in shared:
-            pair = _pair(measure, before.launches(key), after.launches(key), yardstick)
+            pair = _pair(measure, first[key], second[key], yardstick)
             if pair:
                 keys.append(key)
                 pairs.append(pair)

@@ -27,7 +27,8 @@ SHOWN_ROWS = 60
 STYLES = {Verdict.WORSE: "bold red", Verdict.IMPROVED: "green", Verdict.NOISY: "yellow", Verdict.SAME: ""}
 SINGLE = (
     "Every case was launched once on a side: what one launch of the same code does differently from the next cannot be"
-    " told from a change. Further runs of either code, given with --more-a and --more-b, are what tells."
+    " told from a change. What tells: runs made with `bench --launches 3`, or further runs of either code, given with"
+    " --more-a and --more-b."
 )
 
 

@@ -47,7 +47,7 @@ VERBS = ("bench", "estimate", "report", "models")
         ("estimate --model gpt2 --device h1000", "cluster.device: 'h1000' is not known; did you mean h100"),
         ("estimate --model gpt2 --hf-config x.json", "--hf-config: given beside --model; give one of them"),
         ("estimate --case /nowhere.json", "--case: '/nowhere.json' cannot be read (No such file or directory)"),
-        ("report", "the following arguments are required: RUN"),
+        ("report", "RUN: missing; name a run's folder, or a folder of runs with --history"),
         ("report /nowhere", "/nowhere: no run is recorded there; expected a folder with records.jsonl"),
         (
             "bench --suite nightly",

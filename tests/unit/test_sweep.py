@@ -137,3 +137,17 @@ def test_a_formula_that_fails_is_a_row_too(store: RunStore) -> None:
     assert measurement.outcome is Outcome.OK
     [row] = store.rows(EstimateRow)
     assert row == EstimateRow(IDS[0], CASES[0].to_mapping(), reason="ZeroDivisionError: no heads")
+
+
+def test_several_launches_go_round_by_round(tmp_path: Path) -> None:
+    """All cases once, then all again; the second does not end well and is left; a sweep cut short goes on."""
+    store = RunStore.create(tmp_path)
+    launcher = FakeLauncher(lambda case: Outcome.OOM if case.recipe.seed == 1 else Outcome.OK)
+    told = Told()
+    sweep(CASES[:1], store, launcher, predict, Silent(), launches=2)
+    sweep(CASES, store, launcher, predict, told, launches=3)
+    ids = [case_id for case_id, _ in launcher.ran]
+    assert ids == [IDS[0], IDS[0], IDS[1], IDS[2], IDS[2], IDS[0], IDS[2]]
+    assert told.lines[0] == "begin 2/9"
+    assert [row.measurement.case_id for row in store.rows(MeasurementRow)] == ids
+    assert len(store.rows(EstimateRow)) == 3

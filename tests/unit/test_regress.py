@@ -1,0 +1,366 @@
+"""`compare RUN_A RUN_B`: verdicts of hand-made readings, what differs around them, exit statuses, every form."""
+
+from __future__ import annotations
+
+import json
+import math
+import random
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from reports.regress.judge import Judgement, Limits, Pair, Verdict, judge
+from reports.regress.measures import MEASURES, measures_named
+from reports.regress.surroundings import differences, machine_of, other_machine
+from run_all import main
+from suite.case import Case
+from suite.layout import Layout
+from suite.parse import SpecError
+from suite.record import Outcome
+from tests.unit import report_samples as made
+from tests.unit.run_stores import MACHINE, ran, write_run
+
+pytestmark = pytest.mark.unit
+
+STEP, MEMORY, SENT, LOSS = (
+    next(each for each in MEASURES if each.name == name)
+    for name in ("step_seconds", "memory_bytes", "bytes_sent", "loss_nats")
+)
+RATE = next(each for each in MEASURES if each.name == "tokens_per_second")
+TEN = [1.00, 1.01, 0.99, 1.002, 0.998, 1.003, 0.997, 1.004, 0.996, 1.0]
+ONE, TWO = made.case(), made.case(layout=Layout(dp=2))
+
+
+def scaled(factor: float) -> list[float]:
+    return [value * factor for value in TEN]
+
+
+def judged(before: list[list[float]], after: list[list[float]], measure: Any = STEP, drift: float = 0.0) -> Judgement:
+    return judge([Pair(measure, before, after, drift)], Limits())[0]
+
+
+# --- verdicts ------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "factor, verdict",
+    [(1.2, "worse"), (1.03, "worse"), (1 / 1.2, "improved"), (1.0, "same"), (1.01, "same")],
+)
+def test_times_that_hardly_scatter(factor: float, verdict: str) -> None:
+    found = judged([TEN], [scaled(factor)])
+    assert found.verdict.value == verdict
+    assert found.change == pytest.approx(factor - 1)
+    assert found.interval
+    assert found.interval.low <= factor - 1 <= found.interval.high
+
+
+def test_of_tokens_a_second_more_is_better() -> None:
+    assert judged([TEN], [scaled(1.2)], RATE).verdict is Verdict.IMPROVED
+    assert judged([TEN], [scaled(0.8)], RATE).verdict is Verdict.WORSE
+
+
+def test_a_time_and_its_rate_have_one_verdict() -> None:
+    """Launches 30 % apart, a change of 45 %: as a rate that is a loss of 31 %."""
+    before, after = [TEN, scaled(1.3)], [scaled(1.65), scaled(1.68)]
+    rates = [[[1 / value for value in launch] for launch in side] for side in (before, after)]
+    found, rate = judged(before, after), judged(*rates, RATE)
+    assert (found.verdict, rate.verdict) == (Verdict.WORSE, Verdict.WORSE)
+    assert found.needed == pytest.approx(0.3, abs=1e-3)
+    assert rate.needed == pytest.approx(0.3, abs=1e-3)
+    assert abs(rate.change) == pytest.approx(0.31, abs=0.01)
+
+
+def test_what_scatters_too_widely_is_noisy_and_not_the_same() -> None:
+    wide = [0.7, 1.4, 0.8, 1.3, 1.0, 0.9, 1.2, 1.1]
+    found = judged([wide], [[value * 1.05 for value in wide]])
+    assert (found.verdict, found.why) == (Verdict.NOISY, "2.00 % could hide")
+
+
+def test_a_change_below_what_counts_is_the_same_however_sure() -> None:
+    found = judged([TEN * 4], [scaled(1.008) * 4])
+    assert found.p is not None
+    assert found.p < 0.05
+    assert found.verdict is Verdict.SAME
+
+
+def test_three_readings_a_side_can_show_nothing() -> None:
+    found = judged([[1.0, 1.1, 1.2]], [[2.0, 2.1, 2.2]])
+    assert (found.verdict, found.why, found.p, found.interval) == (Verdict.NOISY, "too few readings", 0.1, None)
+
+
+def test_a_change_has_to_exceed_what_launches_of_one_side_differ_by() -> None:
+    """The medians of A's launches are 1.0 and 1.25: 12 % over both is no change yet, 40 % is."""
+    before = [TEN, scaled(1.25)]
+    near, far = judged(before, [scaled(1.26), scaled(1.27)]), judged(before, [scaled(1.6), scaled(1.61)])
+    assert near.needed == pytest.approx(0.25)
+    assert (near.verdict, near.why) == (Verdict.NOISY, "launches differ by 25 %")
+    assert far.verdict is Verdict.WORSE
+
+
+def test_a_change_has_to_exceed_what_the_machine_changed_by() -> None:
+    assert judged([TEN], [scaled(1.1)], drift=0.2).verdict is Verdict.NOISY
+    assert judged([TEN], [scaled(1.1)], drift=0.2).why == "the machine changed by 20 %"
+    assert judged([TEN], [scaled(1.3)], drift=0.2).verdict is Verdict.WORSE
+
+
+def test_p_is_adjusted_over_all_cases() -> None:
+    """Five and five readings: p is at least 2 / 252; of seven cases Holm leaves 0.056 of it, of six 0.048."""
+    five = [1.0, 1.01, 1.02, 1.03, 1.04]
+    pair = Pair(STEP, [five], [[value * 2 for value in five]])
+    assert {each.verdict for each in judge([pair] * 6, Limits())} == {Verdict.WORSE}
+    found = judge([pair] * 7, Limits())
+    assert {each.verdict for each in found} == {Verdict.NOISY}
+    assert found[0].p == pytest.approx(7 * 2 / 252)
+
+
+@pytest.mark.parametrize(
+    "measure, before, after, verdict",
+    [
+        (SENT, 4746240.0, 4746240.0, "same"),
+        (SENT, 4746240.0, 4746244.0, "worse"),
+        (SENT, 4746240.0, 4746236.0, "improved"),
+        (SENT, 0.0, 4.0, "worse"),
+        (MEMORY, 33967388.0, 33967396.0, "same"),  # as two real runs of one commit came out
+        (MEMORY, 33967388.0, 33977388.0, "worse"),
+        (LOSS, 3.5, 3.5001, "same"),
+        (LOSS, 3.5, 3.6, "worse"),
+        (LOSS, 3.5, math.nan, "worse"),
+        (LOSS, math.nan, 3.5, "improved"),
+        (LOSS, math.nan, math.nan, "same"),
+    ],
+)
+def test_what_is_counted_has_no_test(measure: Any, before: float, after: float, verdict: str) -> None:
+    found = judged([[before]], [[after]], measure)
+    assert (found.verdict.value, found.p, found.test) == (verdict, None, None)
+
+
+def test_counts_of_several_launches_differ_where_their_ranges_do_not_meet() -> None:
+    assert judged([[100.0], [104.0]], [[103.0], [108.0]], SENT).verdict is Verdict.SAME
+    assert judged([[100.0], [104.0]], [[105.0], [108.0]], SENT).verdict is Verdict.WORSE
+
+
+def test_how_often_runs_of_the_same_code_are_called_worse() -> None:
+    """Of 200 pairs of 8 cases, 10 readings each of one distribution: Holm holds any false call a pair to 5 %."""
+    draw, trials, false = random.Random(11), 200, 0
+    for _ in range(trials):
+        sides = [[[draw.lognormvariate(0, 0.15) for _ in range(10)] for _ in range(2)] for _ in range(8)]
+        found = judge([Pair(STEP, [before], [after]) for before, after in sides], Limits())
+        false += any(each.is_found for each in found)
+    assert false <= trials * 0.05 + 3 * math.sqrt(trials * 0.05 * 0.95)
+
+
+# --- two runs ------------------------------------------------------------------------------------------------
+
+
+def two_runs(tmp_path: Path, factor: float, **second: Any) -> tuple[str, str]:
+    first = write_run(tmp_path, {ONE: [ran(ONE, TEN)], TWO: [ran(TWO, scaled(2))]})
+    other = write_run(tmp_path, {ONE: [ran(ONE, scaled(factor))], TWO: [ran(TWO, scaled(2))]}, **second)
+    return str(first), str(other)
+
+
+def document(capsys: pytest.CaptureFixture[str], *words: str, status: int = 0) -> Any:
+    assert main(["compare", *words, "--json"]) == status
+    return json.loads(capsys.readouterr().out)
+
+
+def test_a_slowdown_of_one_case_is_found_and_fails(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    runs = two_runs(tmp_path, 1.1, commit="b")
+    said = document(capsys, *runs, "--fail-on", "worse", status=1)
+    assert said["counts"] == {"worse": 2, "improved": 0, "noisy": 0, "same": 6}
+    worst = said["rows"][0]
+    assert (worst["case_id"], worst["verdict"]) == (ONE.case_id, "worse")
+    assert {row["quantity"] for row in said["rows"][:2]} == {"step_seconds", "tokens_per_second"}
+    assert (said["a"]["commit"], said["b"]["commit"]) == ("a" * 12, "b" * 12)
+    step = next(row for row in said["rows"] if row["quantity"] == "step_seconds")
+    assert (step["a"], step["b"], step["cliffs_delta"], step["readings"]) == (1.0, 1.1, 1.0, [10, 10])
+    assert main(["compare", *runs]) == 0
+    assert main(["compare", *runs, "--quantity", "memory,loss", "--fail-on", "worse"]) == 0
+    assert main(["compare", *runs[::-1], "--fail-on", "worse"]) == 0
+    assert main(["compare", *runs[::-1], "--fail-on", "changed"]) == 1
+
+
+def test_a_run_against_itself_is_the_same(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    first, _ = two_runs(tmp_path, 1.0)
+    said = document(capsys, first, first, "--fail-on", "changed")
+    assert said["counts"] == {"worse": 0, "improved": 0, "noisy": 0, "same": 8}
+    assert said["environment"] == []
+
+
+def test_outcomes_that_changed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    oom = ran(ONE, (), outcome=Outcome.OOM)
+    good = str(write_run(tmp_path, {ONE: [ran(ONE, TEN)]}))
+    bad = str(write_run(tmp_path, {ONE: [oom]}))
+    crashed = str(write_run(tmp_path, {ONE: [ran(ONE, (), outcome=Outcome.FAILED)]}))
+    lost = document(capsys, good, bad, "--fail-on", "worse", status=1)
+    assert [(each["a"], each["b"], each["verdict"]) for each in lost["outcomes"]] == [("ok", "oom", "worse")]
+    assert (lost["rows"], lost["outcomes"][0]["reason"]) == ([], "said why")
+    won = document(capsys, bad, good, "--fail-on", "worse")
+    assert won["outcomes"][0]["verdict"] == "improved"
+    neither = document(capsys, bad, crashed, "--fail-on", "changed")
+    assert neither["outcomes"][0]["verdict"] == "same"
+
+
+def test_cases_of_one_run_are_listed_and_not_judged(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    first = write_run(tmp_path, {ONE: [ran(ONE, TEN)], TWO: []})
+    other = write_run(tmp_path, {ONE: [ran(ONE, TEN)], TWO: [ran(TWO, TEN)]})
+    said = document(capsys, str(first), str(other), "--fail-on", "changed")
+    assert [each["case_id"] for each in said["only_b"]] == [TWO.case_id]
+    assert {row["case_id"] for row in said["rows"]} == {ONE.case_id}
+    main(["compare", str(first), str(other)])
+    assert f"only in B: {TWO.label}" in capsys.readouterr().out
+
+
+def test_launches_of_a_run_and_further_runs(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Launches recorded in one run, and runs given beside it, are put together."""
+    first = write_run(tmp_path, {ONE: [ran(ONE, TEN), ran(ONE, scaled(1.3))]})
+    other = write_run(tmp_path, {ONE: [ran(ONE, scaled(1.35))]}, commit="b")
+    third = write_run(tmp_path, {ONE: [ran(ONE, scaled(1.36))]}, commit="b")
+    said = document(capsys, str(first), str(other), "--more-b", str(third), "--quantity", "step")
+    row = said["rows"][0]
+    assert (row["launches"], row["readings"], row["verdict"]) == ([2, 2], [20, 20], "noisy")
+    assert (row["why"], said["notes"]) == ("launches differ by 30 %", [])
+    alone = document(capsys, str(other), str(third), "--quantity", "step")
+    assert "launched once" in alone["notes"][0]
+
+
+# --- around them ---------------------------------------------------------------------------------------------
+
+
+def test_another_machine_is_refused_unless_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    runs = two_runs(tmp_path, 1.1, cpu="Other CPU", cores=4)
+    assert main(["compare", *runs]) == 2
+    refused = capsys.readouterr()
+    assert refused.out == ""
+    assert refused.err.count("\n") == 1
+    assert "cpu: Example CPU, then Other CPU" in refused.err
+    assert "--across-machines" in refused.err
+    assert main(["compare", *runs, "--across-machines", "--fail-on", "worse"]) == 1
+    told = capsys.readouterr()
+    assert "machine: cores: 2, then 4" in told.out
+    assert "may be theirs alone" in told.err
+
+
+def test_what_is_the_machine_and_what_is_software() -> None:
+    def run(**facts: Any) -> Any:
+        return made.Run("r", "now", "s", "b", {**MACHINE, **facts})
+
+    software = run(packages={"torch": "2.14.0"}, git={"commit": "b" * 40, "dirty": True}, threads="1", python="3.12.1")
+    found = differences(run(), software)
+    assert [each.name for each in found] == ["git.commit", "git.dirty", "packages.torch", "python", "threads"]
+    assert other_machine(found) == ()
+    assert machine_of(run()) == machine_of(software)
+    little = run(memory_bytes=16 * 2**30 - 12345678)
+    assert other_machine(differences(run(), little)) == ()
+    for facts in ({"cpu": "x"}, {"cores": 3}, {"memory_bytes": 2**35}, {"platform": "Linux-6.1.0-aarch64-with"}):
+        assert len(other_machine(differences(run(), run(**facts)))) == 1, facts
+    unknown = differences(run(), run(cpu=None))
+    assert [each.text for each in unknown] == ["cpu: Example CPU, then not recorded"]
+    assert other_machine(unknown) == ()
+
+
+def test_names_of_quantities() -> None:
+    assert [each.name for each in measures_named("memory,step")] == ["step_seconds", "memory_bytes"]
+    assert measures_named(None) == MEASURES
+    for name in ("", "e", "speed", "step,,loss"):
+        with pytest.raises(SpecError, match="--quantity: "):
+            measures_named(name)
+
+
+# --- bad input -----------------------------------------------------------------------------------------------
+
+
+def test_bad_input_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    first, other = two_runs(tmp_path / "runs", 1.1)
+    alone = str(write_run(tmp_path / "runs", {made.case("llama-1m"): [ran(made.case("llama-1m"), TEN)]}))
+    untried = str(write_run(tmp_path / "runs", {ONE: []}))
+    torn = tmp_path / "torn"
+    torn.mkdir()
+    (torn / "records.jsonl").write_text('{"schema": 1, "kind": "nonsense"}\n', encoding="utf-8")
+    empty = tmp_path / "empty"
+    empty.mkdir()
+    page = tmp_path / "page.html"
+    for words, said in (
+        ([first], "RUN: 1 given; RUN_A RUN_B takes two"),
+        ([first, other, first], "RUN: 3 given"),
+        ([first, str(torn)], "line 1: kind 'nonsense' is not known"),
+        ([str(empty), first], "no run is recorded there"),
+        ([first, "/nowhere"], "/nowhere: no run is recorded there"),
+        ([first, alone], "have no case in common (2 and 1 that ran)"),
+        ([first, untried], "have no case in common (2 and 0 that ran)"),
+        ([first, other, "--quantity", "speed"], "--quantity: 'speed' is not known"),
+        ([first, other, "--quantity", "decode"], "share 2 cases, and none has decode_seconds in both"),
+        ([first, other, "--fail-on", "wrse"], "--fail-on: 'wrse' is not known; did you mean worse?"),
+        ([first, other, "--alpha", "2"], "--alpha: 2 is no chance"),
+        ([first, other, "--alpha", "0"], "not a number above zero"),
+        ([first, other, "--least", "5"], "--least: 5 is no fraction; 2 % is 0.02"),
+        ([first, other, "--page", str(page), "--markdown", str(page)], "is --page too"),
+        ([first, other, "--page", str(tmp_path / "no" / "page.html"), "--markdown", str(page)], "No such file"),
+    ):
+        assert main(["compare", *words]) == 2, words
+        heard = capsys.readouterr()
+        assert heard.out == "", words
+        assert heard.err.count("\n") == 1, heard.err
+        assert said in heard.err
+    assert not page.exists()
+
+
+# --- forms ---------------------------------------------------------------------------------------------------
+
+
+class _Tags(HTMLParser):
+    def __init__(self, page: str) -> None:
+        super().__init__()
+        self.rows, self.scripts, self.titles = 0, 0, 0
+        self.feed(page)
+
+    def handle_starttag(self, tag: str, attributes: list[tuple[str, str | None]]) -> None:
+        self.rows += tag == "tr"
+        self.scripts += tag == "script"
+        self.titles += tag == "title"
+
+
+def test_page_and_comment_say_what_the_terminal_does(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    hostile = made.hostile_case()
+    first = write_run(tmp_path, {ONE: [ran(ONE, TEN)], hostile: [ran(hostile, TEN)]})
+    other = write_run(
+        tmp_path, {ONE: [ran(ONE, scaled(1.25))], hostile: [ran(hostile, TEN, loss=math.nan)]}, commit="b"
+    )
+    page, comment = tmp_path / "pair.html", tmp_path / "pair.md"
+    words = ["compare", str(first), str(other), "--page", str(page), "--markdown", str(comment)]
+    assert main(words) == 0
+    shown = capsys.readouterr().out
+    html, markdown = page.read_text(encoding="utf-8"), comment.read_text(encoding="utf-8")
+    for text in (shown, html, markdown):
+        assert "+25.00 %" in text
+        assert "3 worse, 0 improved" in text
+        assert "git.commit" in text.replace("\\", "")
+    found = _Tags(html)
+    assert (found.scripts, found.rows) == (1, 1 + 8 + 1 + 1)  # every row of both cases, a commit, two headings
+    assert found.titles == 1 + 2  # the page's, and what two points of the figure say
+    assert "<script>alert" not in markdown
+    assert "alert(" in markdown
+    said = document(capsys, str(first), str(other))
+    assert (
+        next(row for row in said["rows"] if row["quantity"] == "loss_nats" and row["verdict"] == "worse")["b"] == "nan"
+    )
+
+
+def test_served_cases_are_held_by_their_times(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    from suite.record import Component, Quantity, Sample
+    from suite.serving import Serving
+
+    served = Case(made.case().model, workload=made.case().workload, serving=Serving(new_tokens=4))
+
+    def answers(factor: float) -> Any:
+        samples = made.series(Quantity.PREFILL_TIME, [9.0, *scaled(0.1)])
+        samples += made.series(Quantity.DECODE_TIME, [9.0, 9.0, 9.0, *scaled(0.01 * factor)])
+        return made.measured(served, [*samples, Sample(Quantity.CACHE, 4096.0, 0, component=Component.KEYS)])
+
+    runs = [str(write_run(tmp_path, {served: [answers(factor)]})) for factor in (1.0, 1.5)]
+    said = document(capsys, *runs, "--fail-on", "worse", status=1)
+    found = {row["quantity"]: (row["verdict"], row["a"], row["readings"]) for row in said["rows"]}
+    assert found["decode_seconds"] == ("worse", pytest.approx(0.01), [10, 10])
+    assert found["prefill_seconds"] == ("same", pytest.approx(0.1), [10, 10])
+    assert found["cache_bytes"] == ("same", 4096.0, [1, 1])
