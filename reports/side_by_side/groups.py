@@ -118,13 +118,13 @@ def _group(cases: Sequence[CaseComparison]) -> Group:
     return Group(_title(ordered), tuple(map(Choice, _names([case.case for case in ordered]), ordered)))
 
 
-def _speed(case: CaseComparison) -> tuple[bool, float]:
-    """Fastest first, as measured where that is known; what is not known last."""
+def _speed(case: CaseComparison) -> tuple[bool, bool, float]:
+    """Fastest first; those that were not measured behind, by what is predicted."""
     timing = case.serving.decode if case.serving else None
     measured = timing.median if timing else case.speed.measured_seconds
     predicted = timing.predicted if timing else case.speed.predicted_seconds
     known = predicted if measured is None else measured
-    return known is None, known or 0.0
+    return measured is None, known is None, known or 0.0
 
 
 def _title(cases: Sequence[CaseComparison]) -> str:

@@ -32,12 +32,14 @@ def print_side_by_side(found: SideBySide, console: Console) -> None:
 
 def wins_table(group: Group) -> TextTable:
     """Who wins where."""
-    return TextTable("which wins where", WIN_HEADINGS, win_rows(group))
+    return TextTable("which wins where", WIN_HEADINGS, win_rows(group), WIN_HEADINGS)
 
 
 def plain_table(table: SideTable) -> TextTable:
     """The table's text alone."""
-    return TextTable(table.title, table.headings, tuple(tuple(each.text for each in row) for row in table.rows))
+    return TextTable(
+        table.title, table.headings, tuple(tuple(each.text for each in row) for row in table.rows), table.words
+    )
 
 
 def loss_line(group: Group) -> str:
