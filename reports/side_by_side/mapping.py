@@ -31,7 +31,7 @@ def _group(group: Group) -> dict[str, Any]:
         "ranks": list(group.ranks),
         "serves": group.serves,
         "wins": [_win(win) for win in wins(group)],
-        "best_in_both": {"basis": basis.value, "layouts": [c.name for c in group.choices if c.name in best]},
+        "pareto_front": {"basis": basis.value, "layouts": [c.name for c in group.choices if c.name in best]},
         "loss_spread": {"relative": spread.relative, "step": spread.step, "steps": spread.steps} if spread else None,
         "layouts": [_layout(choice) for choice in group.choices],
     }

@@ -22,7 +22,7 @@ def _served(group: Group) -> SideTable:
     several = ("ranks",) if len(group.ranks) > 1 else ()
     headings = (
         "layout", *several, "first token", "error", "next token", "error", "tokens/s", "cache", "error",
-        "tokens that differ", "best in both", "outcome",
+        "tokens that differ", "Pareto front", "outcome",
     )  # fmt: skip
     rows = []
     for choice in group.choices:
@@ -43,7 +43,7 @@ def _served(group: Group) -> SideTable:
             )
         )
     title = "served layouts, next token soonest first: measured, and the prediction's error"
-    return SideTable("overview", title, headings, tuple(rows), ("layout", "best in both", "outcome"))
+    return SideTable("overview", title, headings, tuple(rows), ("layout", "Pareto front", "outcome"))
 
 
 def _timing(found: Timing) -> tuple[Cell, Cell]:

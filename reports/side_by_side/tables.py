@@ -34,7 +34,7 @@ def _overview(group: Group) -> SideTable:
     several = ("ranks",) if len(group.ranks) > 1 else ()
     headings = (
         "layout", *several, "step", "error", "IQR", "tokens/s", "peak memory", "error", "bytes sent", "error",
-        "final loss", "best in both", "outcome",
+        "final loss", "Pareto front", "outcome",
     )  # fmt: skip
     rows = []
     for choice in group.choices:
@@ -58,9 +58,9 @@ def _overview(group: Group) -> SideTable:
                 Cell(case.status),
             )
         )
-    note = "" if basis is Basis.MEASURED else "; best in both: by prediction"
+    note = "" if basis is Basis.MEASURED else "; Pareto front: by prediction"
     title = f"layouts, fastest first: measured, and the prediction's error{note}"
-    return SideTable("overview", title, headings, tuple(rows), ("layout", "best in both", "outcome"))
+    return SideTable("overview", title, headings, tuple(rows), ("layout", "Pareto front", "outcome"))
 
 
 def _rate(speed: Speed) -> Cell:

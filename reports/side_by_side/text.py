@@ -71,12 +71,12 @@ def definitions() -> tuple[str, ...]:
         f"Bytes held tie within {band}, bytes sent if they are equal. Where fewer than two layouts were measured the"
         f" prediction decides; it ties within {percent_text(PREDICTED_TIME, 0)} (times) and"
         f" {percent_text(PREDICTED_BYTES, 0)} (bytes held), its own promise.",
-        "Best trade: least time x bytes held. Best in both: no other layout is told to be better in one of the two and"
+        "Best trade: least time x bytes held. Pareto front: no other layout is told to be better in one of the two and"
         " not told to be worse in the other.",
     )
 
 
-WIN_HEADINGS = ("", "winner", "with", "ties with it", "next", "by prediction", "that held")
+WIN_HEADINGS = ("", "winner", "with", "ties with it", "next", "lowest by prediction", "that held")
 
 
 def win_rows(group: Group) -> tuple[tuple[str, ...], ...]:
