@@ -22,8 +22,8 @@ LABEL_LIMIT = 50
 _ROW = 58  # units a row takes: a line of text and two bars
 _BAR = 15
 _TAGS, _VALUES = 72, 92  # margins: 'predicted' left of a bar, its bytes right of it
-_LEGEND_COLUMNS = 3
 _LEGEND_LINE = 18
+_SHORT_NAME = 15  # names up to here leave room for three columns
 
 
 @dataclass(frozen=True)
@@ -111,7 +111,11 @@ def components_used(parts: Iterable[tuple[Component | None, float | None]]) -> l
 
 def legend_height(used: Sequence[StrEnum]) -> int:
     """Units that a legend of so many components takes."""
-    return -(-len(used) // _LEGEND_COLUMNS) * _LEGEND_LINE
+    return -(-len(used) // _columns(used)) * _LEGEND_LINE
+
+
+def _columns(used: Sequence[StrEnum]) -> int:
+    return 3 if all(len(part.value) <= _SHORT_NAME for part in used) else 2
 
 
 def component_legend(figure: Figure, used: Sequence[Component]) -> None:
@@ -131,7 +135,7 @@ def _words(part: StrEnum) -> str:
 
 def _legend(figure: Figure, used: Sequence[StrEnum], colours: Mapping[Any, Colour]) -> None:
     handles = [Patch(facecolor=colours[part].light, label=_words(part)) for part in used]
-    style = {"ncols": _LEGEND_COLUMNS, "handlelength": 1.0, "columnspacing": 1.2, "borderaxespad": 0.2}
+    style = {"ncols": _columns(used), "handlelength": 1.0, "columnspacing": 1.2, "borderaxespad": 0.2}
     figure.legend(handles=handles, loc="lower center", **style)
 
 

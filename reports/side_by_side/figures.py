@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import Any
 
@@ -37,14 +37,22 @@ class Whole(StrEnum):
 
 def group_charts(group: Group, key: str) -> tuple[Chart, ...]:
     """Every figure that the group has numbers for."""
+    found = {
+        "Peak memory by component": _memory(group, f"{key}-memory"),
+        "Step time by part": _times(group, f"{key}-times"),
+        "Time against memory": _trade(group, f"{key}-trade"),
+        "Loss": _losses(group, f"{key}-losses"),
+    }
+    # the group's name is said above them all
+    return tuple(replace(chart, title=title) for title, chart in found.items() if chart)
+
+
+def _losses(group: Group, key: str) -> Chart | None:
+    """The curves over each other."""
     losses = group.losses
-    found = (
-        _memory(group, f"{key}-memory"),
-        _times(group, f"{key}-times"),
-        _trade(group, f"{key}-trade"),
-        loss_chart(losses, f"{key}-losses") if losses and len(losses.cases) > 1 else None,
-    )
-    return tuple(chart for chart in found if chart)
+    if losses is None or len(losses.cases) < 2:
+        return None
+    return loss_chart(losses, key, [choice.name for choice in group.learned])
 
 
 def _memory(group: Group, key: str) -> Chart | None:
