@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from reports.comparison import Comparison
 from suite.record import Quantity
@@ -27,6 +27,17 @@ class SideTable:
     headings: tuple[str, ...]
     rows: tuple[tuple[Cell, ...], ...]
     words: tuple[str, ...] = ("layout",)
+
+
+def known_columns(table: SideTable) -> SideTable:
+    """The table without the columns in which nothing is known."""
+    kept = [
+        place
+        for place in range(len(table.headings))
+        if any(row[place].text not in ("", NOT_KNOWN) for row in table.rows)
+    ]
+    rows = tuple(tuple(row[place] for place in kept) for row in table.rows)
+    return replace(table, headings=tuple(table.headings[place] for place in kept), rows=rows)
 
 
 def time_cells(

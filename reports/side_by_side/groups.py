@@ -137,6 +137,8 @@ def _title(cases: Sequence[CaseComparison]) -> str:
     else:
         does = f"{work.optimizer.value}, {batch} tokens a step"
     on = plural(ranks[0], "rank") if len(ranks) == 1 else f"{', '.join(map(str, ranks))} ranks"
+    layouts = {_shown(each.case) for each in cases}
+    on += f", {layouts.pop()}" if len(layouts) == 1 and on != "1 rank" else ""
     return f"{plain(case.model.name)}, {work.precision.value}, {does}, {on}"
 
 
@@ -146,21 +148,21 @@ _TRAITS: tuple[Callable[[Case], str], ...] = (
     lambda case: "" if case.workload.loss is LossKernel.PLAIN else f"{case.workload.loss.value}-loss",
     lambda case: "" if case.workload.optimizer_kernel is OptimizerKernel.AUTO else case.workload.optimizer_kernel.value,
     lambda case: f"x{case.workload.micro_batches}" if case.workload.micro_batches > 1 else "",
-    lambda case: f"cache {case.cache}",
+    lambda case: str(case.cache),
 )
 
 
 def _names(cases: Sequence[Case]) -> list[str]:
-    """The layout, and what else differs within the group; the case's id where that is not enough."""
-    differing = [trait for trait in _TRAITS if len({trait(case) for case in cases}) > 1]
-    names = [" ".join([str(_shown(case)), *filter(None, (trait(case) for trait in differing))]) for case in cases]
+    """The layout, where it differs within the group, and what else does; the case's id where that is not enough."""
+    differing = [trait for trait in (_shown, *_TRAITS) if len({trait(case) for case in cases}) > 1]
+    names = [" ".join(filter(None, (trait(case) for trait in differing))) or _shown(case) for case in cases]
     seen = Counter(names)
     return [name if seen[name] == 1 else f"{name} {case.case_id}" for name, case in zip(names, cases, strict=True)]
 
 
-def _shown(case: Case) -> object:
-    """A served case has no sequence parallelism, which need not be said."""
-    return replace(case.layout, sequence_parallel=True) if case.serves else case.layout
+def _shown(case: Case) -> str:
+    """The layout's name; that a served case has no sequence parallelism need not be said."""
+    return str(replace(case.layout, sequence_parallel=True) if case.serves else case.layout)
 
 
 def _nothing(comparison: RunComparison) -> str:

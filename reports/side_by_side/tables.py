@@ -7,7 +7,18 @@ from __future__ import annotations
 
 from reports.compare import CaseComparison
 from reports.comparison import Comparison
-from reports.side_by_side.cells import Cell, SideTable, both, is_there, key_of, pair_cells, promise, sides, time_cells
+from reports.side_by_side.cells import (
+    Cell,
+    SideTable,
+    both,
+    is_there,
+    key_of,
+    known_columns,
+    pair_cells,
+    promise,
+    sides,
+    time_cells,
+)
 from reports.side_by_side.groups import Group
 from reports.side_by_side.served_tables import served_tables
 from reports.side_by_side.wins import Basis, front, sent_row
@@ -21,9 +32,9 @@ from suite.units import bytes_text, count_text, number_text, seconds_text
 def group_tables(group: Group) -> tuple[SideTable, ...]:
     """Every table that the group has numbers for."""
     if group.serves:
-        return served_tables(group)
+        return tuple(map(known_columns, served_tables(group)))
     found = (_overview(group), _memory(group), _times(group), _sent(group))
-    return tuple(table for table in found if table)
+    return tuple(known_columns(table) for table in found if table)
 
 
 # --- all of them ---------------------------------------------------------------------------------------------------
@@ -58,7 +69,7 @@ def _overview(group: Group) -> SideTable:
                 Cell(case.status),
             )
         )
-    note = "" if basis is Basis.MEASURED else "; Pareto front: by prediction"
+    note = "; Pareto front: by prediction" if best and basis is Basis.PREDICTED else ""
     title = f"layouts, fastest first: measured, and the prediction's error{note}"
     return SideTable("overview", title, headings, tuple(rows), ("layout", "Pareto front", "outcome"))
 

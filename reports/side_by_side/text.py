@@ -87,7 +87,7 @@ def win_rows(group: Group) -> tuple[tuple[str, ...], ...]:
 def _win_cells(win: Win) -> tuple[str, ...]:
     criterion = win.criterion
     if not win.winners:
-        return criterion.title, NOT_KNOWN, f"fewer than two layouts have {criterion.what}", "", "", "", ""
+        return criterion.title, NOT_KNOWN, "not known of two layouts", "", "", "", ""
     first = win.winners[0]
     said = criterion.text(first.case, win.basis) + (" predicted" if win.basis is Basis.PREDICTED else "")
     margin = "" if win.margin is None else f" {percent_text(win.margin, 1, signed=True)}"
