@@ -83,5 +83,5 @@ def write_rows(rows: pd.DataFrame, path: Path) -> Path:
         return write_whole(path, rows.to_csv(index=False, lineterminator="\n"))
     if path.suffix == ".jsonl":
         records = rows.astype(object).where(rows.notna(), None).to_dict("records")
-        return write_whole(path, "".join(f"{json.dumps(record)}\n" for record in records))
+        return write_whole(path, "".join(f"{json.dumps(record, allow_nan=False)}\n" for record in records))
     raise SpecError(f"{path}: expected a name that ends in {' or '.join(FORMATS)}")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import pandas as pd
@@ -98,6 +99,13 @@ def test_both_files_give_the_frame_back_and_plain_readers_agree(tmp_path: Path) 
         exact = pd.read_json(lines, lines=True, dtype=DTYPES, precise_float=True)
         assert_frame_equal(exact, found, check_exact=True)
         assert_frame_equal(pd.read_csv(csv), pd.read_json(lines, lines=True), rtol=1e-13, atol=0)
+
+
+def test_lines_are_json_of_which_every_one_has_every_key(tmp_path: Path) -> None:
+    rows = write_rows(run_frame(made.sample_run()), tmp_path / "rows.jsonl").read_text().splitlines()
+    for line in rows:
+        assert list(json.loads(line)) == list(DTYPES)
+        assert not {"NaN", "Infinity", "<NA>"} & set(re.findall(r"[\w<>]+", line))
 
 
 def test_an_id_of_digits_alone_stays_a_text(tmp_path: Path) -> None:

@@ -129,12 +129,13 @@ def test_cases_of_the_same_work_and_ranks_are_a_group() -> None:
         *(result(case(layout), [0.1] * 5, 10) for layout in (Layout(dp=4), Layout(tp=4))),
         result(case(Layout()), [0.1] * 5, 10),
         result(case(DP, precision=Precision.FP32), [0.1] * 5, 10),
+        result(replace(case(DP), recipe=Recipe(seed=3)), [0.1] * 5, 10),
     )
     assert [sorted(choice.name for choice in group.choices) for group in found.groups] == [
         ["dp2", "fsdp2"],
         ["dp4", "tp4"],
     ]
-    assert [alone.case.layout.world_size for alone in found.alone] == [1, 2]
+    assert [alone.case.layout.world_size for alone in found.alone] == [1, 2, 2]
     assert "2 ranks" in found.groups[0].title
 
 
