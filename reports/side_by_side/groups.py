@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -118,13 +119,14 @@ def _group(cases: Sequence[CaseComparison]) -> Group:
     return Group(_title(ordered), tuple(map(Choice, _names([case.case for case in ordered]), ordered)))
 
 
-def _speed(case: CaseComparison) -> tuple[bool, bool, float]:
-    """Fastest first; those that were not measured behind, by what is predicted."""
+def _speed(case: CaseComparison) -> tuple[bool, bool, float, float]:
+    """Fastest first; behind them, by what is predicted, those that were not measured; without any time leanest first."""
     timing = case.serving.decode if case.serving else None
     measured = timing.median if timing else case.speed.measured_seconds
     predicted = timing.predicted if timing else case.speed.predicted_seconds
     known = predicted if measured is None else measured
-    return measured is None, known is None, known or 0.0
+    peak = case.peak.measured or case.peak.predicted
+    return measured is None, known is None, known or 0.0, peak.bytes if peak else math.inf
 
 
 def _title(cases: Sequence[CaseComparison]) -> str:

@@ -70,7 +70,8 @@ def _overview(group: Group) -> SideTable:
             )
         )
     note = "; Pareto front: by prediction" if best and basis is Basis.PREDICTED else ""
-    title = f"layouts, fastest first: measured, and the prediction's error{note}"
+    is_timed = any(choice.case.speed.step or choice.case.speed.predicted_seconds for choice in group.choices)
+    title = f"layouts, {'fastest' if is_timed else 'leanest'} first: measured, and the prediction's error{note}"
     return SideTable("overview", title, headings, tuple(rows), ("layout", "Pareto front", "outcome"))
 
 

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from rich.console import Console
 
 from reports.serving_tables import TextTable
-from reports.side_by_side.apart import LEAST_READINGS, LEAST_TIME, SPREADS
+from reports.side_by_side.apart import LEAST_READINGS, LEAST_TIME, MANY, SPREADS_OF_FEW, SPREADS_OF_MANY
 from reports.side_by_side.cells import SideTable
 from reports.side_by_side.groups import Choice, Group, SideBySide
 from reports.side_by_side.tables import group_tables
@@ -65,8 +65,9 @@ def definitions() -> tuple[str, ...]:
     """What winning, tying and the front rest on."""
     least, band = percent_text(LEAST_TIME, 0), percent_text(LEAST_BYTES)
     return (
-        f"Times tie unless their medians differ by {least} and by {number_text(SPREADS)} times the sum of both"
-        f" interquartile ranges, over {LEAST_READINGS} readings or more. Readings are of one launch a layout: what a"
+        f"Times tie unless their medians differ by {least} and by {number_text(SPREADS_OF_FEW)} times the sum of"
+        f" both interquartile ranges ({number_text(SPREADS_OF_MANY)} times from {MANY} readings on), over"
+        f" {LEAST_READINGS} readings or more. Readings are of one launch a layout: what a"
         " whole launch is slower by, such as a busy neighbour, is not in them.",
         f"Bytes held tie within {band}, bytes sent if they are equal. Where fewer than two layouts were measured the"
         f" prediction decides; it ties within {percent_text(PREDICTED_TIME, 0)} (times) and"

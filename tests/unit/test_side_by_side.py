@@ -91,6 +91,13 @@ def test_times_are_apart_beyond_their_spreads_by_hand() -> None:
     assert TIMED.apart([value + 12.5 for value in low], low)
 
 
+def test_many_readings_need_half_the_distance_by_hand() -> None:
+    """Quartiles of 0..10 are 2.5 and 7.5; so of both samples the spreads are 10, and 1.5 times that is 15."""
+    low = [float(value) for value in range(11)]
+    assert not TIMED.apart(low, [value + 15 for value in low])
+    assert TIMED.apart(low, [value + 15.5 for value in low])
+
+
 def test_times_within_two_percent_or_of_few_readings_tie() -> None:
     assert not TIMED.apart([1.0] * 9, [1.0199] * 9)
     assert TIMED.apart([1.0] * 9, [1.021] * 9)
