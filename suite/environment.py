@@ -15,6 +15,8 @@ import psutil
 
 #: packages whose version can change a number
 PACKAGES = ("torch", "deepspeed", "numpy", "tokenizers", "psutil")
+#: what a case's environment says of how busy the machine was, in cores
+OTHER_CORES = "other_cores"
 ROOT = Path(__file__).resolve().parent.parent
 
 
@@ -68,6 +70,14 @@ def available_cores() -> int:
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
+
+
+def others_cpu_seconds() -> float:
+    """CPU seconds that this machine has spent on anything but this process and its ended children."""
+    whole, own = psutil.cpu_times(), os.times()
+    idle = whole.idle + getattr(whole, "iowait", 0.0)
+    guests = getattr(whole, "guest", 0.0) + getattr(whole, "guest_nice", 0.0)  # the kernel counts them as user too
+    return sum(whole) - guests - idle - (own.user + own.system + own.children_user + own.children_system)
 
 
 def oom_kills() -> int | None:

@@ -18,7 +18,7 @@ from typing import Any, Protocol
 import psutil
 
 from suite.case import Case
-from suite.environment import ROOT, available_cores, oom_kills
+from suite.environment import OTHER_CORES, ROOT, available_cores, oom_kills, others_cpu_seconds
 from suite.outcome import Ending, judge
 from suite.parse import require
 from suite.ranklog import RankLog, last_line, logs_path, read_rank, tail_text
@@ -163,7 +163,7 @@ class Launcher:
         for folder in {*job.folders, job.home}:
             _clear(folder)
         job.file.write_text(json.dumps(content, indent=1) + "\n", encoding="ascii")
-        start, kills_before = time.monotonic(), oom_kills()
+        start, kills_before, others_before = time.monotonic(), oom_kills(), others_cpu_seconds()
         with self._torchrun(job, place) as process:
             stopped = self._wait(process, job, start, watch or Alone())
             # Before the ranks are ended: what they say of being ended is no reason for anything.
@@ -172,13 +172,14 @@ class Launcher:
                 time.time(),
             )
             code = process.poll()
-        kills_after = oom_kills()
+        kills_after, others = oom_kills(), others_cpu_seconds() - others_before
         ending = Ending(
             stopped=stopped,
             limit_s=self.timeout_s * len(job.cases) if stopped is Outcome.TIMEOUT else self.hang_s,
             oom_kills=None if kills_before is None or kills_after is None else kills_after - kills_before,
             launcher_line=last_line(tail_text(job.home / "torchrun.log")),
             time=now,
+            other_cores=max(0.0, others / (time.monotonic() - start)),
         )
         return tuple(Part(own, ending, code) for own in logs)
 
@@ -271,6 +272,7 @@ class Launcher:
 def measurement(case: Case, logs: Sequence[RankLog], ending: Ending, wall_seconds: float) -> Measurement:
     """The ranks' logs as one Measurement."""
     outcome, reason = judge(logs, ending)
+    around = {} if ending.other_cores is None else {OTHER_CORES: round(ending.other_cores, 3)}
     return Measurement(
         case_id=case.case_id,
         outcome=outcome,
@@ -278,7 +280,7 @@ def measurement(case: Case, logs: Sequence[RankLog], ending: Ending, wall_second
         reason=reason,
         wall_seconds=wall_seconds,
         stderr_tails={log.rank: log.stderr_tail for log in logs if log.stderr_tail},
-        environment=next((log.environment for log in logs if log.environment), {}),
+        environment={**next((log.environment for log in logs if log.environment), {}), **around},
     )
 
 

@@ -35,6 +35,8 @@ class Ending:
     """the last words of torchrun itself"""
     time: float = 0.0
     """when the ranks' logs were read, in seconds since the epoch; 0 where it was not noted"""
+    other_cores: float | None = None
+    """cores that other processes kept busy meanwhile, on average; None where it was not noted"""
     lost: tuple[str, ...] = ()
     """machines that went away while the case ran, each in words that name its ranks"""
 

@@ -11,8 +11,8 @@ from multiprocessing.connection import Connection
 from multiprocessing.synchronize import Barrier, Event
 from typing import Any
 
-from suite.environment import available_cores, cpu_model
-from suite.hardware.matrix_rate_worker import BARRIER_S, collect, others_cpu_seconds
+from suite.environment import available_cores, cpu_model, others_cpu_seconds
+from suite.hardware.matrix_rate_worker import BARRIER_S, collect
 
 #: rounds that are kept at least
 LEAST = 5

@@ -16,8 +16,8 @@ import torch
 
 from parallelism.overheads import checkpoints, context, divided, engine, messages, pipeline, replicas, sharding, tensor
 from parallelism.zero.trainer import import_deepspeed
+from suite.environment import others_cpu_seconds
 from suite.hardware.collective_times_worker import agreed_count, forked, reading, work_between
-from suite.hardware.matrix_rate_worker import others_cpu_seconds
 
 Calls = Mapping[str, Callable[[], object]]
 

@@ -11,7 +11,7 @@ from reports.compare import CaseComparison, Run
 from reports.load import load_run
 from reports.regress.judge import Judgement, Limits, Pair, judge
 from reports.regress.measures import Measure, predicted_seconds
-from reports.regress.pair import drift, launches_of, software_of
+from reports.regress.pair import drift, launches_of, other_cores, software_of
 from reports.regress.surroundings import commit_of, machine_of
 from reports.summary import compare_run
 from suite.parse import SpecError, require
@@ -39,6 +39,11 @@ class Origin:
         """What stands under a point: the commit, where there is none the run."""
         return self.commit or self.run
 
+    @property
+    def short(self) -> str:
+        """The same where there is little room: seven letters of a commit, the time in a run's name."""
+        return f"{self.commit[:7]}{'+' if self.commit.endswith('+') else ''}" if self.commit else self.run[-6:]
+
 
 @dataclass(frozen=True)
 class Point:
@@ -47,6 +52,8 @@ class Point:
     origin: Origin
     launches: tuple[tuple[float, ...], ...]
     predicted: float | None
+    other_cores: float
+    """that other processes kept busy meanwhile"""
     change: Judgement | None = None
 
     @property
@@ -136,8 +143,9 @@ def _add(
 ) -> None:
     launches = tuple(found for launch in launches_of(case) if (found := tuple(measure.read(launch))))
     if launches:
+        busiest = max(map(other_cores, launches_of(case)))
         entry = rows.setdefault((machine, case.case.case_id), _Found(case.case.label))
-        entry.points.append(Point(origin, launches, predicted_seconds(case)))
+        entry.points.append(Point(origin, launches, predicted_seconds(case), busiest))
 
 
 def _series(measure: Measure, rows: dict[tuple[tuple[str, ...], str], _Found], limits: Limits) -> tuple[Series, ...]:
@@ -170,5 +178,7 @@ def _pairs(measure: Measure, points: Sequence[Point]) -> list[tuple[int, Pair]]:
         is_alike = before.origin.software == after.origin.software
         apart = drift(measure, before.predicted, after.predicted) if is_alike else 0.0
         first, second = ([found for place in stretch for found in points[place].launches] for stretch in (old, new))
-        found.append((new[0], Pair(measure, first, second, apart)))
+        found.append(
+            (new[0], Pair(measure, first, second, apart, max(points[place].other_cores for place in (*old, *new))))
+        )
     return found

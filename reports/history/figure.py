@@ -18,7 +18,6 @@ from suite.record import Component
 DRAWN_CASES = 24
 _TICKS = 5
 _LEAST_SPAN = 0.01
-_COMMIT = 7  # letters of a commit under the axis
 _LINE = COMPONENTS[Component.PARAMETERS].light
 
 
@@ -64,7 +63,7 @@ def _look(point: Point) -> dict[str, Any]:
 
 def _axes(axes: Axes, series: Series) -> None:
     count = len(series.points)
-    labels = [plain(point.origin.label)[:_COMMIT] for point in series.points]
+    labels = [plain(point.origin.short) for point in series.points]
     changes = [place for place in range(count) if not place or labels[place] != labels[place - 1]]
     ticks = changes[:: -(-len(changes) // _TICKS)]
     axes.set_xticks(ticks, [labels[place] for place in ticks], size=SMALL)

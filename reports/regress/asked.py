@@ -28,9 +28,9 @@ def compare_two(options: argparse.Namespace) -> int:
     failing = _failing(options.fail_on)
     require(options.page is None or options.page != options.markdown, f"--markdown: {options.markdown!r} is --page too")
     measures, limits = measures_named(options.quantity), _limits(options)
-    before, after = (
-        _side(path, more) for path, more in zip(options.runs, (options.more_a, options.more_b), strict=True)
-    )
+    first, second = options.runs
+    before = _side(first, options.more_a, "--more-a")
+    after = _side(second, options.more_b, "--more-b")
     _check_machines((before.run, *before.more, after.run, *after.more), options.across_machines)
     found = compare_runs(before, after, measures, limits)
     _check_shared(found)
@@ -58,8 +58,11 @@ def _limits(options: argparse.Namespace) -> Limits:
     return Limits(alpha, least)
 
 
-def _side(path: str, more: Sequence[str] | None) -> Side:
-    """A run with further ones of the same code; those of another commit are told."""
+def _side(path: str, more: Sequence[str] | None, flag: str) -> Side:
+    """A run with further ones of the same code; those of another commit are told. A run counts once."""
+    for place, each in enumerate(paths := [path, *(more or ())]):
+        earlier = [Path(other).resolve() for other in paths[:place]]
+        require(Path(each).resolve() not in earlier, f"{flag}: {shown(each)} is on that side already; name other runs")
     first = compare_run(load_run(path))
     rest = tuple(compare_run(load_run(each)) for each in more or ())
     for other in rest:

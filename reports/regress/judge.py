@@ -21,6 +21,9 @@ from suite.units import percent_text
 #: the chance of an error that the test is held to, and the change that counts, unless others are asked for
 ALPHA, LEAST = 0.05, 0.02
 
+#: times beside which other processes kept more cores than this busy are not held against a run
+CROWDED_CORES = 0.25
+
 Launches = Sequence[Sequence[float]]  # of one side: the readings of each launch
 
 
@@ -76,12 +79,15 @@ class Judgement:
 
 @dataclass(frozen=True)
 class Pair:
-    """A quantity of a case, read in two runs; `drift`: by what the machine's own operators differ, as a fraction."""
+    """A quantity of a case, read in two runs."""
 
     measure: Measure
     before: Launches
     after: Launches
     drift: float = 0.0
+    """by what the machine's own operators differ, as a fraction"""
+    other_cores: float = 0.0
+    """that other processes kept busy in the busier of the two, where times suffer from it"""
 
 
 def judge(pairs: Sequence[Pair], limits: Limits) -> tuple[Judgement, ...]:
@@ -131,11 +137,14 @@ def _decided(found: Judgement, pair: Pair, limits: Limits) -> Judgement:
     """The verdict, once p is known."""
     least = limits.least if pair.measure.least is None else pair.measure.least
     assert found.p is not None
-    if found.p < limits.alpha and abs(found.change) >= least and _apart(found) >= found.needed:
+    apart = _apart(found)
+    if found.p < limits.alpha and apart >= least and pair.other_cores > CROWDED_CORES:
+        return replace(found, verdict=Verdict.NOISY, why=f"others kept {pair.other_cores:.1f} cores busy")
+    if found.p < limits.alpha and apart >= found.needed:
         return replace(found, verdict=_way(found), why=f"at least {_share(found.needed)}")
     if found.interval and max(abs(found.interval.low), abs(found.interval.high)) < least:
         return replace(found, verdict=Verdict.SAME, why=f"interval within {_share(least)}")
-    if abs(found.change) < least and found.p < limits.alpha:
+    if apart < least and found.p < limits.alpha:
         return replace(found, verdict=Verdict.SAME, why=f"below {_share(least)}")
     if found.p < limits.alpha:
         cause = "the machine changed" if pair.drift == found.needed else "launches differ"

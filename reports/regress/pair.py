@@ -14,6 +14,7 @@ from reports.regress.measures import Group, Kind, Measure, predicted_seconds
 from reports.regress.surroundings import Difference, differences, facts
 from reports.summary import RunComparison
 from suite.case import Case
+from suite.environment import OTHER_CORES
 from suite.record import Outcome
 
 #: outcomes that say nothing of a case
@@ -177,7 +178,14 @@ def _pair(
     if not first or not second:
         return None
     apart = drift(measure, predicted_seconds(before[0]), predicted_seconds(after[0])) if yardstick else 0.0
-    return Pair(measure, first, second, apart)
+    return Pair(measure, first, second, apart, max(map(other_cores, (*before, *after))))
+
+
+def other_cores(case: CaseComparison) -> float:
+    """Cores that other processes kept busy while the case ran on a cpu; 0 where that was not noted."""
+    environment = case.result.measurement.environment if case.result.measurement else {}
+    found = environment.get(OTHER_CORES)
+    return float(found) if isinstance(found, int | float) and case.case.cluster.device == "cpu" else 0.0
 
 
 def drift(measure: Measure, before: float | None, after: float | None) -> float:

@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.table import Table
 
 from reports.compare import CaseComparison
-from reports.regress.judge import Judgement, Verdict
+from reports.regress.judge import CROWDED_CORES, Judgement, Verdict
 from reports.regress.measures import Group, Kind
 from reports.regress.pair import PairComparison, Row, Side
 from reports.regress.surroundings import commit_of
@@ -171,7 +171,8 @@ def definitions(found: PairComparison) -> list[str]:
         "p: two-sided Mann-Whitney, exact up to 60 readings, adjusted by Holm over all cases of a quantity: the chance"
         f" of any false call among them is at most {alpha}, as far as readings are independent.",
         f"worse, improved: p < {alpha}, and the change is at least {least}, at least what launches of one side differ"
-        " by, and at least what the machine's own operators (timed before each run, with the same torch) changed by.",
+        " by, and at least what the machine's own operators (timed before each run, with the same torch) changed by;"
+        f" never where other processes kept more than {CROWDED_CORES:g} cores busy meanwhile.",
         f"same: the whole interval is within {least}, or the change is found and smaller. noisy: neither can be said.",
         "Counted quantities have no test: bytes sent and caches are the same if equal, peak memory within 0.01 %, a"
         " loss within 0.1 %, an error of the formulas within 0.1 points; with several launches, where ranges meet.",

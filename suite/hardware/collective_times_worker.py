@@ -18,9 +18,9 @@ from pathlib import Path
 from typing import Any
 
 from suite.collectives import Collective
-from suite.environment import available_cores
+from suite.environment import available_cores, others_cpu_seconds
 from suite.hardware.collective_times import IN_A_ROW, Exchange, Form
-from suite.hardware.matrix_rate_worker import collect, others_cpu_seconds
+from suite.hardware.matrix_rate_worker import collect
 
 #: readings of each exchange, and the calls of one
 READINGS, FEWEST_CALLS, MOST_CALLS = 7, 1, 60

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import multiprocessing
-import os
 import statistics
 import sys
 import time
@@ -17,9 +16,7 @@ from multiprocessing.connection import Connection, wait
 from multiprocessing.synchronize import Barrier
 from typing import Any
 
-import psutil
-
-from suite.environment import available_cores, cpu_model
+from suite.environment import available_cores, cpu_model, others_cpu_seconds
 
 #: calls not timed, and readings a point
 WARMUP, READINGS = 2, 8
@@ -49,14 +46,6 @@ def main() -> int:
     }
     print(json.dumps(answer))
     return 0
-
-
-def others_cpu_seconds() -> float:
-    """CPU seconds that this machine has spent on anything but this process and its ended children."""
-    whole, own = psutil.cpu_times(), os.times()
-    idle = whole.idle + getattr(whole, "iowait", 0.0)
-    guests = getattr(whole, "guest", 0.0) + getattr(whole, "guest_nice", 0.0)  # the kernel counts them as user too
-    return sum(whole) - guests - idle - (own.user + own.system + own.children_user + own.children_system)
 
 
 def measure(ranks: int, points: list[Point], slot_seconds: float) -> list[dict[str, Any]]:

@@ -135,6 +135,7 @@ def check_complete(measurement: Measurement) -> None:
     assert len(measurement.samples) == 6
     assert measurement.stderr_tails == {0: "rank 0 has finished", 1: "rank 1 has finished"}
     assert measurement.environment["threads"] == str(max(1, available_cores() // 2))
+    assert measurement.environment["other_cores"] >= 0
     assert measurement.environment["torch"] is False  # the stand-in measures what a launch alone costs
     assert 0 < measurement.wall_seconds < 60
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from suite.case import Case
 from suite.record import Measurement, Moment, Outcome, Quantity, Sample
-from suite.store import MeasurementRow, RunRow, RunStore
+from suite.store import EstimateRow, MeasurementRow, RunRow, RunStore
 from tests.unit import report_samples as made
 
 MACHINE: dict[str, Any] = {
@@ -30,13 +30,14 @@ def ran(
     peak: float = 1e9,
     loss: float = 3.5,
     outcome: Outcome = Outcome.OK,
+    **environment: Any,
 ) -> Measurement:
     """A case that took so long a step, warm-up before them."""
     if outcome is not Outcome.OK:
         return Measurement(of.case_id, outcome, reason="said why")
     samples = made.series(Quantity.STEP_TIME, [*WARMUP, *steps])
     samples += [Sample(Quantity.MEMORY, peak, 0, moment=Moment.LOSS), *made.series(Quantity.LOSS, [9.0, loss])]
-    return made.measured(of, samples)
+    return made.measured(of, samples, environment=environment)
 
 
 def write_run(
@@ -44,14 +45,21 @@ def write_run(
     measurements: Mapping[Case, Sequence[Measurement]],
     commit: str = "a",
     created: str = "2026-11-22T10:00:00+00:00",
+    predicted: float | None = None,
     **environment: Any,
 ) -> Path:
-    """A run of these cases, each launched so often, at that commit (a letter; with a + files differed); its folder."""
+    """A run of these cases, each launched so often, at that commit (a letter; with a + files differed); its folder.
+
+    `predicted`: seconds of a step as the machine's own operators had it.
+    """
     store = RunStore.create(root)
     git = {"commit": commit[0] * 40, "dirty": commit.endswith("+")} if commit else None
     facts = {**MACHINE, "git": git, **environment}
     mappings = tuple(case.to_mapping() for case in measurements)
     store.append(RunRow(created, "made up", mappings, ("bench",), facts))
+    for case in measurements if predicted else ():
+        time = made.time_estimate(case, predicted or 0.0)
+        store.append(EstimateRow(case.case_id, case.to_mapping(), time=time))
     for number in range(max((len(each) for each in measurements.values()), default=0)):
         for case, launches in measurements.items():
             if number < len(launches):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -100,6 +101,7 @@ def test_several_quantities_and_a_page(tmp_path: Path, capsys: pytest.CaptureFix
     assert "run 2026" in html
     assert "worse at bbbbbbbbbbbb: +100.00 %" in html
     assert html.count("<script") == 1
+    assert re.findall(r">([abc]{7})<", html) == list(("aaaaaaa", "bbbbbbb", "ccccccc") * 4)  # under each figure
     capsys.readouterr()
 
 
