@@ -120,7 +120,7 @@ def _group(cases: Sequence[CaseComparison]) -> Group:
 
 
 def _speed(case: CaseComparison) -> tuple[bool, bool, float, float]:
-    """Fastest first; behind them, by what is predicted, those that were not measured; without any time leanest first."""
+    """Fastest first; behind them, by what is predicted, what was not measured; without any time leanest first."""
     timing = case.serving.decode if case.serving else None
     measured = timing.median if timing else case.speed.measured_seconds
     predicted = timing.predicted if timing else case.speed.predicted_seconds
