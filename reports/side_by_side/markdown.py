@@ -6,8 +6,11 @@ from reports.made_on import made_on
 from reports.markdown import ROWS, escape, fold, folded, table_lines
 from reports.side_by_side.groups import Group, SideBySide
 from reports.side_by_side.tables import group_tables
-from reports.side_by_side.text import WIN_HEADINGS, alone_lines, definitions, loss_line, win_rows
+from reports.side_by_side.text import WIN_HEADINGS, alone_lines, definitions, group_lines, win_rows
 from reports.text import plural
+
+#: lines beside a group's tables: its losses, and why layouts did not end well
+_LINES = 10
 
 
 def side_by_side_markdown(found: SideBySide) -> str:
@@ -29,5 +32,5 @@ def _group(group: Group) -> list[str]:
     lines += folded(plural(len(rows), "layout"), overview.headings, rows)
     if len(overview.rows) > ROWS:
         lines += ["", f"{len(overview.rows) - ROWS} more layouts are slower; the page has all."]
-    said = loss_line(group)
-    return [*lines, *(["", escape(said)] if said else [])]
+    said = [f"- {escape(line)}" for line in group_lines(group)]
+    return [*lines, *(["", *said[:_LINES]] if said else [])]

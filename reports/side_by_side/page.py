@@ -9,7 +9,7 @@ from reports.side_by_side.cells import SideTable
 from reports.side_by_side.figures import group_charts
 from reports.side_by_side.groups import Group, SideBySide
 from reports.side_by_side.tables import group_tables
-from reports.side_by_side.text import WIN_HEADINGS, alone_lines, definitions, loss_line, win_rows
+from reports.side_by_side.text import WIN_HEADINGS, alone_lines, definitions, group_lines, win_rows
 
 
 def render_side_by_side(found: SideBySide) -> str:
@@ -24,11 +24,10 @@ def render_side_by_side(found: SideBySide) -> str:
 
 def _section(group: Group, key: str) -> Section:
     overview, *parts = group_tables(group)
-    said = loss_line(group)
     blocks: list[Block] = [
         Table(f"{key}-wins", "Which wins where", tuple(map(Column, WIN_HEADINGS)), _win_cells(group)),
         _table(overview, key),
-        *((Notes((said,)),) if said else ()),
+        Notes(group_lines(group)),
         Figures(group_charts(group, key)),
         *(Fold(table.title[0].upper() + table.title[1:], (_table(table, key),)) for table in parts),
     ]

@@ -13,7 +13,10 @@ from reports.side_by_side.groups import Choice, Group, SideBySide
 from reports.side_by_side.tables import group_tables
 from reports.side_by_side.wins import LEAST_BYTES, PREDICTED_BYTES, PREDICTED_TIME, Basis, Win, wins
 from reports.tables import cell, text_table
+from reports.text import plain, shorten
 from suite.units import NOT_KNOWN, number_text, percent_text
+
+_REASON_LIMIT = 300
 
 
 def print_side_by_side(found: SideBySide, console: Console) -> None:
@@ -23,8 +26,8 @@ def print_side_by_side(found: SideBySide, console: Console) -> None:
         console.print(text_table(wins_table(group)))
         for table in group_tables(group):
             console.print(text_table(plain_table(table)))
-        if said := loss_line(group):
-            console.print(cell(said))
+        for line in group_lines(group):
+            console.print(cell(line))
         console.print()
     for line in (*alone_lines(found), *definitions()):
         console.print(cell(line))
@@ -42,15 +45,20 @@ def plain_table(table: SideTable) -> TextTable:
     )
 
 
-def loss_line(group: Group) -> str:
-    """How far the group's loss curves lie apart; empty where there are not two."""
-    spread = group.loss_spread
-    if spread is None:
-        return ""
-    return (
-        f"Loss curves: {len(group.learned)} layouts are nowhere further apart than {number_text(spread.relative, 2)} of"
-        f" the loss, at step {spread.step} of {spread.steps}."
-    )
+def group_lines(group: Group) -> tuple[str, ...]:
+    """How far the group's loss curves lie apart, where there are two; and why layouts did not end well."""
+    lines = [
+        f"{choice.name}: {choice.case.status}: {shorten(plain(choice.case.reason), _REASON_LIMIT) or 'no measurement'}"
+        for choice in group.choices
+        if not choice.case.is_ok
+    ]
+    if spread := group.loss_spread:
+        lines.insert(
+            0,
+            f"Loss curves: {len(group.learned)} layouts are nowhere further apart than"
+            f" {number_text(spread.relative, 2)} of the loss, at step {spread.step} of {spread.steps}.",
+        )
+    return tuple(lines)
 
 
 def alone_lines(found: SideBySide) -> tuple[str, ...]:
