@@ -20,7 +20,7 @@ _REASONS, _REASON_LIMIT = 10, 300
 #: columns of words; all others are numbers, to the right
 _WORDS = (
     "case", "tool", "outcome", "layout", "Pareto front", "winner", "with", "ties with it", "next",
-    "lowest by prediction", "that held", "",
+    "lowest by prediction", "that held", "where",
 )  # fmt: skip
 
 

@@ -85,7 +85,7 @@ def definitions() -> tuple[str, ...]:
     )
 
 
-WIN_HEADINGS = ("", "winner", "with", "ties with it", "next", "lowest by prediction", "that held")
+WIN_HEADINGS = ("where", "winner", "with", "ties with it", "next", "lowest by prediction", "that held")
 
 
 def win_rows(group: Group) -> tuple[tuple[str, ...], ...]:

@@ -25,6 +25,7 @@ from suite.spec import Workload
 from suite.store import EstimateRow, MeasurementRow, RunRow, RunStore
 from tests.unit import report_samples as made
 from tests.unit.layout_samples import DP, FSDP, TP, case, four, laid, result
+from tests.unit.test_page import Outline
 
 pytestmark = pytest.mark.unit
 
@@ -126,8 +127,10 @@ def test_the_verb_prints_one_document_and_writes_both_files(tmp_path: Path, caps
     shown = capsys.readouterr()
     assert json.loads(shown.out)["groups"][0]["wins"][0]["winner"] == "dp2"
     assert shown.err.splitlines() == [f"wrote {page}", f"wrote {text}"]
-    assert "fsdp2" in page.read_text()
-    assert "<script" in page.read_text()
+    outline = Outline(page.read_text())  # every tag closed where it should be
+    assert outline.tags["svg"] == 4
+    assert outline.tags["table"] == 1 + 4  # who wins; all; by component, part, collective
+    assert outline.tags["script"] == 1
     assert "| fastest | dp2 |" in text.read_text()
 
 
