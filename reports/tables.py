@@ -58,7 +58,7 @@ def text_table(shown: TextTable) -> Table:
     """A table that is text already, a row a case."""
     table = framed(shown.title)
     for heading in shown.headings:
-        add_column(table, heading, right=heading not in ("case", "outcome"))
+        add_column(table, heading, right=heading not in shown.words)
     for row in shown.rows:
         table.add_row(*map(cell, row))
     return table
