@@ -37,9 +37,7 @@ def render_plan(plan: Plan, fronts: Fronts | None = None, handed: Sequence[tuple
         sections.append(Section("Fronts", tables))
     if handed:
         sections.append(Section("Handed over", tuple(Fold(name, (Code(text),)) for name, text in handed)))
-    sections.append(
-        Section("What was left out, and what the times rest on", (Notes(tuple(sentences(plan))),), "left-out")
-    )
+    left_out = Section("What was left out, and what the times rest on", (Notes(tuple(sentences(plan))),), "left-out")
     return render_document(f"Plan: {headline(plan)}", [*sections, left_out])
 
 
