@@ -17,7 +17,7 @@ from reports.published.time_constants import recorded_sets
 from reports.published.vtrain import FITTED
 from reports.ranking import Ranking
 from reports.validate import QuantityResult, Result, Score, validate_table, validate_tables
-from suite.published import PublishedTable, TableKind, read_table
+from suite.published import PublishedRow, PublishedTable, TableKind, read_table
 
 pytestmark = pytest.mark.published
 
@@ -245,7 +245,7 @@ def test_each_clusters_constants_are_what_their_rows_give() -> None:
 # --- step times ----------------------------------------------------------------------------------------------
 
 
-def of_choices(family: str) -> Ranking:
+def of_choices(family: str) -> Ranking[PublishedRow]:
     (table,) = validate_tables([str(HERE / "throughput.csv")]).tables
     return next(ranking for ranking in table.rankings if ranking.family == family)
 
