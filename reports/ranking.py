@@ -1,4 +1,4 @@
-"""Would predicted times pick the right layout? Regret and rank correlation over layouts of one model, GPUs and batch."""
+"""Would predicted times pick the right layout? Regret and rank correlation over layouts of a model, GPUs and batch."""
 
 from __future__ import annotations
 

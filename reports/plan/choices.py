@@ -6,7 +6,7 @@ the predicted order: enough to see a layout that is faster than its prediction, 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 from reports.plan.asked import Asked
@@ -48,22 +48,21 @@ def covering(cases: Sequence[Case], seconds: Callable[[Case], float], most: int 
     return (*first, *(others[place] for place in places))
 
 
-def _asked(model: str, ranks: int, global_batch: int, fixed: dict[str, Any] | None = None, **work: Any) -> Asked:
+def _asked(model: str, ranks: int, global_batch: int, fixed: Mapping[str, Any], **work: Any) -> Asked:
     recipe = {"steps": STEPS, "warmup_steps": 2}
     base = case_from({"model": model, "workload": work, "recipe": recipe})
-    return Asked(base, 1, ranks, global_batch, fixed or {})
+    return Asked(base, 1, ranks, global_batch, fixed)
 
 
 def questions() -> tuple[Asked, ...]:
     """Both decoder forms, two sizes and precisions, 2 to 8 ranks, with contexts to divide and without."""
-    none = {"recompute": Recompute()}
-    fp32, mixed = {"precision": "fp32"}, {"precision": "bf16-mixed"}
+    plain, free = {"recompute": Recompute()}, dict[str, Any]()
     return (
-        _asked("gpt-1m", 2, 8, none, seq_len=256, **fp32),
-        _asked("llama-1m", 2, 8, seq_len=256, **mixed),
-        _asked("gpt-1m", 2, 4, seq_len=1024, **fp32),
-        _asked("llama-10m", 2, 4, seq_len=128, **fp32),
-        _asked("gpt-1m", 4, 8, seq_len=128, **fp32),
-        _asked("llama-1m", 4, 16, seq_len=128, **mixed),
-        _asked("llama-1m", 8, 16, seq_len=128, **fp32),
+        _asked("gpt-1m", 2, 8, plain, seq_len=256, precision="fp32"),
+        _asked("llama-1m", 2, 8, free, seq_len=256, precision="bf16-mixed"),
+        _asked("gpt-1m", 2, 4, free, seq_len=1024, precision="fp32"),
+        _asked("llama-10m", 2, 4, free, seq_len=128, precision="fp32"),
+        _asked("gpt-1m", 4, 8, free, seq_len=128, precision="fp32"),
+        _asked("llama-1m", 4, 16, free, seq_len=128, precision="bf16-mixed"),
+        _asked("llama-1m", 8, 16, free, seq_len=128, precision="fp32"),
     )
