@@ -15,7 +15,7 @@ from reports.history.verb import add_report_flags, run_report
 from reports.intake.verb import add_import_flags, run_import
 from reports.kv.flags import add_kv_flags
 from reports.long_run_options import add_long_run_flags
-from reports.plan.verb import add_plan_flags, run_plan
+from reports.plan.given import add_plan_flags
 from reports.regress.verb import add_compare_flags, run_compare
 from reports.streams import abandon_output, open_streams, output, tell
 from suite import flags
@@ -96,6 +96,8 @@ def kv(options: argparse.Namespace) -> int:
 
 def plan(options: argparse.Namespace) -> int:
     """Rank every legal layout of a model on a cluster: which fit, which is fastest, why; what to launch."""
+    from reports.plan.verb import run_plan
+
     return run_plan(options)
 
 

@@ -13,6 +13,9 @@ from suite.hardware import Device, device
 from suite.parse import require
 from suite.spec import Cluster
 
+#: GPUs of a machine where nothing is said: what they are sold in
+PER_NODE = 8
+
 
 class Objective(StrEnum):
     """What a better layout has less of, for the same tokens."""

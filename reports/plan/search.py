@@ -47,6 +47,11 @@ class Tally:
     untimed: Counter[str] = field(default_factory=Counter)  # that fit, by the reason why they have no time
     left: int = 0  # not looked at: slower at the least than the best are
 
+    @property
+    def legal(self) -> int:
+        """Layouts that the rules take."""
+        return self.too_large + self.timed + self.untimed.total() + self.left
+
 
 class _Family(NamedTuple):
     bound: float
@@ -184,7 +189,7 @@ class Search:
         heapq.heappush(self._heap, _Family(bound, order, grain, engine, pp, pipe, spread, slowed))
 
     def _engines(self, grain: Grain, pp: int) -> list[Engine]:
-        is_whole = grain.tp == grain.cp == pp == 1
+        is_whole = grain.tp == grain.cp == pp == 1 and self.space.asked.gpus > 1
         return [engine for engine in Engine if is_whole or engine is not Engine.DEEPSPEED]
 
     def _count(self, grain: Grain, pipes: Sequence[Pipe], engine: Engine) -> int:

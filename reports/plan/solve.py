@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from math import inf
+from math import inf, isfinite
 
 from memory.assessment import Assessment
 from memory.search import Search as MemorySearch
@@ -70,6 +70,11 @@ class Plan:
     worlds: tuple[int, ...] = ()
     """numbers of GPUs that were tried"""
 
+    @property
+    def floor(self) -> float | None:
+        """The same, None where no layout was left out."""
+        return self.floor_seconds if isfinite(self.floor_seconds) else None
+
 
 @dataclass(frozen=True)
 class Solver:
@@ -78,13 +83,14 @@ class Solver:
     timing: Timing
     memory: MemorySearch = field(default_factory=MemorySearch)
 
-    def plan(self, asked: Asked) -> Plan:
-        """The best layouts of a question, by its objective; fewer where fewer fit.
+    def plan(self, asked: Asked, limit: float | None = None) -> Plan:
+        """The best layouts of a question, by its objective; fewer where fewer fit. `limit` is the most bytes that one
+        may need, by default what the device has.
 
         Layouts come by what they take at the least. Each is simulated whole, until no other can be among the best, or
         so many were that the rest is left at what it takes at the least.
         """
-        search = self.search(asked, limit_bytes(asked))
+        search = self.search(asked, limit_bytes(asked) if limit is None else limit)
         best: list[Answer] = []
         for _ in range(WHOLE * asked.best):
             slowest = best[-1].seconds if len(best) == asked.best else inf

@@ -224,7 +224,7 @@ def _all_spreads(ranks: int, has_contexts: bool, is_whole: bool, accumulates: bo
     found += [
         Spread(ranks, 1, zero, Engine.TORCH if zero else Engine.AUTO, True, reduction)
         for zero in ((0, 1) if ranks > 1 or has_contexts else (0,))
-        for reduction in reductions
+        for reduction in (reductions if ranks > 1 or has_contexts else (Reduction.STEP,))
     ]
     if ranks > 1 and is_whole:
         found += [Spread(ranks, 1, zero, Engine.DEEPSPEED, True, Reduction.STEP) for zero in (0, 1, 2, 3)]
