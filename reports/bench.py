@@ -18,7 +18,7 @@ from reports.compare import Run
 from reports.export import run_mapping, write_report
 from reports.load import load_run
 from reports.predict import Predictor
-from reports.running import begin_run, carry_out, check_cases, launcher_of, runs_folder
+from reports.running import Running, check_cases
 from reports.streams import output, tell
 from reports.summary import compare_run
 from suite import flags
@@ -51,9 +51,15 @@ def run_bench(options: argparse.Namespace) -> int:
         return _follow(options, machines)
     begin = _started if options.resume is None else _resumed
     store, cases, predictor = begin(options, machines)
-    carry_out(options, store, cases, predictor, machines)
+    _running(options).carry_out(store, cases, predictor, machines)
     unfinished = write_and_show(load_run(store.folder), store.folder, options.json)
     return 1 if unfinished else 0
+
+
+def _running(options: argparse.Namespace) -> Running:
+    """How the flags want cases to be run."""
+    launches = options.launches or 1
+    return Running(options.program, options.arguments, options.runs, options.timeout, options.hang, launches)
 
 
 def _started(options: argparse.Namespace, machines: Machines) -> tuple[RunStore, tuple[Case, ...], Predictor]:
@@ -63,12 +69,12 @@ def _started(options: argparse.Namespace, machines: Machines) -> tuple[RunStore,
     cases = flags.cases_of(options)
     passes = flags.passes_given(options, cases)
     machines.check(cases)
-    runs_folder(options)
+    _running(options).folder()
     check_cases(cases)
     given = "none" if options.calibration is None and options.suite in UNTIMED else options.calibration
     calibration = _calibration(cases, passes, given)
     peers = tuple(Peer) if options.suite == PEERS else ()
-    store = begin_run(options, cases, flags.suite_name(options, len(cases)), passes, calibration, peers)
+    store = _running(options).begin(cases, flags.suite_name(options, len(cases)), passes, calibration, peers)
     return store, cases, Predictor(calibration, passes)
 
 
@@ -81,7 +87,7 @@ def _follow(options: argparse.Namespace, machines: Machines) -> int:
     """Run this machine's part of the cases that the recording machine calls."""
     resumed = () if options.resume is None else load_run(options.resume).results
     cases = {case.case_id: case for case in [result.case for result in resumed] or flags.cases_of(options)}
-    launcher = launcher_of(options, flags.passes_given(options, tuple(cases.values())))
+    launcher = _running(options).launcher(flags.passes_given(options, tuple(cases.values())))
     machines.check(tuple(cases.values()))
     check_cases(cases.values())
     assert machines.endpoint is not None  # it follows

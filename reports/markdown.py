@@ -6,6 +6,8 @@ import re
 
 from reports.compare import CaseComparison
 from reports.peers_text import HEADINGS, NOTE, peers_rows
+from reports.ranking_text import ranking_table
+from reports.run_ranking import run_ranking
 from reports.serving_tables import serving_tables
 from reports.summary import RunComparison
 from reports.text import plain, shorten
@@ -27,7 +29,7 @@ def markdown_report(comparison: RunComparison) -> str:
     if len(comparison.opened) < len(comparison.cases):
         rest = len(comparison.cases) - len(comparison.opened)
         lines += ["", f"{count_text(rest)} more cases, whose predicted peaks are nearer, are in `cases.csv`."]
-    lines += [*_sent(comparison), *_peers(comparison)]
+    lines += [*_sent(comparison), *_ranked(comparison), *_peers(comparison)]
     if comparison.unfinished:
         lines += ["", "## Not measured", ""]
         lines += [_failure(case) for case in comparison.unfinished]
@@ -68,6 +70,16 @@ def _served(comparison: RunComparison) -> list[str]:
         lines += [_row(["---", *["---:"] * (len(shown.headings) - 1)])]
         lines += [_row([escape(cell) for cell in row]) for row in shown.rows]
     return lines
+
+
+def _ranked(comparison: RunComparison) -> list[str]:
+    """The table of choices between layouts; nothing for a run without."""
+    ranking = run_ranking(comparison)
+    if ranking is None:
+        return []
+    shown = ranking_table(ranking)
+    lines = ["", f"## {escape(shown.title)}", "", _row(shown.headings), _row(["---"] * len(shown.headings))]
+    return [*lines, *(_row([escape(cell) for cell in row]) for row in shown.rows)]
 
 
 def _sent(comparison: RunComparison) -> list[str]:

@@ -15,6 +15,8 @@ from rich.text import Text
 
 from reports.compare import CaseComparison, Comparison
 from reports.factors import factor_rows
+from reports.ranking_text import ranking_table
+from reports.run_ranking import run_ranking
 from reports.serving_tables import TextTable, serving_tables
 from reports.summary import ERROR_BAND, OPENED, Errors, RunComparison
 from reports.text import plain, plain_lines
@@ -25,6 +27,8 @@ from suite.units import NOT_KNOWN, bytes_text, count_text, number_text, percent_
 #: Columns from which the table of cases shows everything it knows.
 WIDE = 132
 _ALARM, _QUIET = "bold red", "dim"
+#: headings of columns of words, which begin where their heading does
+_WORDS = ("case", "outcome", "choice", "layout", "predicted fastest", "measured fastest", "ranking")
 
 
 @dataclass(frozen=True)
@@ -48,6 +52,8 @@ def print_run(comparison: RunComparison, console: Console) -> None:
         console.print(factor_table(comparison))
     if comparison.senders:
         console.print(traffic_table(comparison))
+    if ranking := run_ranking(comparison):
+        console.print(text_table(ranking_table(ranking)))
     for case in comparison.unfinished:
         console.print(cell(f"{case.status}: {case.case.label}: {case.reason or 'no measurement'}", "yellow"))
     for sentence in sentences(comparison):
@@ -58,7 +64,7 @@ def text_table(shown: TextTable) -> Table:
     """A table that is text already, a row a case."""
     table = framed(shown.title)
     for heading in shown.headings:
-        add_column(table, heading, right=heading not in ("case", "outcome"))
+        add_column(table, heading, right=heading not in _WORDS)
     for row in shown.rows:
         table.add_row(*map(cell, row))
     return table
