@@ -35,15 +35,15 @@ def ranking_sentence(ranking: RunRanking | None) -> str:
     return said + (f"; rank correlation {number_text(correlation, 3)} in median." if correlation is not None else ".")
 
 
-def ranking_rows(ranking: RunRanking) -> list[tuple[str, ...]]:
+def ranking_rows(ranking: RunRanking) -> tuple[tuple[str, ...], ...]:
     """A row a choice."""
-    return [
+    return tuple(
         (
             choice.label, str(len(choice.candidates)), choice.picked.layout, choice.best.layout, regret_text(choice),
             _correlation(choice), held(choice).value,
         )
         for choice in ranking.choices
-    ]  # fmt: skip
+    )  # fmt: skip
 
 
 def ranking_table(ranking: RunRanking) -> TextTable:
@@ -64,7 +64,7 @@ def layout_table(choice: RunChoice) -> TextTable:
     """Every layout of a choice in the order that was predicted: its places, its time and its peak, both ways."""
     order = sorted(choice.candidates, key=lambda candidate: candidate.predicted)
     places = {each.name: place for place, each in enumerate(sorted(order, key=lambda each: each.measured), 1)}
-    rows = [_layout_row(place, places[each.name], each) for place, each in enumerate(order, 1)]
+    rows = tuple(_layout_row(place, places[each.name], each) for place, each in enumerate(order, 1))
     return TextTable(f"{choice.label}: layouts in the order predicted", LAYOUT_HEADINGS, rows)
 
 

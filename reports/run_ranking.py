@@ -13,10 +13,10 @@ from enum import StrEnum
 from typing import Any
 
 from reports.compare import CaseComparison
+from reports.judge import Judgement, Limits, Pair, Verdict, judge
+from reports.launches import launches_of, other_cores
+from reports.measures import MEASURES
 from reports.ranking import Candidate, Choice, Entry, Ranking, choice_mapping, ranking_mapping, rankings_of
-from reports.regress.judge import Judgement, Limits, Pair, Verdict, judge
-from reports.regress.measures import MEASURES
-from reports.regress.pair import launches_of, other_cores
 from reports.summary import RunComparison
 from suite.case import Case
 from suite.units import percent_text
