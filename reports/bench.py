@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from memory import speed as estimate_speed
 from reports import step_speed
-from reports.calibrated import calibration_for, calibration_given, kept_calibration
+from reports.calibrated import NONE, calibration_for, calibration_given, kept_calibration
 from reports.compare import Run
 from reports.export import run_mapping, write_report
 from reports.load import load_run
@@ -37,6 +37,7 @@ from suite.sweep import finished
 if TYPE_CHECKING:
     from suite.hardware.calibration import Calibration
 
+PLAN = "plan"  # the suite whose cases are chosen by their predicted times
 PEERS = "peers"  # the suite whose cases other tools are asked about
 
 
@@ -64,6 +65,8 @@ def _running(options: argparse.Namespace) -> Running:
 
 def _started(options: argparse.Namespace, machines: Machines) -> tuple[RunStore, tuple[Case, ...], Predictor]:
     """A new run: its cases checked, its data read once, this machine's operators measured."""
+    if options.suite == PLAN:
+        return _proof(options)
     bases = flags.given_bases(options)
     require(not (bases and options.suite), f"--suite: {options.suite!r} given beside {' and '.join(bases)}; give one")
     cases = flags.cases_of(options)
@@ -76,6 +79,19 @@ def _started(options: argparse.Namespace, machines: Machines) -> tuple[RunStore,
     peers = tuple(Peer) if options.suite == PEERS else ()
     store = _running(options).begin(cases, flags.suite_name(options, len(cases)), passes, calibration, peers)
     return store, cases, Predictor(calibration, passes)
+
+
+def _proof(options: argparse.Namespace) -> tuple[RunStore, tuple[Case, ...], Predictor]:
+    """The run that holds a plan's order to the times of real layouts: which they are depends on their predictions."""
+    from reports.plan.choices import PASSES, proof_cases
+
+    why = "its cases are the layouts of its own questions"
+    flags.refuse_beside(options, f"--suite {PLAN}", "passes", "rdzv", "node_rank", why=why)
+    require(options.calibration != NONE, f"--calibration: {NONE}: layouts of --suite {PLAN} are chosen by their times")
+    _running(options).folder()
+    cases, calibration = proof_cases(options.calibration)
+    check_cases(cases)
+    return _running(options).begin(cases, PLAN, PASSES, calibration), cases, Predictor(calibration, PASSES)
 
 
 def _calibration(cases: Sequence[Case], passes: Sequence[Pass], path: str | None) -> Calibration | None:

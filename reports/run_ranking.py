@@ -18,6 +18,7 @@ from reports.launches import launches_of, other_cores
 from reports.measures import MEASURES
 from reports.ranking import Candidate, Choice, Entry, Ranking, choice_mapping, ranking_mapping, rankings_of
 from reports.summary import RunComparison
+from reports.text import plural
 from suite.case import Case
 from suite.units import percent_text
 
@@ -73,7 +74,7 @@ def choice_text(case: Case) -> str:
     """'gpt-1m, fp32, 2 ranks, batch 8 of 256 tokens'."""
     work = case.workload
     return (
-        f"{case.model.name}, {work.precision}, {case.layout.world_size} ranks,"
+        f"{case.model.name}, {work.precision}, {plural(case.layout.world_size, 'rank')},"
         f" batch {case.global_batch} of {work.seq_len} tokens"
     )
 

@@ -6,20 +6,41 @@ the predicted order: enough to see a layout that is faster than its prediction, 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
+from memory.search import Search as MemorySearch
+from reports.calibrate import Budget, calibrate
+from reports.calibrated import calibration_given
 from reports.plan.asked import Asked
+from reports.plan.solve import limit_bytes
 from reports.plan.space import Space
+from reports.plan.timing import Timing, timing_of
 from suite.case import Case, case_from
 from suite.layout import Recompute
 from suite.parse import SpecError
+from suite.passes import Pass
 
-#: layouts of a question that are run, and how many of them are those predicted fastest; a question of a few more than
-#: `MOST` is run whole where it says so
+if TYPE_CHECKING:
+    from suite.hardware.calibration import Calibration
+
+#: layouts of a question that are run, and how many of them are those predicted fastest
 MOST, FASTEST = 24, 5
 #: steps of a layout: three settle, the others are read
 STEPS = 9
+#: times alone: small cases of one pass share launches
+PASSES = (Pass.TRAIN,)
+#: of the calibration: every shape that any layout has, so more than a few cases need
+BUDGET = Budget(operators=30.0, products=2.0, collectives=60.0, overheads=40.0)
+
+
+@dataclass(frozen=True)
+class Question:
+    """A question, and how many of its layouts are run."""
+
+    asked: Asked
+    most: int = MOST
 
 
 def layouts_of(asked: Asked) -> Iterator[Case]:
@@ -36,10 +57,11 @@ def layouts_of(asked: Asked) -> Iterator[Case]:
                     continue
 
 
-def covering(cases: Sequence[Case], seconds: Callable[[Case], float], most: int = MOST) -> tuple[Case, ...]:
+def covering(cases: Sequence[Case], timing: Timing, most: int = MOST) -> tuple[Case, ...]:
     """So many of the cases by predicted seconds, fastest first: the FASTEST, then every n-th of the others, the slowest
     among them. All of them where they are no more."""
-    ordered = sorted(cases, key=lambda case: (seconds(case), case.case_id))
+    timed = zip(timing.seconds(cases), cases, strict=True)
+    ordered = [case for _, case in sorted(timed, key=lambda pair: (pair[0], pair[1].case_id))]
     if len(ordered) <= most:
         return tuple(ordered)
     first, others = ordered[:FASTEST], ordered[FASTEST:]
@@ -48,21 +70,44 @@ def covering(cases: Sequence[Case], seconds: Callable[[Case], float], most: int 
     return (*first, *(others[place] for place in places))
 
 
-def _asked(model: str, ranks: int, global_batch: int, fixed: Mapping[str, Any], **work: Any) -> Asked:
-    recipe = {"steps": STEPS, "warmup_steps": 2}
-    base = case_from({"model": model, "workload": work, "recipe": recipe})
-    return Asked(base, 1, ranks, global_batch, fixed)
-
-
-def questions() -> tuple[Asked, ...]:
-    """Both decoder forms, two sizes and precisions, 2 to 8 ranks, with contexts to divide and without."""
+def questions() -> tuple[Question, ...]:
+    """Both decoder forms, two sizes and precisions, 2 to 8 ranks, with contexts to divide and without; the first, which
+    leaves recomputation out, whole."""
     plain, free = {"recompute": Recompute()}, dict[str, Any]()
     return (
-        _asked("gpt-1m", 2, 8, plain, seq_len=256, precision="fp32"),
-        _asked("llama-1m", 2, 8, free, seq_len=256, precision="bf16-mixed"),
-        _asked("gpt-1m", 2, 4, free, seq_len=1024, precision="fp32"),
-        _asked("llama-10m", 2, 4, free, seq_len=128, precision="fp32"),
-        _asked("gpt-1m", 4, 8, free, seq_len=128, precision="fp32"),
-        _asked("llama-1m", 4, 16, free, seq_len=128, precision="bf16-mixed"),
-        _asked("llama-1m", 8, 16, free, seq_len=128, precision="fp32"),
+        _question("gpt-1m", 2, 8, plain, 60, seq_len=256, precision="fp32"),
+        _question("llama-1m", 2, 8, free, seq_len=256, precision="bf16-mixed"),
+        _question("gpt-1m", 2, 4, free, seq_len=1024, precision="fp32"),
+        _question("llama-10m", 2, 4, free, 16, seq_len=128, precision="fp32"),
+        _question("gpt-1m", 4, 8, free, seq_len=128, precision="fp32"),
+        _question("llama-1m", 4, 16, free, seq_len=128, precision="bf16-mixed"),
+        _question("llama-1m", 8, 16, free, seq_len=128, precision="fp32"),
     )
+
+
+def proof_cases(path: str | None, asked: Sequence[Question] | None = None) -> tuple[tuple[Case, ...], Calibration]:
+    """The cases of all questions, and the calibration that their order rests on: of the file, or measured now at every
+    shape that a layout has. SpecError for what is no calibration; CalibrationError where measuring fails."""
+    found = questions() if asked is None else asked
+    fitting = [_fitting(question.asked) for question in found]
+    calibration = calibration_given(path)
+    if calibration is None:
+        calibration = calibrate([case for cases in fitting for case in cases], BUDGET)
+    chosen: list[Case] = []
+    for question, cases in zip(found, fitting, strict=True):
+        chosen += covering(cases, timing_of(question.asked.base, calibration), question.most)
+    return tuple(chosen), calibration
+
+
+def _fitting(asked: Asked) -> list[Case]:
+    """Every layout that a plan would rank here."""
+    memory, limit = MemorySearch(), limit_bytes(asked)
+    return [case for case in layouts_of(asked) if memory.peak_bytes(case) <= limit]
+
+
+def _question(
+    model: str, ranks: int, global_batch: int, fixed: Mapping[str, Any], most: int = MOST, **work: Any
+) -> Question:
+    recipe = {"steps": STEPS, "warmup_steps": 2}
+    base = case_from({"model": model, "workload": work, "recipe": recipe})
+    return Question(Asked(base, 1, ranks, global_batch, fixed), most)
