@@ -22,4 +22,5 @@ def is_called(device: str, name: str) -> bool:
     """Does the driver's name of a GPU belong to a device of ours? Told by the model alone: 'h100-sxm' is any H100, for
     drivers do not always say how it is mounted."""
     words = name.lower().replace("-", " ").split()
-    return device.lower().split("-")[0] in words
+    model = next((word for word in device.lower().split("-") if any(map(str.isdigit, word))), device.lower())
+    return model in words

@@ -116,9 +116,11 @@ def test_gpus_are_what_the_driver_lists(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("device", "name", "expected"),
     [
-        ("a100-sxm-80gb", "NVIDIA A100-SXM4-80GB", True),
-        ("v100-sxm-32gb", "Tesla V100-SXM2-32GB", True),
+        ("a100-80gb-sxm", "NVIDIA A100-SXM4-80GB", True),
+        ("v100-32gb-sxm", "Tesla V100-SXM2-32GB", True),
         ("h100-sxm", "NVIDIA H1000", False),
+        ("rtx-4090", "NVIDIA GeForce RTX 4090", True),
+        ("rtx-a6000", "NVIDIA GeForce RTX 4090", False),
         ("h200-sxm", "NVIDIA H100 PCIe", False),
     ],
 )
