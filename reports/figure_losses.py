@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
@@ -23,16 +24,21 @@ _DASHES = ((), (7, 3), (2, 3), (10, 3, 2, 3), (4, 4), (12, 5), (1, 2), (6, 2, 1,
 _MARKERS = "osD^vP*X"
 
 
-def loss_chart(group: LossGroup, key: str) -> Chart:
-    """A group's training curves over one another, widest below; validation points; the text's unigram entropy."""
+def loss_chart(group: LossGroup, key: str, names: Sequence[str] | None = None) -> Chart:
+    """A group's training curves over one another, widest below; validation points; the text's unigram entropy.
+
+    Curves are called as `names` says, by default by what tells their cases apart.
+    """
     several = len(group.cases) > 1
-    columns = 2 if max(len(variant(case.case)) for case in group.cases) <= _SHORT_LABEL else 1
+    names = [plain(name) for name in names or (variant(case.case) for case in group.cases)]
+    columns = 2 if max(map(len, names)) <= _SHORT_LABEL else 1
     legend = -(-(len(group.cases) + 1) // columns) * _LEGEND_LINE + 8
     below = legend + 38 + (_DISTANCE + _GAP if several else 0)
     left = 54
+    hover: dict[str, str] = {}
     with drawing_style():
         figure, axes = canvas(_PANEL + below, left, 10, 10, below)
-        handles = _draw_curves(axes, group)
+        handles = _draw_curves(axes, group, names, hover)
         axes.set_ylabel("loss, nats a token")
         axes.grid(axis="y")
         last = axes
@@ -42,7 +48,7 @@ def loss_chart(group: LossGroup, key: str) -> Chart:
             last.set_xlim(axes.get_xlim())
         last.set_xlabel("optimizer step")
         figure.legend(handles=handles, loc="lower center", ncols=columns, handlelength=3.2, borderaxespad=0.2)
-        svg = to_svg(figure, key, f"Loss curves of {plain(group.title)}")
+        svg = to_svg(figure, key, f"Loss curves of {plain(group.title)}", hover)
     return Chart(key, f"Loss: {plain(group.title)}", _caption(group), svg)
 
 
@@ -56,14 +62,16 @@ def _caption(group: LossGroup) -> str:
     )
 
 
-def _draw_curves(axes: Axes, group: LossGroup) -> list[Line2D]:
-    """The curves, each narrower than the one below it; returns the legend's handles."""
+def _draw_curves(axes: Axes, group: LossGroup, names: Sequence[str], hover: dict[str, str]) -> list[Line2D]:
+    """The curves, each narrower than the one below it, and what each says; returns the legend's handles."""
     handles = []
     for place, case in enumerate(group.cases):
         style = _style(place, len(group.cases))
         steps = [step for step, _ in case.curve.training]
-        axes.plot(steps, [_finite(loss) for _, loss in case.curve.training], **style)  # type: ignore[arg-type]
-        label = shorten(plain(variant(case.case)), _LEGEND_LABEL)
+        losses = [_finite(loss) for _, loss in case.curve.training]
+        axes.plot(steps, losses, gid=f"curve{place}", **style)  # type: ignore[arg-type]
+        hover[f"curve{place}"] = f"{names[place]}: {number_text(case.curve.final, 6)} at step {steps[-1]}"
+        label = shorten(names[place], _LEGEND_LABEL)
         handles.append(Line2D([], [], label=label, **style))  # type: ignore[arg-type]
         if case.curve.validation:
             points = [(step, _finite(loss)) for step, loss in case.curve.validation]

@@ -34,25 +34,29 @@ def peak_charts(comparison: RunComparison) -> list[Chart]:
     for case in comparison.opened:
         if _instants(case):
             models.setdefault(case.case.model.name, []).append(case)
-    return [_peak_chart(name, cases, f"peak-{place}") for place, (name, cases) in enumerate(models.items())]
+    return [
+        peak_chart(name, [(case.case.label, case) for case in cases], f"peak-{place}")
+        for place, (name, cases) in enumerate(models.items())
+    ]
 
 
-def _peak_chart(model: str, cases: Sequence[CaseComparison], key: str) -> Chart:
+def peak_chart(title: str, cases: Sequence[tuple[str, CaseComparison]], key: str) -> Chart:
+    """The chart of these cases, each under its name."""
     rows = [
         StackRow(
-            case.case.label,
+            name,
             percent_text(case.peak.error, signed=True) if case.is_ok else case.status,
             (_stack(case, "predicted", case.peak.predicted), _stack(case, "measured", case.peak.measured)),
         )
-        for case in cases
+        for name, case in cases
     ]
-    described = f"Predicted and measured peak memory of {plain(model)}, by component"
+    described = f"Predicted and measured peak memory of {plain(title)}, by component"
     caption = (
         "The fullest rank at its fullest moment, predicted and measured each at their own; right of the name, the error"
         " of the prediction. A bar that ends in an arrow goes on."
     )
-    svg = stacks_svg(rows, key, described, _limit(cases))
-    return Chart(key, f"Peak memory by component: {plain(model)}", caption, svg)
+    svg = stacks_svg(rows, key, described, _limit([case for _, case in cases]))
+    return Chart(key, f"Peak memory by component: {plain(title)}", caption, svg)
 
 
 def _stack(case: CaseComparison, side: str, instant: Instant | None) -> Stack:

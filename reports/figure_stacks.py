@@ -1,16 +1,18 @@
-"""Rows of stacked bars: what something is made of, one bar a side, all rows on one scale of bytes."""
+"""Rows of stacked bars: what something is made of, one bar a side, all rows on one scale of bytes or seconds."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from enum import StrEnum
+from typing import Any
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 from matplotlib.ticker import FuncFormatter, MultipleLocator
 
-from reports.palette import COMPONENTS, INK, MUTED, PAPER
+from reports.palette import COMPONENTS, INK, MUTED, PAPER, Colour
 from reports.svg import SMALL, WIDTH, canvas, drawing_style, to_svg
 from reports.text import plain, shorten
 from suite.record import Component
@@ -20,17 +22,19 @@ LABEL_LIMIT = 50
 _ROW = 58  # units a row takes: a line of text and two bars
 _BAR = 15
 _TAGS, _VALUES = 72, 92  # margins: 'predicted' left of a bar, its bytes right of it
-_LEGEND_COLUMNS = 3
 _LEGEND_LINE = 18
+_SHORT_NAME = 15  # names up to here leave room for three columns
 
 
 @dataclass(frozen=True)
 class Stack:
-    """A bar: which side of a comparison, its total (None: not known), and what it is made of, in order."""
+    """A bar: which side of a comparison, its total (None: not known), and what it is made of, in order; a line over
+    it between the quartiles of what was read several times."""
 
     side: str
     total: float | None
-    parts: tuple[tuple[Component, float], ...]
+    parts: tuple[tuple[StrEnum, float], ...]
+    quartiles: tuple[float, float] | None = None
 
 
 @dataclass(frozen=True)
@@ -42,26 +46,36 @@ class StackRow:
     stacks: tuple[Stack, Stack]
 
 
-def stacks_svg(rows: Sequence[StackRow], key: str, described: str, limit: float) -> str:
-    """The drawing; `limit` is where the axis ends: a bar beyond it ends in an arrow."""
+@dataclass(frozen=True)
+class Scale:
+    """What bars are measured in: the colours of their parts, in the legend's order; a length as text; the axis."""
+
+    colours: Mapping[Any, Colour]
+    text: Callable[[float | None], str]
+    axis: Callable[[Axes, str, float], None]
+
+
+def stacks_svg(rows: Sequence[StackRow], key: str, described: str, limit: float, scale: Scale | None = None) -> str:
+    """The drawing; `limit` is where the axis ends: a bar beyond it ends in an arrow. In bytes, or as `scale` says."""
     hover: dict[str, str] = {}
+    scale = scale or Scale(COMPONENTS, bytes_text, byte_axis)
     with drawing_style():
-        used = components_used(part for row in rows for stack in row.stacks for part in stack.parts)
+        used = _used((part for row in rows for stack in row.stacks for part in stack.parts), scale)
         legend = legend_height(used)
         figure, axes = canvas(len(rows) * _ROW + 44 + legend, _TAGS, _VALUES, 4, 40 + legend)
         axes.set_xlim(0, limit)
         axes.set_ylim(len(rows) * _ROW, 0)
         for place, row in enumerate(rows):
-            _draw_row(axes, row, place * _ROW, f"case{place}", hover)
-        byte_axis(axes, "x", limit)
+            _draw_row(axes, row, place * _ROW, f"case{place}", hover, scale)
+        scale.axis(axes, "x", limit)
         axes.set_yticks([])
         axes.spines["left"].set_visible(False)
         axes.grid(axis="x")
-        component_legend(figure, used)
+        _legend(figure, used, scale.colours)
         return to_svg(figure, key, described, hover)
 
 
-def _draw_row(axes: Axes, row: StackRow, top: float, name: str, hover: dict[str, str]) -> None:
+def _draw_row(axes: Axes, row: StackRow, top: float, name: str, hover: dict[str, str], scale: Scale) -> None:
     """A row's label, its note, and its two bars."""
     axes_width = axes.get_position().width * WIDTH
     limit = axes.get_xlim()[1]
@@ -75,15 +89,17 @@ def _draw_row(axes: Axes, row: StackRow, top: float, name: str, hover: dict[str,
         style = {"fontsize": SMALL, "color": MUTED.light, "va": "center", "textcoords": "offset points"}
         axes.annotate(stack.side, (0, middle), (-6, 0), ha="right", **style)  # type: ignore[arg-type]
         edge = 0.0
-        for component, size in stack.parts:
+        for part, size in stack.parts:
             if size > 0:
-                gid = f"{name}-{stack.side}-{component.value}"
-                patch = axes.barh(middle, size, _BAR - 2, left=edge, color=COMPONENTS[component].light)[0]
+                gid = f"{name}-{stack.side}-{part.value}"
+                patch = axes.barh(middle, size, _BAR - 2, left=edge, color=scale.colours[part].light)[0]
                 patch.set(edgecolor=PAPER.light, linewidth=0.6, gid=gid)
-                hover[gid] = f"{stack.side} {component.value}: {bytes_text(size)}"
+                hover[gid] = f"{stack.side} {_words(part)}: {scale.text(size)}"
                 edge += size
-        end = min(stack.total or 0, limit)
-        text = bytes_text(stack.total) + (" →" if edge > limit else "")
+        if stack.quartiles:
+            axes.plot(stack.quartiles, [middle, middle], color=INK.light, linewidth=1.4, marker="|", markersize=7)
+        end = min(max(stack.total or 0, *(stack.quartiles or (0,))), limit)
+        text = scale.text(stack.total) + (" →" if edge > limit else "")
         axes.annotate(text, (end, middle), (5, 0), **{**style, "color": INK.light})  # type: ignore[arg-type]
 
 
@@ -93,15 +109,33 @@ def components_used(parts: Iterable[tuple[Component | None, float | None]]) -> l
     return [component for component in Component if component in seen]
 
 
-def legend_height(used: Sequence[Component]) -> int:
+def legend_height(used: Sequence[StrEnum]) -> int:
     """Units that a legend of so many components takes."""
-    return -(-len(used) // _LEGEND_COLUMNS) * _LEGEND_LINE
+    return -(-len(used) // _columns(used)) * _LEGEND_LINE
+
+
+def _columns(used: Sequence[StrEnum]) -> int:
+    return 3 if all(len(part.value) <= _SHORT_NAME for part in used) else 2
 
 
 def component_legend(figure: Figure, used: Sequence[Component]) -> None:
     """The legend, below the axes."""
-    handles = [Patch(facecolor=COMPONENTS[component].light, label=component.value) for component in used]
-    style = {"ncols": _LEGEND_COLUMNS, "handlelength": 1.0, "columnspacing": 1.2, "borderaxespad": 0.2}
+    _legend(figure, used, COMPONENTS)
+
+
+def _used(parts: Iterable[tuple[StrEnum, float]], scale: Scale) -> list[StrEnum]:
+    """The parts that have any length, in the scale's order."""
+    seen = {part for part, size in parts if size}
+    return [part for part in scale.colours if part in seen]
+
+
+def _words(part: StrEnum) -> str:
+    return part.value.replace("_", " ")
+
+
+def _legend(figure: Figure, used: Sequence[StrEnum], colours: Mapping[Any, Colour]) -> None:
+    handles = [Patch(facecolor=colours[part].light, label=_words(part)) for part in used]
+    style = {"ncols": _columns(used), "handlelength": 1.0, "columnspacing": 1.2, "borderaxespad": 0.2}
     figure.legend(handles=handles, loc="lower center", **style)
 
 

@@ -1,115 +1,87 @@
-"""A run as a pandas DataFrame, for notebooks."""
+"""Runs as a pandas DataFrame, for notebooks: `frame("runs/<stamp>")`. Also written as CSV and JSON Lines."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import Any
+import json
+from pathlib import Path
 
 import pandas as pd
 
-from reports.compare import CaseResult, Run
-from suite.collectives import tally
-from suite.record import Quantity, traffic_values
+from reports.compare import Run
+from reports.frame_rows import run_rows
+from reports.load import load_run
+from suite.files import write_whole
+from suite.parse import SpecError, require, shown
 
-COLUMNS = (
-    "case_id",
-    "case",
-    "model",
-    "layout",
-    "precision",
-    "attention",
-    "world_size",
-    "outcome",
-    "tier",
-    "quantity",
-    "component",
-    "moment",
-    "collective",
-    "rank",
-    "index",
-    "value",
-    "formula",
-    "source",
-)
+#: the columns and their types, which pandas' readers take: read_csv(file, dtype=DTYPES) is the frame again
+DTYPES = {
+    "run": "string",
+    "case_id": "string",
+    "case": "string",
+    "model": "string",
+    "layout": "string",
+    "precision": "string",
+    "attention": "string",
+    "cache": "string",
+    "world_size": "Int64",
+    "outcome": "string",
+    "tier": "string",
+    "quantity": "string",
+    "component": "string",
+    "part": "string",
+    "moment": "string",
+    "collective": "string",
+    "rank": "Int64",
+    "index": "Int64",
+    "value": "float64",
+    "unit": "string",
+    "reason": "string",
+    "formula": "string",
+    "source": "string",
+}
+#: what tells how rows are written: the end of a file's name
+FORMATS = (".csv", ".jsonl")
+
+
+def frame(*paths: Path | str) -> pd.DataFrame:
+    """Every number of the runs in these folders, a row each, `run` saying of which: columns as in `run_frame`.
+
+    SpecError where no run is recorded, or its records are damaged.
+    """
+    require(bool(paths), "paths: none given; name a run's folder, or several")
+    return pd.concat([run_frame(load_run(path)) for path in paths], ignore_index=True)
 
 
 def run_frame(run: Run) -> pd.DataFrame:
-    """Every number of a run, a row each: the estimates' terms (tier `formula`) and the raw samples (tier `measure`).
+    """Every number of a run, a row each. `tier` says how it is known: `formula` (the estimates' terms), `measure` (the
+    raw samples), `trace` (fake tensors), `peer` (what another tool says; `source` names it).
 
-    Both tiers speak of the same quantity, component, moment and rank, so `pivot_table(index=[...], columns="tier",
-    values="value", aggfunc="sum")` lays them side by side; a total that was measured has no component. Values are
-    bytes, seconds, tokens/s or nats, as the quantity's name says. A case with no number at all keeps one row, whose
-    value is missing and whose outcome says why.
+    All tiers speak of the same quantity, component, moment and rank, so `pivot_table(index=[...], columns="tier",
+    values="value", aggfunc="sum")` lays them side by side; a total that was measured has no component. `unit` is B, s,
+    tokens/s, nats a token, TFLOP/s, or 1 for counts and fractions. A case with no number at all keeps one row, whose
+    value is missing; `reason` says why a value is, or how the case ended. The parts of a predicted step are
+    `step_part_seconds`, named in `part`; they sum to its `step_seconds`.
     """
-    rows = [row for result in run.results for row in _rows(result)]
-    frame = pd.DataFrame(rows, columns=list(COLUMNS))
-    return frame.astype({"rank": "Int64", "index": "Int64", "world_size": "Int64", "value": "float64"})
+    return pd.DataFrame(run_rows(run), columns=list(DTYPES)).astype(DTYPES)
 
 
-def _rows(result: CaseResult) -> Iterator[dict[str, Any]]:
-    case, measurement = result.case, result.measurement
-    common = {
-        "case_id": case.case_id,
-        "case": case.label,
-        "model": case.model.name,
-        "layout": str(case.layout),
-        "precision": case.workload.precision.value,
-        "attention": case.workload.attention.value,
-        "world_size": case.layout.world_size,
-        "outcome": measurement.outcome.value if measurement else None,
-    }
-    numbers = [*_predicted(result), *_measured(result)]
-    for number in numbers or [{}]:
-        yield {**common, **number}
+def check_rows_file(path: str) -> Path:
+    """The file that rows are to be written to. SpecError for a name that does not say how, or a folder not there."""
+    target = Path(path)
+    require(
+        target.suffix in FORMATS,
+        f"--records: {shown(path)} does not say how; end the file's name in {' or '.join(FORMATS)}",
+    )
+    require(target.parent.is_dir(), f"--records: {shown(path)}: its folder is not there; make it first")
+    return target
 
 
-def _predicted(result: CaseResult) -> Iterator[dict[str, Any]]:
-    for estimate in result.memory:
-        for term in estimate.terms:
-            yield {
-                "tier": "formula",
-                "quantity": term.quantity.value,
-                "component": term.component.value,
-                "moment": term.moment.value,
-                "rank": term.rank,
-                "value": term.value,
-                "formula": term.formula,
-                "source": term.source,
-            }
-    yield from _messages(result)
-    if result.time:
-        times = ((Quantity.STEP_TIME, result.time.step_seconds), (Quantity.THROUGHPUT, result.time.tokens_per_second))
-        for quantity, value in times:
-            if value is not None:
-                yield {"tier": "formula", "quantity": quantity.value, "value": value, "source": result.time.basis}
-
-
-def _messages(result: CaseResult) -> Iterator[dict[str, Any]]:
-    """The predicted messages, three rows each: bytes sent, payload, calls."""
-    for estimate in result.traffic:
-        for message in estimate.messages:
-            values = [pair for sums in tally([message]).values() for pair in traffic_values(sums).items()]
-            for quantity, value in values:
-                yield {
-                    "tier": "formula",
-                    "quantity": quantity.value,
-                    "collective": message.collective.value,
-                    "rank": estimate.rank,
-                    "value": value,
-                    "formula": f"{message.purpose}: {message.formula}",
-                    "source": message.source,
-                }
-
-
-def _measured(result: CaseResult) -> Iterator[dict[str, Any]]:
-    for sample in result.measurement.samples if result.measurement else ():
-        yield {
-            "tier": "measure",
-            "quantity": sample.quantity.value,
-            "component": sample.component.value if sample.component else None,
-            "moment": sample.moment.value if sample.moment else None,
-            "collective": sample.collective.value if sample.collective else None,
-            "rank": sample.rank,
-            "index": sample.index,
-            "value": sample.value,
-        }
+def write_rows(rows: pd.DataFrame, path: Path) -> Path:
+    """Write a frame as CSV or JSON Lines, whole or not at all; what is missing is empty, or null. OSError where it
+    cannot be."""
+    if path.suffix == ".csv":
+        return write_whole(path, rows.to_csv(index=False, lineterminator="\n"))
+    if path.suffix == ".jsonl":
+        records = rows.astype(object).where(rows.notna(), None).to_dict("records")
+        return write_whole(path, "".join(f"{json.dumps(record, allow_nan=False)}\n" for record in records))
+    raise SpecError(f"{path}: expected a name that ends in {' or '.join(FORMATS)}")

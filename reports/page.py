@@ -95,6 +95,7 @@ def _environment() -> jinja2.Environment:
         count=units.count_text,
         number=units.number_text,
         difference=difference_text,
+        kind=lambda block: type(block).__name__,
         svg=lambda chart: Markup(chart.svg),  # from our XML writer: text escaped
     )
     constants: dict[str, object] = {

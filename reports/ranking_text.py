@@ -16,6 +16,8 @@ LAYOUT_HEADINGS = (
     "predicted", "measured", "layout", "step predicted", "step measured", "IQR", "error", "peak predicted",
     "peak measured", "error",
 )  # fmt: skip
+#: columns of words
+WORDS = ("choice", "layout", "predicted fastest", "measured fastest", "ranking")
 TITLE = "Layouts ranked: the one predicted fastest beside the one measured fastest"
 
 
@@ -48,7 +50,7 @@ def ranking_rows(ranking: RunRanking) -> tuple[tuple[str, ...], ...]:
 
 def ranking_table(ranking: RunRanking) -> TextTable:
     """Its choices."""
-    return TextTable(TITLE, HEADINGS, ranking_rows(ranking))
+    return TextTable(TITLE, HEADINGS, ranking_rows(ranking), WORDS)
 
 
 def regret_text(choice: RunChoice) -> str:
@@ -65,7 +67,7 @@ def layout_table(choice: RunChoice) -> TextTable:
     order = sorted(choice.candidates, key=lambda candidate: candidate.predicted)
     places = {each.name: place for place, each in enumerate(sorted(order, key=lambda each: each.measured), 1)}
     rows = tuple(_layout_row(place, places[each.name], each) for place, each in enumerate(order, 1))
-    return TextTable(f"{choice.label}: layouts in the order predicted", LAYOUT_HEADINGS, rows)
+    return TextTable(f"{choice.label}: layouts in the order predicted", LAYOUT_HEADINGS, rows, WORDS)
 
 
 def _layout_row(predicted: int, measured: int, candidate: Candidate[CaseComparison]) -> tuple[str, ...]:

@@ -20,11 +20,12 @@ _SIDES = ("predicted", "measured", "error")
 
 @dataclass(frozen=True)
 class TextTable:
-    """A table whose first column is the case's name."""
+    """A table whose first column is the case's name. Cells under the headings of `words` are no numbers."""
 
     title: str
     headings: tuple[str, ...]
     rows: tuple[tuple[str, ...], ...]
+    words: tuple[str, ...] = ("case", "outcome")
 
 
 def serving_tables(comparison: RunComparison) -> tuple[TextTable, ...]:

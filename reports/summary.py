@@ -72,13 +72,17 @@ class RunComparison:
 
     @cached_property
     def opened(self) -> tuple[CaseComparison, ...]:
-        """The cases that a report opens up, in the run's order: all of them up to OPENED; of more those that did not
-        end well (half of OPENED at most) and those whose predicted peak is furthest off."""
-        if len(self.cases) <= OPENED:
+        """The cases that a report opens up."""
+        return self.furthest(OPENED)
+
+    def furthest(self, count: int) -> tuple[CaseComparison, ...]:
+        """So many cases, in the run's order: all of them up to `count`; of more those that did not end well (half of
+        `count` at most) and those whose predicted peak is furthest off."""
+        if len(self.cases) <= count:
             return self.cases
-        first = self.unfinished[: OPENED // 2]
+        first = self.unfinished[: count // 2]
         measured = sorted(self.finished, key=lambda case: -abs(case.peak.error or 0.0))
-        chosen = {id(case) for case in (*first, *measured[: OPENED - len(first)])}
+        chosen = {id(case) for case in (*first, *measured[: count - len(first)])}
         return tuple(case for case in self.cases if id(case) in chosen)
 
     @property

@@ -27,8 +27,6 @@ from suite.units import NOT_KNOWN, bytes_text, count_text, number_text, percent_
 #: Columns from which the table of cases shows everything it knows.
 WIDE = 132
 _ALARM, _QUIET = "bold red", "dim"
-#: headings of columns of words, which begin where their heading does
-_WORDS = ("case", "outcome", "choice", "layout", "predicted fastest", "measured fastest", "ranking")
 
 
 @dataclass(frozen=True)
@@ -64,7 +62,7 @@ def text_table(shown: TextTable) -> Table:
     """A table that is text already, a row a case."""
     table = framed(shown.title)
     for heading in shown.headings:
-        add_column(table, heading, right=heading not in _WORDS)
+        add_column(table, heading, right=heading not in shown.words)
     for row in shown.rows:
         table.add_row(*map(cell, row))
     return table

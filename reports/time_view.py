@@ -50,7 +50,7 @@ def _row(case: CaseComparison, longest: float) -> TimeRow:
     assert predicted
     total = case.speed.predicted_seconds or 0.0
     parts = tuple(
-        TimePart(_words(name), _colour(name), seconds, seconds / total)
+        TimePart(_words(name), PARTS[part_of(name)], seconds, seconds / total)
         for name, seconds in predicted.parts_seconds.items()
         if seconds
     )
@@ -66,6 +66,6 @@ def _words(name: str) -> str:
     return name.replace("_", " ")
 
 
-def _colour(name: str) -> Colour:
-    """A part's; a record of before there were parts says `exposed_communication`."""
-    return PARTS[Part(name)] if name in set(Part) else PARTS[Part.TENSOR]
+def part_of(name: str) -> Part:
+    """A part by its name; a record of before there were parts says `exposed_communication`."""
+    return Part(name) if name in set(Part) else Part.TENSOR

@@ -48,6 +48,20 @@ class Quantity(StrEnum):
     CACHED_LOSS = "cached_loss_nats"  # the same text, token by token through the cache
 
 
+_BYTES = {Quantity.MEMORY, Quantity.RESIDENT, Quantity.RESERVED, Quantity.ACTIVE, Quantity.BYTES_SENT, Quantity.PAYLOAD}
+_SECONDS = {Quantity.STEP_TIME, Quantity.PREFILL_TIME, Quantity.DECODE_TIME}
+_NATS = {Quantity.LOSS, Quantity.VALIDATION_LOSS, Quantity.UNIGRAM_ENTROPY, Quantity.EXACT_LOSS, Quantity.CACHED_LOSS}
+#: what a quantity's values are in; 1: a bare number
+UNITS: dict[Quantity, str] = {
+    **dict.fromkeys(Quantity, "1"),
+    **dict.fromkeys((*_BYTES, Quantity.CACHE, Quantity.CACHE_READ), "B"),
+    **dict.fromkeys(_SECONDS, "s"),
+    **dict.fromkeys(_NATS, "nats a token"),
+    Quantity.THROUGHPUT: "tokens/s",
+    Quantity.MODEL_FLOPS: "FLOP",
+}
+
+
 class Component(StrEnum):
     """What a byte is for. Per rank, exclusive: the components of a moment sum to its total."""
 

@@ -6,6 +6,7 @@ import math
 from typing import Any
 
 from rich.console import Console
+from rich.text import Text
 
 from reports.history.collect import History, Point, Series
 from reports.judge import Limits
@@ -21,6 +22,8 @@ _SPARKS = 24
 #: medians that are apart by less are drawn alike
 _FLAT = 1e-3
 _BARS = "▁▂▃▄▅▆▇█"
+#: a narrower terminal has no room for what changed in a column
+WIDE = 132
 HEADINGS = ("runs", "first", "last", "over all", "by run", "changes")
 
 
@@ -28,22 +31,32 @@ def print_histories(histories: tuple[History, ...], limits: Limits, console: Con
     """A table for each quantity and machine, a row a case: those that changed first."""
     for history in histories:
         for machine in machines(history):
-            table = framed(f"{history.measure.title} over runs, on {machine_text(machine)}")
-            add_column(table, "case", right=False)
-            for heading in HEADINGS:
-                add_column(table, heading, right=heading in ("runs", "first", "last", "over all"))
             rows = changed_first(history, machine)
-            for series in rows[:SHOWN_ROWS]:
-                *cells, changes = series_cells(history, series)
-                style = (
-                    STYLES[series.changes[-1].change.verdict] if series.changes and series.changes[-1].change else ""
-                )
-                table.add_row(cell(series.label), *map(cell, cells), cell(changes, style))
-            console.print(table)
+            _print_table(history, machine, rows[:SHOWN_ROWS], console)
             if len(rows) > SHOWN_ROWS:
                 console.print(cell(f"{len(rows) - SHOWN_ROWS} more cases; --json and --page have all of them"))
     for line in definitions(limits):
         console.print(cell(line))
+
+
+def _print_table(history: History, machine: tuple[str, ...], rows: list[Series], console: Console) -> None:
+    """Changes are a column of a wide terminal; on a narrow one they are told below."""
+    is_wide = console.width >= WIDE
+    table = framed(f"{history.measure.title} over runs, on {machine_text(machine)}")
+    add_column(table, "case", right=False)
+    for heading in HEADINGS if is_wide else HEADINGS[:-1]:
+        add_column(table, heading, right=heading in ("runs", "first", "last", "over all"))
+        table.columns[-1].no_wrap = heading != "changes"
+    told: list[Text] = []
+    for series in rows:
+        *cells, changes = series_cells(history, series)
+        style = STYLES[series.changes[-1].change.verdict] if series.changes and series.changes[-1].change else ""
+        table.add_row(cell(series.label), *map(cell, cells), *([cell(changes, style)] if is_wide else []))
+        if series.changes and not is_wide:
+            told += [cell(series.label), *(cell(f"  {change_line(point)}", style) for point in series.changes)]
+    console.print(table)
+    for line in told:
+        console.print(line)
 
 
 def machines(history: History) -> tuple[tuple[str, ...], ...]:

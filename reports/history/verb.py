@@ -15,6 +15,7 @@ QUANTITY = "step_seconds"
 def add_report_flags(parser: argparse.ArgumentParser) -> None:
     """The run, or the folder of runs and what is drawn of it."""
     parser.add_argument("run", metavar="RUN", nargs="?", help="a run's folder, or the records.jsonl in it")
+    parser.add_argument("--records", metavar="FILE", help="write the run's numbers instead, a row each: .csv or .jsonl")
     parser.add_argument("--history", metavar="FOLDER", help="draw a quantity over all runs in a folder, by commit")
     parser.add_argument("--quantity", metavar="NAME,NAME", help=f"with --history: what, as in `compare` [{QUANTITY}]")
     parser.add_argument("--page", metavar="FILE.html", help="with --history: write a page")
@@ -24,10 +25,15 @@ def run_report(options: argparse.Namespace) -> int:
     """Write and show; always 0."""
     if options.history is not None:
         require(options.run is None, f"RUN: {options.run!r} given beside --history; give one of them")
+        require(options.records is None, "--records: given beside --history; it writes one RUN")
         return _history(options)
     for flag in ("quantity", "page"):
         require(getattr(options, flag) is None, f"--{flag}: given without --history, which draws it; give both")
     require(options.run is not None, "RUN: missing; name a run's folder, or a folder of runs with --history")
+    if options.records is not None:
+        from reports.records import run_records
+
+        return run_records(options)
     from reports.bench import write_and_show
     from reports.load import load_run
 

@@ -45,6 +45,7 @@ def add_plan_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--fronts", action="store_true", help="time against memory, and against fewer GPUs")
     parser.add_argument("--run", type=above_zero, metavar="N", help="run the best N here, and say whether they rank so")
     parser.add_argument("--runs", metavar="FOLDER", help="with --run: where runs are kept [runs]")
+    parser.add_argument("--save", metavar="FILE.json", help="write the best layout's Case, which --case takes")
     parser.add_argument("--page", metavar="FILE.html", help="write a page of the plan")
     parser.add_argument("--markdown", metavar="FILE.md", help="write it as Markdown, for a pull request")
     parser.add_argument("--calibration", metavar="FILE", help="of this machine, as `calibrate` writes it, for the cpu")

@@ -19,6 +19,8 @@ from suite.units import bytes_text, count_text, energy_text, number_text, percen
 
 COLUMNS = ("", "layout", "micro-batch", "step", "tokens/s", "MFU", "peak", "of a rank", "verdict", "binding")
 FRONT_COLUMNS = ("GPUs", "layout", "micro-batch", "step", "peak", "of a rank")
+#: columns of a terminal narrower than WIDE
+NARROW, WIDE = ("", "GPUs", "layout", "micro-batch", "step", "MFU", "peak"), 132
 #: reasons of refusal that are listed
 REASONS = 5
 WANTED = {
@@ -143,10 +145,15 @@ def _markdown(headings: Sequence[str], cells: Sequence[Sequence[str]]) -> list[s
 
 
 def _table(console: Console, title: str, headings: Sequence[str], cells: Sequence[Sequence[str]]) -> None:
+    """Every column on a wide terminal; on a narrow one those that a choice needs. Numbers do not wrap."""
+    shown = [place for place, each in enumerate(headings) if console.width >= WIDE or each in NARROW]
     table = Table(title=title, **STYLE)
-    for heading in headings:
-        is_words = heading in ("layout", "binding", "verdict")
-        table.add_column(heading, justify="left" if is_words else "right", overflow="fold")
+    for place in shown:
+        is_words = headings[place] in ("layout", "binding", "verdict")
+        table.add_column(
+            headings[place], justify="left" if is_words else "right", overflow="fold",
+            no_wrap=headings[place] not in ("layout", "binding"),
+        )  # fmt: skip
     for row in cells:
-        table.add_row(*(Text(plain(cell)) for cell in row))
+        table.add_row(*(Text(plain(row[place])) for place in shown))
     console.print(table)

@@ -25,6 +25,9 @@ def run_plan(options: argparse.Namespace) -> int:
     plans = best_of(solver, worlds_of(asked, options.max_gpus))
     plan = merged(plans)
     fronts = fronts_of(solver, asked, plan.answers[0]) if options.fronts else None
+    if options.save is not None:
+        write_whole(Path(options.save), json.dumps(plan.answers[0].case.to_mapping(), indent=1) + "\n")
+        tell(f"wrote {options.save}; hand it over with: {options.program} export --case {options.save} --to TARGET")
     if options.markdown is not None:
         write_whole(Path(options.markdown), plan_markdown(plan, fronts))
         tell(f"wrote {options.markdown}")

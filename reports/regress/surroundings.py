@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from reports.compare import CaseResult, Run
+from reports.made_on import COMMIT_DIGITS
+from reports.made_on import commit_of as commit_of
 from reports.view import flatten
 
 #: what of an environment is the machine; the rest is software and settings
@@ -16,8 +18,6 @@ MACHINE = ("cpu", "cores", "memory_bytes", "memory", "architecture", "gpu")
 _PASSING = ("time",)
 #: memory that machines of one kind may differ by: a kernel keeps a little more or less
 _LIKE_MEMORY = 0.02
-#: characters of a commit that are shown
-_COMMIT = 12
 #: how facts of ranks are called
 _RANKS, _WAIT = "threads a rank, ranks: ", "omp_wait_policy"
 
@@ -61,19 +61,10 @@ def facts(run: Run) -> dict[str, str]:
     """An environment as names and texts: the run's own, and what its ranks say beside it."""
     found = _of_ranks(run.results) | dict(flatten(run.environment))
     if "git.commit" in found:
-        found["git.commit"] = found["git.commit"][:_COMMIT]
+        found["git.commit"] = found["git.commit"][:COMMIT_DIGITS]
     if "platform" in found:
         found["architecture"] = _architecture(found["platform"])
     return {name: text for name, text in found.items() if name not in _PASSING}
-
-
-def commit_of(run: Run) -> str | None:
-    """The commit that ran, shortened, with a + where files differed from it; None where that was not recorded."""
-    git = run.environment.get("git")
-    if isinstance(git, Mapping) and git.get("commit"):
-        return f"{str(git['commit'])[:_COMMIT]}{'+' if git.get('dirty') else ''}"
-    commit = run.environment.get("commit")
-    return str(commit)[:_COMMIT] if commit else None
 
 
 def machine_of(run: Run) -> tuple[str, ...]:

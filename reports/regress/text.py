@@ -18,6 +18,8 @@ from reports.text import plain, plural
 from suite.units import NOT_KNOWN, number_text, percent_text
 
 HEADINGS = ("verdict", "quantity", "A", "B", "change", "interval", "p", "effect", "readings", "why")
+#: columns of a terminal narrower than WIDE
+NARROW, WIDE = ("verdict", "quantity", "A", "B", "change", "p"), 132
 TITLES = {
     Group.MEASURED: "measured: B against A, worst first",
     Group.PREDICTION: "how far the formulas are off: B against A, worst first",
@@ -39,7 +41,7 @@ def print_pair(found: PairComparison, console: Console) -> None:
     for group, title in TITLES.items():
         shown = [row for row in told(found) if row.judgement.measure.group is group][:SHOWN_ROWS]
         if shown:
-            console.print(_table(title, shown))
+            console.print(_table(title, shown, console.width))
     if same := same_line(found):
         console.print(cell(same))
     for line in (*outcome_lines(found), summary_line(found), *note_lines(found), *definitions(found)):
@@ -58,14 +60,19 @@ def same_line(found: PairComparison) -> str:
     return f"same: {'; '.join(parts)}" if parts else ""
 
 
-def _table(title: str, rows: list[Row]) -> Table:
+def _table(title: str, rows: list[Row], width: int) -> Table:
+    """Every column on a wide terminal; on a narrow one those that carry the verdict, in numbers that do not wrap."""
+    shown = [place for place, heading in enumerate(HEADINGS) if width >= WIDE or heading in NARROW]
     table = framed(title)
     add_column(table, "case", right=False)
-    for heading in HEADINGS:
-        add_column(table, heading, right=heading not in ("verdict", "quantity", "why"))
+    for place in shown:
+        add_column(table, HEADINGS[place], right=HEADINGS[place] not in ("verdict", "quantity", "why"))
+    for column in table.columns[1:]:
+        column.no_wrap = column.header not in ("quantity", "why")
     for row in rows:
         verdict, *rest = row_cells(row)
-        table.add_row(cell(row.case.label), cell(verdict, STYLES[row.judgement.verdict]), *map(cell, rest))
+        cells = [cell(verdict, STYLES[row.judgement.verdict]), *map(cell, rest)]
+        table.add_row(cell(row.case.label), *(cells[place] for place in shown))
     return table
 
 

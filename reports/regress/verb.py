@@ -27,6 +27,10 @@ def add_compare_flags(parser: argparse.ArgumentParser) -> None:
 
 def run_compare(options: argparse.Namespace) -> int:
     """Compare; 1 with --fail-on worse where something is."""
+    if options.strategies:
+        from reports.side_by_side.verb import run_strategies
+
+        return run_strategies(options)
     from reports.regress.asked import compare_two
 
     count = len(options.runs)

@@ -1,59 +1,140 @@
 "use strict";
 // The page is whole without this: it only adds sorting, filtering and opening.
 (function () {
-  function key(row, column) {
-    const cell = row.cells[column];
-    if (cell.dataset.sort === undefined) return cell.textContent.trim().toLowerCase();
+  // a filter's number is compared in SI, as data-sort is
+  const SIZES = {
+    "": 1, "%": 0.01, b: 1, kib: 2 ** 10, mib: 2 ** 20, gib: 2 ** 30, tib: 2 ** 40,
+    us: 1e-6, ms: 1e-3, s: 1, min: 60, h: 3600, days: 86400, k: 1e3, m: 1e6,
+  };
+  const CONDITION = /^([^<>=]*)(<=|>=|<|>|=)([+-]?\d[\d.,]*(?:e[+-]?\d+)?)([a-z%]*)$/;
+  const state = new Map(new URLSearchParams(location.hash.startsWith("#?") ? location.hash.slice(2) : ""));
+
+  function remember(key, value) {
+    value ? state.set(key, value) : state.delete(key);
+    const hash = new URLSearchParams(Array.from(state)).toString();
+    history.replaceState(null, "", hash ? "#?" + hash : location.pathname + location.search);
+  }
+
+  // what is sorted and filtered: a table's rows, or its groups of rows where it has several
+  function unitsOf(table) {
+    return Array.from(table.tBodies.length > 1 ? table.tBodies : table.tBodies[0].rows);
+  }
+
+  function cellOf(unit, column) {
+    return (unit.rows ? unit.rows[0] : unit).cells[column];
+  }
+
+  // null: not known. A number where the cell says so, else its text
+  function valueOf(unit, column) {
+    const cell = cellOf(unit, column);
+    if (!cell) return null;
+    if (cell.dataset.sort === undefined) return cell.textContent.trim().toLowerCase() || null;
     return cell.dataset.sort === "" ? null : Number(cell.dataset.sort);
   }
 
   function compare(a, b) {
-    return typeof a === "number" && typeof b === "number" ? a - b : String(a).localeCompare(String(b));
+    if (typeof a === "number" && typeof b === "number") return a < b ? -1 : Number(a > b);
+    return String(a).localeCompare(String(b), "en", { numeric: true });
   }
 
-  function sort(table, column, direction) {
-    const body = table.tBodies[0];
-    const rows = Array.from(body.rows, (row) => ({ row, key: key(row, column) }));
-    // what is not known goes to the end, whichever way the rest is sorted
-    rows.sort((a, b) => (a.key === null) - (b.key === null) || (a.key === null ? 0 : direction * compare(a.key, b.key)));
-    rows.forEach((entry) => body.append(entry.row));
+  function sort(table, units, column, direction) {
+    const order = units.map((unit) => ({ unit, value: direction ? valueOf(unit, column) : null }));
+    // what is not known goes to the end, whichever way the rest is sorted; without a direction all keep their order
+    order.sort((a, b) => (a.value === null) - (b.value === null) || (a.value === null ? 0 : direction * compare(a.value, b.value)));
+    const body = units[0].parentNode;
+    const end = body === table ? table.tFoot : null;
+    order.forEach((entry) => body.insertBefore(entry.unit, end));
   }
 
   function makeSortable(table) {
     const headings = Array.from(table.tHead.rows[0].cells);
+    const units = unitsOf(table);
+    const names = { ascending: 1, descending: -1 };
+
+    function show(column, name) {
+      headings.forEach((heading, place) => {
+        if (place === column && name) heading.setAttribute("aria-sort", name);
+        else heading.removeAttribute("aria-sort");
+      });
+      if (units.length) sort(table, units, column, names[name] || 0);
+    }
+
     headings.forEach((heading, column) => {
       const button = document.createElement("button");
       button.type = "button";
       button.append(...heading.childNodes);
       heading.append(button);
       button.addEventListener("click", () => {
-        const rising = heading.getAttribute("aria-sort") !== "ascending";
-        headings.forEach((other) => other.removeAttribute("aria-sort"));
-        heading.setAttribute("aria-sort", rising ? "ascending" : "descending");
-        sort(table, column, rising ? 1 : -1);
+        const next = { ascending: "descending", descending: "" };
+        const name = next[heading.getAttribute("aria-sort")] ?? "ascending";
+        show(column, name);
+        if (table.id) remember(table.id + ".sort", name && column + "-" + name);
       });
     });
+    const [column, name] = (state.get(table.id + ".sort") || "").split("-");
+    if (headings[column] && names[name]) show(Number(column), name);
   }
 
+  function headingTexts(table) {
+    return Array.from(table.tHead.rows[0].cells, (cell) => cell.textContent.toLowerCase().replace(/\s+/g, ""));
+  }
+
+  // the unit in which a filter's bare number is meant: the column's, or % where its cells say so
+  function bareUnit(table, column) {
+    const unit = (table.tHead.rows[0].cells[column].dataset.unit || "").toLowerCase();
+    const percent = unitsOf(table).some((found) => (cellOf(found, column)?.textContent || "").trim().endsWith("%"));
+    return SIZES[unit] ? unit : percent ? "%" : "";
+  }
+
+  // one word of a filter as a test of a row: 'tp8' (contains), '-tp8' (does not), 'step<10ms', '>10' (any column)
+  function testOf(word, table) {
+    const found = CONDITION.exec(word);
+    if (!found || SIZES[found[4]] === undefined) {
+      const without = word.length > 1 && word.startsWith("-") && Number.isNaN(Number(word));
+      const text = without ? word.slice(1) : word;
+      return (row) => row.text.includes(text) !== without;
+    }
+    const columns = headingTexts(table).flatMap((heading, place) => (heading.includes(found[1]) ? [place] : []));
+    const limits = columns.map((column) => Number(found[3].replace(/,/g, "")) * SIZES[found[4] || bareUnit(table, column)]);
+    const holds = { "<": (a, b) => a < b, ">": (a, b) => a > b, "<=": (a, b) => a <= b, ">=": (a, b) => a >= b, "=": (a, b) => a === b };
+    return (row) =>
+      columns.some((column, place) => {
+        const value = valueOf(row.unit, column);
+        return typeof value === "number" && holds[found[2]](value, limits[place]);
+      });
+  }
+
+  // `box` is a table, or something around several that share one filter
   function makeFilterable(box) {
+    const tables = box.tHead ? [box] : Array.from(box.querySelectorAll("table"));
+    const rows = tables.flatMap((table) => unitsOf(table).map((unit) => ({ unit, table, text: unit.textContent.toLowerCase() })));
     const bar = document.createElement("div");
     const label = document.createElement("label");
     const input = document.createElement("input");
     const shown = document.createElement("output");
     bar.className = "filter";
     input.type = "search";
-    input.placeholder = box.dataset.example;
-    label.append(box.dataset.label + " ", input);
+    input.placeholder = box.dataset.filter;
+    input.spellcheck = false;
+    input.setAttribute("aria-label", "Filter: " + (box.caption ? box.caption.textContent : box.dataset.filter));
+    label.append("Filter ", input);
     bar.append(label, shown);
-    box.prepend(bar);
-    const rows = Array.from(box.querySelectorAll("tbody tr"));
-    input.addEventListener("input", () => {
+    box.tHead ? box.closest(".scroll").before(bar) : box.prepend(bar);
+
+    function filter() {
       const words = input.value.toLowerCase().split(/\s+/).filter(Boolean);
-      rows.forEach((row) => {
-        const text = row.textContent.toLowerCase();
-        row.hidden = !words.every((word) => text.includes(word));
-      });
-      shown.textContent = words.length ? rows.filter((row) => !row.hidden).length + " of " + rows.length : "";
+      const tests = new Map(tables.map((table) => [table, words.map((word) => testOf(word, table))]));
+      rows.forEach((row) => (row.unit.hidden = !tests.get(row.table).every((test) => test(row))));
+      const left = rows.filter((row) => !row.unit.hidden).length;
+      shown.textContent = (words.length ? left + " of " : "") + rows.length + " rows";
+      bar.classList.toggle("active", words.length > 0);
+    }
+
+    input.value = state.get(box.id + ".filter") || "";
+    filter();
+    input.addEventListener("input", () => {
+      filter();
+      if (box.id) remember(box.id + ".filter", input.value.trim());
     });
   }
 
@@ -66,7 +147,7 @@
   }
 
   document.querySelectorAll("table.sortable").forEach(makeSortable);
-  document.querySelectorAll(".filterable").forEach(makeFilterable);
+  document.querySelectorAll("[data-filter]").forEach(makeFilterable);
   window.addEventListener("hashchange", openTarget);
   window.addEventListener("beforeprint", () => {
     document.querySelectorAll("details").forEach((details) => (details.open = true));

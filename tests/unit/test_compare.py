@@ -231,7 +231,8 @@ def test_a_frame_has_every_number_and_every_case() -> None:
     samples = made.memory_samples(table) + made.series(Quantity.STEP_TIME, [0.5, 0.6])
     good = CaseResult(case, (made.estimate(table),), made.time_estimate(case, 0.5), made.measured(case, samples))
     frame = run_frame(run_of(good, CaseResult(made.case("llama-1m"))))
-    assert len(frame) == 2 + 2 + 3 + 2 + 1  # terms, predicted times, memory samples, steps, the case not run
+    # terms, predicted times, their parts, use of the device, memory samples, steps, the case not run
+    assert len(frame) == 2 + 2 + 2 + 3 + 3 + 2 + 1
     memory = frame[(frame.quantity == "memory_bytes") & frame.component.notna()]
     side_by_side = memory.pivot_table(index="component", columns="tier", values="value", aggfunc="sum")
     assert side_by_side.loc["optimizer"].to_dict() == {"formula": 20.0, "measure": 20.0}

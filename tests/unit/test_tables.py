@@ -13,10 +13,20 @@ from reports.compare import CaseResult, Run, compare_case
 from reports.markdown import markdown_report
 from reports.summary import RunComparison, compare_run
 from reports.tables import component_table, moment_table, print_run, stderr_text, term_table
+from suite.layout import Layout
 from suite.record import Moment, Outcome
+from suite.spec import Recipe
 from tests.unit import report_samples as made
 
 pytestmark = pytest.mark.unit
+
+ENVIRONMENT = {
+    "cpu": "Example CPU",
+    "cores": 2,
+    "memory_bytes": 16 * 2**30,
+    "packages": {"torch": "2.13.0"},
+    "git": {"commit": "abcdef0123456789", "dirty": True},
+}
 
 
 @pytest.fixture(scope="module")
@@ -108,10 +118,34 @@ def test_markdown_has_a_row_a_case_and_no_live_markup(comparison: RunComparison)
     rows = [line for line in cases.splitlines() if line.startswith("|")]
     assert len(rows) == 2 + 14
     cells = {len(re.findall(r"(?<!\\)\|", row)) for row in rows}
-    assert cells == {10}  # nine cells: a pipe in a name opens no tenth
-    assert "<" not in text
+    assert cells == {11}  # ten cells: a pipe in a name opens no eleventh; nothing is sent, which takes no column
+    assert set(re.findall(r"<[^>]*>", text)) == {"<details>", "</details>", "<summary>", "</summary>"}
     assert "\\`" in text
     assert "\x1b" not in text
+
+
+def test_markdown_of_forty_cases_is_short_and_names_machine_and_commit() -> None:
+    """Every case a row with the errors of its peak and its step; a comment of 60 lines."""
+    cases = [made.case(layout=Layout(dp=1 + place % 2), recipe=Recipe(seed=place)) for place in range(40)]
+    results = tuple(made.finished(case, 0.01, 0.1, steps=2) for case in cases)
+    text = markdown_report(compare_run(Run("r", "now", "s", "bench", ENVIRONMENT, results)))
+    assert len(text.splitlines()) <= 60
+    rows = [line.split(" | ") for line in text.splitlines() if line.startswith("| gpt-1m")]
+    assert len(rows) == 40
+    assert {(row[3], row[6]) for row in rows} == {(row[3], "-7.0 %") for row in rows}  # made.finished is 7 % off
+    assert all(re.fullmatch(r"[+-]\d\.\d\d %", row[3]) for row in rows)
+    assert "commit abcdef012345+, Example CPU, 2 cores, 16.00 GiB, torch 2.13.0." in text
+    assert "commit not recorded, machine not recorded." in markdown_report(compare_run(Run("r", "now", "s", "bench")))
+
+
+def test_markdown_of_more_cases_says_how_many_are_left_out() -> None:
+    cases = [made.case(recipe=Recipe(seed=place)) for place in range(90)]
+    bad = tuple(made.failed(case, Outcome.OOM, "too big") for case in cases)
+    text = markdown_report(compare_run(Run("r", "now", "s", "bench", {}, bad)))
+    assert text.count("| gpt-1m") == 20  # half of what a report shows may be failures
+    assert "70 more cases" in text
+    assert "and 80 more" in text
+    assert len(text.splitlines()) <= 60
 
 
 def test_markdown_calls_nobody_and_links_nowhere() -> None:
