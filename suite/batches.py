@@ -80,4 +80,4 @@ def _measured(case: Case, part: Part, is_done: bool, seconds: float) -> Measurem
     if not is_done:
         return measurement(case, part.logs, part.ending, seconds)
     logs = [dataclasses.replace(log, exit=RankExit(log.rank, 0, part.ending.time)) for log in part.logs]
-    return measurement(case, logs, Ending(), seconds)
+    return measurement(case, logs, Ending(other_cores=part.ending.other_cores), seconds)
