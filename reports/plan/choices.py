@@ -59,9 +59,9 @@ def layouts_of(asked: Asked) -> Iterator[Case]:
 
 def covering(cases: Sequence[Case], timing: Timing, most: int = MOST) -> tuple[Case, ...]:
     """So many of the cases by predicted seconds, fastest first: the FASTEST, then every n-th of the others, the slowest
-    among them. All of them where they are no more."""
-    timed = zip(timing.seconds(cases), cases, strict=True)
-    ordered = [case for _, case in sorted(timed, key=lambda pair: (pair[0], pair[1].case_id))]
+    among them; of equal ones the first given. All of them where they are no more."""
+    timed = sorted(zip(timing.seconds(cases), range(len(cases)), strict=True))
+    ordered = [cases[place] for _, place in timed]
     if len(ordered) <= most:
         return tuple(ordered)
     first, others = ordered[:FASTEST], ordered[FASTEST:]
@@ -100,9 +100,10 @@ def proof_cases(path: str | None, asked: Sequence[Question] | None = None) -> tu
 
 
 def _fitting(asked: Asked) -> list[Case]:
-    """Every layout that a plan would rank here."""
+    """Every layout that a plan would rank here, by its peak: as a plan has those that take equally long."""
     memory, limit = MemorySearch(), limit_bytes(asked)
-    return [case for case in layouts_of(asked) if memory.peak_bytes(case) <= limit]
+    peaks = [(memory.peak_bytes(case), case) for case in layouts_of(asked)]
+    return [case for peak, case in sorted(peaks, key=lambda pair: pair[0]) if peak <= limit]
 
 
 def _question(
