@@ -45,6 +45,9 @@ def run_bench(options: argparse.Namespace) -> int:
     """Run the cases that the flags describe and show what came of them; the exit status."""
     if options.suite == "speed":
         return _speed(options)
+    if options.suite == PLAN:
+        why = "its cases are the layouts of its own questions, measured here"
+        flags.refuse_beside(options, f"--suite {PLAN}", "passes", "rdzv", "node_rank", "emit", "resume", why=why)
     if options.emit is not None:
         return _emit(options)
     machines = Machines.parse(options.rdzv, options.node_rank)
@@ -85,8 +88,6 @@ def _proof(options: argparse.Namespace) -> tuple[RunStore, tuple[Case, ...], Pre
     """The run that holds a plan's order to the times of real layouts: which they are depends on their predictions."""
     from reports.plan.choices import PASSES, proof_cases
 
-    why = "its cases are the layouts of its own questions"
-    flags.refuse_beside(options, f"--suite {PLAN}", "passes", "rdzv", "node_rank", why=why)
     require(options.calibration != NONE, f"--calibration: {NONE}: layouts of --suite {PLAN} are chosen by their times")
     _running(options).folder()
     cases, calibration = proof_cases(options.calibration)
