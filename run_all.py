@@ -210,8 +210,8 @@ def _parser() -> argparse.ArgumentParser:
     run.add_argument(
         "--suite",
         metavar="NAME",
-        help="default, quick, strategies, peers, memory, memory-pairs, kv, kv-times, kv-pairs, kv-matrix, speed; flags"
-        " change its cases [default]",
+        help="default, quick, strategies, peers, plan, memory, memory-pairs, kv, kv-times, kv-pairs, kv-matrix, speed;"
+        " flags change its cases [default]",
     )
     run.add_argument("--resume", metavar="RUN", help="go on with the run in this folder")
     run.add_argument("--passes", metavar="PASSES", help="train, memory, traffic, trace, with commas [the first three]")

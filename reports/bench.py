@@ -4,49 +4,40 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import shlex
 import subprocess
 import sys
-from collections.abc import Iterable, Sequence
-from datetime import UTC, datetime
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from memory import speed as estimate_speed
-from memory.trace_asking import record_traces
-from parallelism.peers.asking import record_answers
 from reports import step_speed
-from reports.calibrated import calibration_for, calibration_given, keep_calibration, kept_calibration
+from reports.calibrated import NONE, calibration_for, calibration_given, kept_calibration
 from reports.compare import Run
 from reports.export import run_mapping, write_report
 from reports.load import load_run
 from reports.predict import Predictor
+from reports.running import Running, check_cases
 from reports.streams import output, tell
 from reports.summary import compare_run
 from suite import flags
-from suite.batches import batched
 from suite.case import Case
 from suite.cases import UNTIMED
-from suite.data import check_data
-from suite.environment import ROOT, environment
+from suite.environment import ROOT
 from suite.follow import follow, following
-from suite.formats import check_trainable
-from suite.hardware import device
-from suite.launch import Launcher
 from suite.machines import Machines
 from suite.parse import require, shown, to_mapping
-from suite.passes import Pass, on_ranks
+from suite.passes import Pass
 from suite.peers import Peer
-from suite.progress import ConsoleProgress
 from suite.slurm import sbatch
-from suite.store import RunRow, RunStore
-from suite.sweep import finished, sweep
+from suite.store import RunStore
+from suite.sweep import finished
 
 if TYPE_CHECKING:
     from suite.hardware.calibration import Calibration
 
-WORKER = "parallelism.worker"
+PLAN = "plan"  # the suite whose cases are chosen by their predicted times
 PEERS = "peers"  # the suite whose cases other tools are asked about
 
 
@@ -54,6 +45,9 @@ def run_bench(options: argparse.Namespace) -> int:
     """Run the cases that the flags describe and show what came of them; the exit status."""
     if options.suite == "speed":
         return _speed(options)
+    if options.suite == PLAN:
+        why = "its cases are the layouts of its own questions, measured here"
+        flags.refuse_beside(options, f"--suite {PLAN}", "passes", "rdzv", "node_rank", "emit", "resume", why=why)
     if options.emit is not None:
         return _emit(options)
     machines = Machines.parse(options.rdzv, options.node_rank)
@@ -61,53 +55,44 @@ def run_bench(options: argparse.Namespace) -> int:
         return _follow(options, machines)
     begin = _started if options.resume is None else _resumed
     store, cases, predictor = begin(options, machines)
-    launcher = _launcher(options, predictor.passes)
-    try:
-        with ConsoleProgress() as progress, machines.runner(cases, launcher, options.timeout) as runner:
-            # small cases of one pass share launches, whose cost they would be lost in
-            launches = store.rows(RunRow)[0].launches
-            sweep(cases, store, batched(runner, cases, predictor.passes), predictor, progress, launches)
-        record_answers(store, cases, tell)
-        record_traces(store, cases, tell, options.timeout)
-    except (KeyboardInterrupt, OSError):
-        tell(f"stopped; go on with: {options.program} bench --resume {shlex.quote(str(store.folder))}")
-        raise
+    _running(options).carry_out(store, cases, predictor, machines)
     unfinished = write_and_show(load_run(store.folder), store.folder, options.json)
     return 1 if unfinished else 0
 
 
-def _launcher(options: argparse.Namespace, passes: Sequence[Pass]) -> Launcher:
-    """What starts the ranks, with the limits and the passes that were asked for."""
-    return Launcher(WORKER, options.timeout, options.hang, arguments=("--passes", ",".join(on_ranks(passes))))
+def _running(options: argparse.Namespace) -> Running:
+    """How the flags want cases to be run."""
+    launches = options.launches or 1
+    return Running(options.program, options.arguments, options.runs, options.timeout, options.hang, launches)
 
 
 def _started(options: argparse.Namespace, machines: Machines) -> tuple[RunStore, tuple[Case, ...], Predictor]:
     """A new run: its cases checked, its data read once, this machine's operators measured."""
-    bases, root = flags.given_bases(options), Path("runs" if options.runs is None else options.runs)
+    if options.suite == PLAN:
+        return _proof(options)
+    bases = flags.given_bases(options)
     require(not (bases and options.suite), f"--suite: {options.suite!r} given beside {' and '.join(bases)}; give one")
     cases = flags.cases_of(options)
     passes = flags.passes_given(options, cases)
     machines.check(cases)
-    root.mkdir(parents=True, exist_ok=True)
-    require(os.access(root, os.W_OK), f"--runs: {str(root)!r} cannot be written; name a folder that can")
-    _check(cases)
+    _running(options).folder()
+    check_cases(cases)
     given = "none" if options.calibration is None and options.suite in UNTIMED else options.calibration
     calibration = _calibration(cases, passes, given)
-    store = RunStore.create(root)
-    keep_calibration(calibration, store.folder)
-    store.append(
-        RunRow(
-            created=datetime.now(UTC).isoformat(timespec="seconds"),
-            suite=flags.suite_name(options, len(cases)),
-            cases=tuple(case.to_mapping() for case in cases),
-            command=(*shlex.split(options.program), *options.arguments),
-            environment=environment(),
-            passes=passes,
-            peers=tuple(Peer) if options.suite == PEERS else (),
-            launches=options.launches or 1,
-        )
-    )
+    peers = tuple(Peer) if options.suite == PEERS else ()
+    store = _running(options).begin(cases, flags.suite_name(options, len(cases)), passes, calibration, peers)
     return store, cases, Predictor(calibration, passes)
+
+
+def _proof(options: argparse.Namespace) -> tuple[RunStore, tuple[Case, ...], Predictor]:
+    """The run that holds a plan's order to the times of real layouts: which they are depends on their predictions."""
+    from reports.plan.choices import PASSES, proof_cases
+
+    require(options.calibration != NONE, f"--calibration: {NONE}: layouts of --suite {PLAN} are chosen by their times")
+    _running(options).folder()
+    cases, calibration = proof_cases(options.calibration)
+    check_cases(cases)
+    return _running(options).begin(cases, PLAN, PASSES, calibration), cases, Predictor(calibration, PASSES)
 
 
 def _calibration(cases: Sequence[Case], passes: Sequence[Pass], path: str | None) -> Calibration | None:
@@ -115,27 +100,13 @@ def _calibration(cases: Sequence[Case], passes: Sequence[Pass], path: str | None
     return calibration_for(cases, path) if {Pass.TRAIN, Pass.SERVE} & set(passes) else calibration_given(path)
 
 
-def _check(cases: Iterable[Case]) -> None:
-    """Refuse, before anything runs, devices that are not known, formats and pipelines that are only estimated, and data
-    that cannot be trained on."""
-    for case in cases:
-        device(case.cluster.device)
-        require(
-            not (case.serves and case.layout.pp > 1),
-            f"layout.pp({case.layout.pp}): pipelines are not served yet; `estimate` takes them, and tp and dp"
-            " can be served",
-        )
-        check_trainable(case)
-        check_data(case)
-
-
 def _follow(options: argparse.Namespace, machines: Machines) -> int:
     """Run this machine's part of the cases that the recording machine calls."""
     resumed = () if options.resume is None else load_run(options.resume).results
     cases = {case.case_id: case for case in [result.case for result in resumed] or flags.cases_of(options)}
-    launcher = _launcher(options, flags.passes_given(options, tuple(cases.values())))
+    launcher = _running(options).launcher(flags.passes_given(options, tuple(cases.values())))
     machines.check(tuple(cases.values()))
-    _check(cases.values())
+    check_cases(cases.values())
     assert machines.endpoint is not None  # it follows
     where = str(machines.endpoint)
     with following(machines.endpoint, cases, options.timeout) as (link, node, nodes):
@@ -159,7 +130,7 @@ def _emit(options: argparse.Namespace) -> int:
     require(not given, f"--emit: given beside --{', --'.join(given).replace('_', '-')}; the file says where and what")
     require(options.suite != PEERS, "--emit: given beside --suite peers; the tools are asked by `bench --suite peers`")
     cases = flags.cases_of(options)
-    _check(cases)
+    check_cases(cases)
     kept = [] if options.runs is None else ["--runs", options.runs]
     command = [*shlex.split(options.program), "bench", "--case", "-", "--timeout", f"{options.timeout:g}"]
     kept += [] if options.launches is None else ["--launches", str(options.launches)]
@@ -177,7 +148,7 @@ def _resumed(options: argparse.Namespace, machines: Machines) -> tuple[RunStore,
     predictor = Predictor(kept_calibration(store.folder), run.passes)
     cases = tuple(result.case for result in run.results)
     done = finished(store)
-    _check(case for case in cases if case.case_id not in done)
+    check_cases(case for case in cases if case.case_id not in done)
     machines.check(cases)
     return store, cases, predictor
 

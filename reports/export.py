@@ -12,6 +12,7 @@ from reports.factors import FACTORS
 from reports.markdown import markdown_report
 from reports.page import render_page
 from reports.peers_text import peers_mapping
+from reports.run_ranking import run_ranking, run_ranking_mapping
 from reports.serving_summary import serving_summary
 from reports.serving_tables import COLUMNS, serving_columns, serving_mapping, summary_mapping
 from reports.summary import RunComparison, compare_run, errors_mapping
@@ -87,6 +88,7 @@ def run_mapping(comparison: RunComparison) -> dict[str, Any]:
             "bytes_sent_rows": len(comparison.sent_rows),
             "bytes_sent_rows_exact": comparison.sent_exact,
             "largest_loss_difference": comparison.loss_spread.relative if comparison.loss_spread else None,
+            "ranking": run_ranking_mapping(run_ranking(comparison)),
             "serving": summary_mapping(serving_summary(comparison)),
         },
         "cases": [case_mapping(case) for case in comparison.cases],

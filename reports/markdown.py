@@ -8,6 +8,8 @@ from collections.abc import Iterable, Sequence
 from reports.compare import CaseComparison
 from reports.made_on import made_on
 from reports.peers_text import HEADINGS, NOTE, peers_rows
+from reports.ranking_text import ranking_table
+from reports.run_ranking import run_ranking
 from reports.serving_tables import serving_tables
 from reports.summary import RunComparison
 from reports.text import plain, plural, shorten
@@ -20,7 +22,7 @@ _REASONS, _REASON_LIMIT = 10, 300
 #: columns of words; all others are numbers, to the right
 _WORDS = (
     "case", "tool", "outcome", "layout", "Pareto front", "winner", "with", "ties with it", "next",
-    "lowest by prediction", "that held", "where",
+    "lowest by prediction", "that held", "where", "choice", "predicted fastest", "measured fastest", "ranking",
 )  # fmt: skip
 
 
@@ -41,7 +43,7 @@ def markdown_report(comparison: RunComparison) -> str:
     if len(chosen) < len(comparison.cases):
         rest = len(comparison.cases) - len(chosen)
         lines += ["", f"{count_text(rest)} more cases, whose predicted peaks are nearer, are in `cases.csv`."]
-    lines += [*_peers(comparison), *_reasons(comparison)]
+    lines += [*_ranked(comparison), *_peers(comparison), *_reasons(comparison)]
     lines += ["", _SERVED_FOOT if is_served else _FOOT, ""]
     return "\n".join(lines)
 
@@ -131,6 +133,15 @@ def _served(comparison: RunComparison, cases: Sequence[CaseComparison]) -> tuple
         if id(case) in shown
     ]
     return [*(table.headings[place] for table, place in places), "outcome"], rows
+
+
+def _ranked(comparison: RunComparison) -> list[str]:
+    """The table of choices between layouts; nothing for a run without."""
+    ranking = run_ranking(comparison)
+    if ranking is None:
+        return []
+    shown = ranking_table(ranking)
+    return ["", f"## {escape(shown.title)}", "", *folded("choices", shown.headings, shown.rows)]
 
 
 def _peers(comparison: RunComparison) -> list[str]:

@@ -1,45 +1,48 @@
-"""Would predicted times pick the right layout? Regret and rank correlation over runs of one model, GPUs and batch."""
+"""Would predicted times pick the right layout? Regret and rank correlation over layouts of a model, GPUs and batch."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Hashable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from statistics import median
-from typing import Any
+from typing import Any, Generic, TypeVar
 
-from suite.published import PublishedRow
-
-#: what the runs of a choice have in common: model, GPUs, tokens of a step
-COMMON = ("layers", "hidden", "heads", "vocab", "seq_len", "gpus", "global_batch", "recompute_kind", "precision_kind")
 #: fewer layouts than these are no choice
 LEAST = 2
+#: layouts from which on a rank correlation says something
+CORRELATED = 4
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
-class Candidate:
+class Candidate(Generic[T]):
     """A layout of a choice: measured and predicted seconds of its step."""
 
-    row: PublishedRow
+    of: T
+    """what was measured: a published row, a case of a run"""
+    name: str
+    layout: str
     measured: float
     predicted: float
 
 
 @dataclass(frozen=True)
-class Choice:
+class Choice(Generic[T]):
     """The layouts that were measured for one model, number of GPUs and global batch."""
 
     family: str
     label: str
-    candidates: tuple[Candidate, ...]
+    candidates: tuple[Candidate[T], ...]
 
     @cached_property
-    def picked(self) -> Candidate:
+    def picked(self) -> Candidate[T]:
         """The one with the lowest prediction; of equal ones the first."""
         return min(self.candidates, key=lambda candidate: candidate.predicted)
 
     @cached_property
-    def best(self) -> Candidate:
+    def best(self) -> Candidate[T]:
         """The one that was measured fastest."""
         return min(self.candidates, key=lambda candidate: candidate.measured)
 
@@ -55,11 +58,11 @@ class Choice:
 
 
 @dataclass(frozen=True)
-class Ranking:
-    """All choices of a source."""
+class Ranking(Generic[T]):
+    """All choices of a source, one or more."""
 
     family: str
-    choices: tuple[Choice, ...]
+    choices: tuple[Choice[T], ...]
 
     @property
     def median_regret(self) -> float:
@@ -67,7 +70,7 @@ class Ranking:
         return median(choice.regret for choice in self.choices)
 
     @property
-    def worst(self) -> Choice:
+    def worst(self) -> Choice[T]:
         """The choice with the largest regret."""
         return max(self.choices, key=lambda choice: choice.regret)
 
@@ -81,7 +84,7 @@ class Ranking:
         """Choices whose pick is the best one."""
         return sum(choice.regret == 0 for choice in self.choices)
 
-    def correlations(self, least: int = 4) -> list[float]:
+    def correlations(self, least: int = CORRELATED) -> list[float]:
         """Of the choices with that many layouts or more."""
         found = (choice.correlation for choice in self.choices if len(choice.candidates) >= least)
         return [each for each in found if each is not None]
@@ -93,21 +96,26 @@ class Ranking:
         return median(found) if found else None
 
 
-def rank_choices(timed: Iterable[tuple[PublishedRow, float]]) -> tuple[Ranking, ...]:
-    """Rows of measured step times with their predicted seconds -> the choices among them, a source at a time.
+@dataclass(frozen=True)
+class Entry(Generic[T]):
+    """A candidate, and the choice that it is one of: entries of a choice share source and key."""
 
-    Rows of a choice share every cell of COMMON and their source. Those with one layout only are no choice.
-    """
-    groups: dict[tuple[str, ...], list[Candidate]] = {}
-    for row, predicted in timed:
-        measured = row.published
-        if row.quantity == "step_seconds" and measured and row.text("global_batch"):
-            key = (row.family, *(row.text(name) for name in COMMON))
-            groups.setdefault(key, []).append(Candidate(row, measured, predicted))
-    rankings: dict[str, list[Choice]] = {}
-    for (family, *_), found in groups.items():
+    family: str
+    key: Hashable
+    label: str
+    candidate: Candidate[T]
+
+
+def rankings_of(entries: Iterable[Entry[T]]) -> tuple[Ranking[T], ...]:
+    """The choices among them, a source at a time; a layout alone is no choice."""
+    groups: dict[tuple[str, Hashable], list[Entry[T]]] = {}
+    for entry in entries:
+        groups.setdefault((entry.family, entry.key), []).append(entry)
+    rankings: dict[str, list[Choice[T]]] = {}
+    for (family, _), found in groups.items():
         if len(found) >= LEAST:
-            rankings.setdefault(family, []).append(Choice(family, _label(found[0].row), tuple(found)))
+            choice = Choice(family, found[0].label, tuple(entry.candidate for entry in found))
+            rankings.setdefault(family, []).append(choice)
     return tuple(Ranking(family, tuple(choices)) for family, choices in rankings.items())
 
 
@@ -125,11 +133,7 @@ def _ranks(values: Sequence[float]) -> list[float]:
     return [ordered.index(value) + (ordered.count(value) + 1) / 2 for value in values]
 
 
-def _label(row: PublishedRow) -> str:
-    return f"{row.text('layers')}x{row.text('hidden')} on {row.text('gpus')} GPUs, batch {row.text('global_batch')}"
-
-
-def ranking_mapping(ranking: Ranking) -> dict[str, Any]:
+def ranking_mapping(ranking: Ranking[Any]) -> dict[str, Any]:
     """As JSON-ready data."""
     return {
         "family": ranking.family,
@@ -140,24 +144,17 @@ def ranking_mapping(ranking: Ranking) -> dict[str, Any]:
         "worst_regret": ranking.worst.regret,
         "median_rank_correlation": ranking.median_correlation,
         "choices_correlated": len(ranking.correlations()),
-        "worst": _choice_mapping(ranking.worst),
+        "worst": choice_mapping(ranking.worst),
     }
 
 
-def _choice_mapping(choice: Choice) -> dict[str, Any]:
+def choice_mapping(choice: Choice[Any]) -> dict[str, Any]:
     return {
         "label": choice.label,
         "layouts": len(choice.candidates),
-        "picked": choice.picked.row.row_id,
-        "picked_layout": layout_text(choice.picked.row),
-        "best": choice.best.row.row_id,
-        "best_layout": layout_text(choice.best.row),
+        "picked": choice.picked.name,
+        "picked_layout": choice.picked.layout,
+        "best": choice.best.name,
+        "best_layout": choice.best.layout,
         "regret": choice.regret,
     }
-
-
-def layout_text(row: PublishedRow) -> str:
-    """The layout in letters."""
-    return " ".join(f"{name}{row.text(name)}" for name in ("dp", "tp", "pp") if row.text(name)) + (
-        f", micro-batch {row.text('micro_batch')}"
-    )

@@ -15,6 +15,8 @@ from rich.text import Text
 
 from reports.compare import CaseComparison, Comparison
 from reports.factors import factor_rows
+from reports.ranking_text import ranking_table
+from reports.run_ranking import run_ranking
 from reports.serving_tables import TextTable, serving_tables
 from reports.summary import ERROR_BAND, OPENED, Errors, RunComparison
 from reports.text import plain, plain_lines
@@ -48,6 +50,8 @@ def print_run(comparison: RunComparison, console: Console) -> None:
         console.print(factor_table(comparison))
     if comparison.senders:
         console.print(traffic_table(comparison))
+    if ranking := run_ranking(comparison):
+        console.print(text_table(ranking_table(ranking)))
     for case in comparison.unfinished:
         console.print(cell(f"{case.status}: {case.case.label}: {case.reason or 'no measurement'}", "yellow"))
     for sentence in sentences(comparison):

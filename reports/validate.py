@@ -9,12 +9,13 @@ from typing import Any
 
 from reports.published.analytic import predict_analytic
 from reports.published.answers import CannotModel, Prediction
+from reports.published.choices import rank_choices
 from reports.published.fitted import Constants, fit_constants
 from reports.published.kv_cache import predict_kv_cache
 from reports.published.parameters import predict_parameters
 from reports.published.runs import allocated_bytes, predict_run
 from reports.published.serving import predict_serving
-from reports.ranking import Ranking, rank_choices, ranking_mapping
+from reports.ranking import Ranking, ranking_mapping
 from suite.parse import SpecError
 from suite.published import PublishedRow, PublishedTable, TableKind, UnreadableCell, read_table
 
@@ -124,7 +125,7 @@ class TableResult:
     quantities: tuple[QuantityResult, ...]
 
     @cached_property
-    def rankings(self) -> tuple[Ranking, ...]:
+    def rankings(self) -> tuple[Ranking[PublishedRow], ...]:
         """Choices among measured layouts, where several of one model, number of GPUs and batch were timed."""
         times = [r for found in self.quantities if found.quantity == "step_seconds" for r in found.results]
         return rank_choices((result.row, result.prediction.value) for result in times)

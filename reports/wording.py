@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from reports.compare import CaseComparison, Instant, Peak
+from reports.ranking_text import ranking_sentence
+from reports.run_ranking import run_ranking
 from reports.serving_summary import serving_sentences, serving_summary
 from reports.summary import ERROR_BAND, RunComparison
 from reports.text import plain, plural
@@ -109,7 +111,7 @@ def sentences(comparison: RunComparison) -> tuple[str, ...]:
     said = [outcome_sentence(comparison), memory_sentence(comparison), state_sentence(comparison)]
     said += [trace_sentence(comparison), traffic_sentence(comparison)]
     if Pass.TRAIN in comparison.run.passes:
-        said += [time_sentence(comparison), loss_sentence(comparison)]
+        said += [time_sentence(comparison), ranking_sentence(run_ranking(comparison)), loss_sentence(comparison)]
     return tuple(sentence for sentence in said if sentence)
 
 

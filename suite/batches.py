@@ -12,13 +12,15 @@ from pathlib import Path
 from suite.case import Case
 from suite.launch import Launcher, Part, measurement
 from suite.outcome import Ending
-from suite.passes import SERVED, Pass, on_ranks
+from suite.passes import Pass, on_ranks
 from suite.ranklog import RankExit, RankLog
 from suite.record import Measurement
 from suite.sweep import Runner
 
 #: cases of one launch: enough to hide its cost, few enough to lose little when one fails
 LAUNCH_CASES = 40
+#: the same of cases that are trained, each of which takes longer: an interrupted run loses those of one launch
+TRAINED_CASES = 12
 
 
 @dataclass(frozen=True)
@@ -57,11 +59,11 @@ class BatchedLauncher:
 
 
 def batched(runner: Runner, cases: Sequence[Case], passes: Collection[Pass]) -> Runner:
-    """A sweep's runner: its cases share launches where the memory pass is all that is asked of them, or where they are
-    served, on one machine."""
-    if not isinstance(runner, Launcher) or on_ranks(passes) not in ((Pass.MEMORY,), SERVED):
+    """A sweep's runner: its cases share launches on one machine where one pass is all that is asked of them: memory's,
+    training's or the served cases' own."""
+    if not isinstance(runner, Launcher) or len(on_ranks(passes)) != 1 or Pass.TRAFFIC in passes:
         return runner
-    return BatchedLauncher(runner, cases)
+    return BatchedLauncher(runner, cases, TRAINED_CASES if Pass.TRAIN in passes else LAUNCH_CASES)
 
 
 def _size(case: Case) -> tuple[int, int]:
@@ -78,4 +80,4 @@ def _measured(case: Case, part: Part, is_done: bool, seconds: float) -> Measurem
     if not is_done:
         return measurement(case, part.logs, part.ending, seconds)
     logs = [dataclasses.replace(log, exit=RankExit(log.rank, 0, part.ending.time)) for log in part.logs]
-    return measurement(case, logs, Ending(), seconds)
+    return measurement(case, logs, Ending(other_cores=part.ending.other_cores), seconds)

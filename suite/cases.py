@@ -283,5 +283,5 @@ PASSES: dict[str, tuple[Pass, ...]] = {
 def suite_of(name: str) -> tuple[Case, ...]:
     """The suite of that name; SpecError names the known ones."""
     if name not in SUITES:
-        raise SpecError(f"--suite: {name!r} is not known; {nearest(name, [*SUITES, 'speed'])}")
+        raise SpecError(f"--suite: {name!r} is not known; {nearest(name, [*SUITES, 'plan', 'speed'])}")
     return SUITES[name]()

@@ -8,10 +8,11 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from reports.compare import CaseComparison, Run
+from reports.judge import Judgement, Limits, Pair, judge
+from reports.launches import launches_of, other_cores
 from reports.load import load_run
-from reports.regress.judge import Judgement, Limits, Pair, judge
-from reports.regress.measures import Measure, predicted_seconds
-from reports.regress.pair import drift, launches_of, other_cores, software_of
+from reports.measures import Measure, predicted_seconds
+from reports.regress.pair import drift, software_of
 from reports.regress.surroundings import commit_of, machine_of
 from reports.summary import compare_run
 from suite.parse import SpecError, require

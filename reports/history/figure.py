@@ -8,8 +8,8 @@ from matplotlib.axes import Axes
 
 from reports.history.collect import History, Point, Series
 from reports.history.text import change_line, changed_first, machines
+from reports.judge import Verdict
 from reports.palette import BAD, COMPONENTS, GOOD, MUTED
-from reports.regress.judge import Verdict
 from reports.svg import SMALL, Chart, canvas, drawing_style, to_svg
 from reports.text import plain
 from suite.record import Component

@@ -7,8 +7,8 @@ from pathlib import Path
 from reports.history import text
 from reports.history.collect import History
 from reports.history.figure import history_charts
+from reports.judge import Limits
 from reports.page import render
-from reports.regress.judge import Limits
 from reports.regress.text import change_text
 
 

@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.text import Text
 
 from reports.history.collect import History, Point, Series
-from reports.regress.judge import Limits
+from reports.judge import Limits
 from reports.regress.text import STYLES, change_text, p_text
 from reports.tables import add_column, cell, framed
 from reports.text import plain, plural

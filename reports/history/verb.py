@@ -46,8 +46,8 @@ def _history(options: argparse.Namespace) -> int:
     """The runs of a folder in order, every quantity asked for drawn over them."""
     from reports.history.collect import histories, read_runs
     from reports.history.text import histories_mapping, print_histories
-    from reports.regress.judge import Limits
-    from reports.regress.measures import measures_named
+    from reports.judge import Limits
+    from reports.measures import measures_named
     from reports.streams import output, tell
 
     measures, limits, root = measures_named(options.quantity or QUANTITY), Limits(), Path(options.history)

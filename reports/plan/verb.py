@@ -5,23 +5,31 @@ from __future__ import annotations
 import argparse
 import json
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from reports.calibrated import calibration_given
 from reports.plan.fronts import fronts_of
 from reports.plan.given import asked_of
 from reports.plan.mapping import plan_mapping
-from reports.plan.solve import Solver
+from reports.plan.run import LAUNCHES, Trial, check_run, print_trial, run_answers, trial_mapping
+from reports.plan.solve import Plan, Solver
 from reports.plan.text import plan_markdown, print_plan
 from reports.plan.timing import timing_of
 from reports.plan.worlds import best_of, merged, worlds_of
+from reports.running import Running
 from reports.streams import output, tell
 from suite.files import write_whole
+
+if TYPE_CHECKING:
+    from suite.hardware.calibration import Calibration
 
 
 def run_plan(options: argparse.Namespace) -> int:
     """Rank, show, write what files were asked for, run where asked; SpecError where nothing fits."""
-    asked = asked_of(options)
-    solver = Solver(timing_of(asked.base, calibration_given(options.calibration)))
+    asked, calibration = asked_of(options), calibration_given(options.calibration)
+    if options.run is not None:
+        check_run(asked, options.run)
+    solver = Solver(timing_of(asked.base, calibration))
     plans = best_of(solver, worlds_of(asked, options.max_gpus))
     plan = merged(plans)
     fronts = fronts_of(solver, asked, plan.answers[0]) if options.fronts else None
@@ -36,8 +44,20 @@ def run_plan(options: argparse.Namespace) -> int:
 
         write_whole(Path(options.page), render_plan(plan, fronts))
         tell(f"wrote {options.page}")
-    if options.json:
-        print(json.dumps(plan_mapping(plan, fronts), allow_nan=False))
-    else:
+    said = plan_mapping(plan, fronts) if options.json else {}
+    if not options.json:
         print_plan(plan, fronts, output())
-    return 0
+    trial = _tried(options, plan, calibration)
+    if options.json:
+        print(json.dumps(said | ({"run": trial_mapping(trial)} if trial else {}), allow_nan=False))
+    elif trial:
+        print_trial(trial, output())
+    return 1 if trial and trial.comparison.unfinished else 0
+
+
+def _tried(options: argparse.Namespace, plan: Plan, calibration: Calibration | None) -> Trial | None:
+    """The best layouts measured, where that was asked for."""
+    if options.run is None:
+        return None
+    running = Running(options.program, options.arguments, options.runs, launches=LAUNCHES)
+    return run_answers(plan, options.run, calibration, running)

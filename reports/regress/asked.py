@@ -7,10 +7,10 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 
+from reports.judge import ALPHA, LEAST, Limits, Verdict
 from reports.load import load_run
-from reports.regress.judge import ALPHA, LEAST, Limits, Verdict
+from reports.measures import measures_named
 from reports.regress.mapping import pair_mapping
-from reports.regress.measures import measures_named
 from reports.regress.pair import PairComparison, Side, compare_runs
 from reports.regress.surroundings import commit_of, differences, other_machine
 from reports.regress.text import print_pair

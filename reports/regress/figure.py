@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import math
 
+from reports.judge import Verdict
+from reports.measures import Kind, Measure
 from reports.palette import BAD, BAND, GOOD, INK, MUTED, Colour
-from reports.regress.judge import Verdict
-from reports.regress.measures import Kind, Measure
 from reports.regress.pair import PairComparison, Row
 from reports.regress.text import change_text, interval_text
 from reports.svg import SMALL, Chart, canvas, drawing_style, to_svg

@@ -5,16 +5,16 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
 
-from reports.compare import NOT_RUN, CaseComparison, Run, compare_case
-from reports.regress.judge import Judgement, Limits, Pair, Verdict, judge
-from reports.regress.measures import Group, Kind, Measure, predicted_seconds
+from reports.compare import NOT_RUN, CaseComparison, Run
+from reports.judge import Judgement, Limits, Pair, Verdict, judge
+from reports.launches import launches_of, other_cores
+from reports.measures import Group, Kind, Measure, predicted_seconds
 from reports.regress.surroundings import Difference, differences, facts
 from reports.summary import RunComparison
 from suite.case import Case
-from suite.environment import OTHER_CORES
 from suite.record import Outcome
 
 #: outcomes that say nothing of a case
@@ -43,12 +43,6 @@ class Side:
                 if case.case.case_id in found:
                     found[case.case.case_id] += launches_of(case)
         return found
-
-
-def launches_of(case: CaseComparison) -> tuple[CaseComparison, ...]:
-    """A case as its last launch has it, and as each before does."""
-    earlier = (replace(case.result, measurement=measurement, earlier=()) for measurement in case.result.earlier)
-    return (case, *map(compare_case, earlier))
 
 
 @dataclass(frozen=True)
@@ -179,13 +173,6 @@ def _pair(
         return None
     apart = drift(measure, predicted_seconds(before[0]), predicted_seconds(after[0])) if yardstick else 0.0
     return Pair(measure, first, second, apart, max(map(other_cores, (*before, *after))))
-
-
-def other_cores(case: CaseComparison) -> float:
-    """Cores that other processes kept busy while the case ran on a cpu; 0 where that was not noted."""
-    environment = case.result.measurement.environment if case.result.measurement else {}
-    found = environment.get(OTHER_CORES)
-    return float(found) if isinstance(found, int | float) and case.case.cluster.device == "cpu" else 0.0
 
 
 def drift(measure: Measure, before: float | None, after: float | None) -> float:

@@ -9,8 +9,8 @@ from rich.console import Console
 from rich.table import Table
 
 from reports.compare import CaseComparison
-from reports.regress.judge import CROWDED_CORES, Judgement, Verdict
-from reports.regress.measures import Group, Kind
+from reports.judge import CROWDED_CORES, Judgement, Verdict
+from reports.measures import Group, Kind
 from reports.regress.pair import PairComparison, Row, Side
 from reports.regress.surroundings import commit_of
 from reports.tables import add_column, cell, framed

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from reports.regress.judge import ALPHA, LEAST
+from reports.judge import ALPHA, LEAST
 from suite.flags import above_zero
 from suite.parse import require
 

@@ -6,6 +6,7 @@ import json
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
+from statistics import median
 
 import pytest
 
@@ -17,7 +18,7 @@ from reports.published.time_constants import recorded_sets
 from reports.published.vtrain import FITTED
 from reports.ranking import Ranking
 from reports.validate import QuantityResult, Result, Score, validate_table, validate_tables
-from suite.published import PublishedTable, TableKind, read_table
+from suite.published import PublishedRow, PublishedTable, TableKind, read_table
 
 pytestmark = pytest.mark.published
 
@@ -245,7 +246,7 @@ def test_each_clusters_constants_are_what_their_rows_give() -> None:
 # --- step times ----------------------------------------------------------------------------------------------
 
 
-def of_choices(family: str) -> Ranking:
+def of_choices(family: str) -> Ranking[PublishedRow]:
     (table,) = validate_tables([str(HERE / "throughput.csv")]).tables
     return next(ranking for ranking in table.rankings if ranking.family == family)
 
@@ -272,6 +273,22 @@ def test_the_layout_that_is_picked_loses_little() -> None:
     assert single.median_regret == 0
     assert single.mean_regret < 0.03
     assert (single.median_correlation or 0) > 0.9
+
+
+def test_a_plan_by_predicted_time_loses_little_on_vtrains_grid() -> None:
+    """At most 3 % in median, which is what a plan promises; of choices none of whose layouts any constant was fitted
+    on, too."""
+    for family, choices, apart in (("vtrain_single", 100, 23), ("vtrain_multi", 4, 0)):
+        ranking = of_choices(family)
+        assert len(ranking.choices) == choices
+        assert ranking.median_regret <= 0.03
+        held_out = [
+            choice.regret
+            for choice in ranking.choices
+            if all(candidate.of.text("split") != "fit" for candidate in choice.candidates)
+        ]
+        assert len(held_out) == apart
+        assert median(held_out or [0]) <= 0.03
 
 
 def test_constants_of_step_times_are_where_their_rows_leave_them() -> None:

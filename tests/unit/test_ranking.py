@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from reports.ranking import rank_choices, ranking_mapping, spearman
+from reports.published.choices import rank_choices
+from reports.ranking import ranking_mapping, spearman
 from suite.published import PublishedRow, TableKind
 
 pytestmark = pytest.mark.unit
@@ -20,7 +21,7 @@ def test_the_pick_is_the_lowest_prediction_and_pays_its_measured_time() -> None:
     rows = [timed("a", 2, 2.0, tp="2"), timed("b", 3, 1.5, tp="4"), timed("c", 2.5, 9)]
     (ranking,) = rank_choices(rows)
     (choice,) = ranking.choices
-    assert (choice.picked.row.row_id, choice.best.row.row_id) == ("b", "a")
+    assert (choice.picked.name, choice.best.name) == ("b", "a")
     assert choice.regret == pytest.approx(0.5)
     assert choice.correlation == pytest.approx(1 - 6 * (1 + 4 + 1) / (3 * 8))  # rank differences 1, -2, 1
     assert (ranking.exact, ranking.median_regret, ranking.median_correlation) == (0, 0.5, None)

@@ -11,8 +11,8 @@ from typing import Any
 
 import pytest
 
-from reports.regress.judge import Judgement, Limits, Pair, Verdict, judge
-from reports.regress.measures import MEASURES, measures_named
+from reports.judge import Judgement, Limits, Pair, Verdict, judge
+from reports.measures import MEASURES, measures_named
 from reports.regress.surroundings import differences, machine_of, other_machine
 from run_all import main
 from suite.case import Case

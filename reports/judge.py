@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum
 
-from reports.regress.measures import Better, Kind, Measure
+from reports.measures import Better, Kind, Measure
 from suite.stats import Interval
 from suite.two_samples import RankTest, adjusted, difference_interval, least_p, rank_test, ratio_interval
 from suite.units import percent_text
