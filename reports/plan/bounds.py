@@ -11,11 +11,14 @@ from itertools import accumulate
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from parallelism.data.fsdp import ShardedUnit, gather_message, reduction_messages
+from parallelism.pipeline.strategy import joins_weights
 from parallelism.schedules.orders import Pass, order_of
 from parallelism.schedules.stages import block_counts, stages_of_rank
 from parallelism.simulator.many import kept_of
+from reports.plan.paths import StageTimes, longest_path
 from reports.plan.space import Grain, Pipe, Space, Spread
 from reports.plan.work import Engine, Prices, Work, Works, engine_of
+from suite.case import Case
 from suite.collectives import Collective, Message
 from suite.formats import Formats, formats_of
 from suite.layout import Engine as LayoutEngine
@@ -71,8 +74,12 @@ class Exchanged(NamedTuple):
 class Piped:
     """What is known of all layouts with one grain, engine and pipe."""
 
+    fill: Numbers
+    """[ranks]: seconds before a rank's first pass and after its last"""
+    through: float
+    """seconds of a micro-batch's way through all stages and back"""
     passes: Numbers
-    """[ranks]: seconds of all passes, and what goes before the first and comes after the last"""
+    """[ranks]: seconds of all passes, and of the fill"""
     parameters_of: Numbers
     """[ranks]"""
     before_reductions: float
@@ -87,7 +94,7 @@ class Piped:
     @property
     def seconds(self) -> float:
         """Of a step at the least, however its parameters are spread."""
-        return float(self.passes.max())
+        return max(float(self.passes.max()), self.through)
 
 
 @dataclass(frozen=True)
@@ -130,17 +137,19 @@ class Bounds:
     def piped(self, grain: Grain, pipe: Pipe, engine: Engine) -> Piped:
         """What is known once the pipe is.
 
-        Seconds: a rank's own passes; the forward passes of earlier stages, which the first micro-batch goes through;
-        where backward is not split, their backward passes, which the last one goes through. Not counted: sends, the
-        update, the host, idle time in between. Bytes: what the first rank's micro-batches in flight keep.
+        Seconds: a rank's own passes; the forward passes of earlier stages, which the first micro-batch goes through,
+        and, where its last pass is of its first stage, their backward passes, which the last one goes through; a
+        micro-batch's way through all stages. Not counted: sends, the update, the host, idle time in between. Bytes: what the first rank's micro-batches in flight keep.
         """
         import numpy as np
 
         work, edges = self.works.of(grain, engine), self._edges(grain, pipe, engine)
         ranks, count = self._stages(pipe), pipe.micro_batches
         forward, whole = np.diff(np.take(work.forward, edges)), np.diff(np.take(work.whole, edges))
-        passed = work.forward if pipe.schedule.splits_backward else work.whole
-        fill = np.take(passed, edges)[ranks[:, 0]] - passed[0]
+        splits = self._splits(grain, pipe)
+        # where a rank's last pass is of its first stage, earlier stages wait for its gradient
+        filling = work.forward if splits or pipe.schedule.is_v else work.whole
+        fill = np.take(filling, edges)[ranks[:, 0]]
         own, kept = ranks[0], np.diff(np.take(work.kept, edges))
         held = np.diff(np.take(work.parameters, edges))
         parameters = held[own]
@@ -150,6 +159,8 @@ class Bounds:
         ran = np.sort(np.where((flying > 0) | done, parameters, np.inf), axis=1)[:, :ACTIVE]
         gathered = np.where(np.isinf(ran), 0.0, ran).sum(axis=1)
         return Piped(
+            fill=fill,
+            through=float((work.passed if splits else work.whole)[-1]),
             passes=fill + count * whole[ranks].sum(axis=1),
             parameters_of=held[ranks].sum(axis=1),
             before_reductions=float(count * forward[own].sum() + (count - 1) * (whole[last] - forward[last])),
@@ -160,6 +171,26 @@ class Bounds:
 
     # --- layouts ----------------------------------------------------------------------------------------
 
+    def longest(self, grain: Grain, pipe: Pipe, engine: Engine) -> float:
+        """Seconds of a chain of passes that wait for each other: the longest there is, or nearly. Only where there are
+        no more micro-batches than a search simulates; of long steps the fill is what counts."""
+        import numpy as np
+
+        if pipe.pp == 1 or self.prices is None or kept_of(pipe.micro_batches, pipe.pp) < pipe.micro_batches:
+            return 0.0
+        work, edges = self.works.of(grain, engine), self._edges(grain, pipe, engine)
+        forward, passed, whole = (np.diff(np.take(each, edges)) for each in (work.forward, work.passed, work.whole))
+        splits = self._splits(grain, pipe)
+        apart = np.full(len(forward), splits)
+        if splits:
+            layout = replace(_pipeline(pipe), recompute=grain.recompute)
+            apart[-1] = not joins_weights(self._piped_case(layout, pipe.micro_batches), len(forward) - 1)
+        weights = (whole - passed) * apart
+        times = StageTimes(forward, whole - forward - weights, weights)
+        key = "path", pipe, splits
+        path = self.memo.once(key, lambda: longest_path(_pipeline(pipe), pipe.micro_batches, times))
+        return path.seconds(times)
+
     def seconds(self, grain: Grain, pipe: Pipe, spread: Spread, piped: Piped) -> Least:
         """Of a step: the larger of its passes and its messages.
 
@@ -167,10 +198,12 @@ class Bounds:
         parameters of an average rank are gathered, and their gradients reduced after the passes that make them; both
         share a link. Not counted: each message's latency, for they go as one; copies and messages of DeepSpeed.
         """
+        import numpy as np
+
         if self.prices is None or engine_of(spread) is Engine.DEEPSPEED:
             return Least(piped.seconds, 0.0)
         copied = pipe.micro_batches * self._copied_seconds(spread, pipe.micro_batches)
-        passes = float((piped.passes + copied * piped.parameters_of).max())
+        own = piped.passes + copied * piped.parameters_of
         gather, reduce = self._exchanged(grain, pipe.pp, spread)
         before, gathers, reductions = piped.before_reductions, 1.0, 1
         if pipe.pp == 1:
@@ -178,8 +211,12 @@ class Bounds:
             if spread.reduction is Reduction.MICRO_BATCH:
                 before, reductions = before / pipe.micro_batches, pipe.micro_batches
         messages = gathers * gather + reductions * reduce
-        slowed = (1 - 1 / self._slowdown(engine_of(spread))) * messages
-        return Least(max(passes + slowed, messages, before + reductions * reduce), slowed)
+        share = 1 - 1 / self._slowdown(engine_of(spread))
+        # messages while a rank waits for its first pass, or is through with its last, slow nothing down
+        of_ranks = piped.parameters_of / piped.parameters_of.mean()
+        beside = np.maximum(0.0, np.minimum(1.0, of_ranks) * messages - piped.fill)
+        passes = float((own + share * beside).max())
+        return Least(max(passes, piped.through, messages, before + reductions * reduce), share * messages)
 
     def nbytes(self, grain: Grain, spread: Spread, piped: Piped, micro_batches: int) -> float:
         """Bytes of the first pipeline rank at its fullest.
@@ -200,6 +237,13 @@ class Bounds:
         return held * float(piped.parameters_of[0]) + float(passing.max())
 
     # --- parts ------------------------------------------------------------------------------------------
+
+    def _splits(self, grain: Grain, pipe: Pipe) -> bool:
+        """Does no stage compute its weights' gradients with its inputs', where the schedule would have them apart?"""
+        if not pipe.schedule.splits_backward:
+            return False
+        layout = replace(_pipeline(pipe), recompute=grain.recompute)
+        return not joins_weights(self._piped_case(layout, pipe.micro_batches), 0)
 
     def _formats(self, engine: Engine) -> Formats:
         grain = next(self.space.grains())[0]
@@ -276,10 +320,15 @@ class Bounds:
         layout = replace(_pipeline(pipe), recompute=grain.recompute)
         if "stage_split" in self.space.others:
             layout = replace(layout, stage_split=self.space.others["stage_split"])
-        workload = replace(base.workload, micro_batches=pipe.micro_batches)
-        case = replace(base, layout=layout, workload=workload, cluster=replace(base.cluster, nodes=1, per_node=0))
+        case = self._piped_case(layout, pipe.micro_batches)
         edges = [work.first_block + end for end in accumulate(block_counts(case), initial=0)]
         return [0, *edges[1:-1], len(work.whole) - 1]
+
+    def _piped_case(self, layout: Layout, micro_batches: int) -> Case:
+        """With a pipeline and nothing else."""
+        base = self.space.asked.base
+        workload = replace(base.workload, micro_batches=micro_batches)
+        return replace(base, layout=layout, workload=workload, cluster=replace(base.cluster, nodes=1, per_node=0))
 
     def _instants(self, pipe: Pipe) -> tuple[Any, Any]:
         """Of the first rank: how many micro-batches are in flight in each of its stages, and which of them have

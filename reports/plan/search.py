@@ -54,7 +54,8 @@ class _Family(NamedTuple):
     grain: Grain
     engine: Engine
     pp: int
-    pipe: Pipe | None
+    pipe: Pipe | None = None
+    is_paced: bool = False  # has its longest path been looked at?
     spread: Spread | None = None
     slowed: float = 0.0
 
@@ -114,15 +115,18 @@ class Search:
                 self.tally.too_large += self._count(grain, pipes.legal, engine)
                 continue
             bound = self.bounds.busy_seconds(plain, pp, pipes.legal[0].micro_batches, engine)
-            self._put(bound, grain, engine, pp)
+            self._put(_Family(bound, 0, grain, engine, pp))
             self.tally.left += self._count(grain, pipes.legal, engine)
 
     def _open(self, family: _Family) -> None:
-        _, _, grain, engine, pp, pipe, spread, _ = family
+        _, _, grain, engine, pp, pipe, _, spread, _ = family
         if pipe is None:
             self._put_pipes(grain, pp, engine, family.bound)
+        elif not family.is_paced:
+            longest = self.bounds.longest(grain, pipe, engine)
+            self._put(family._replace(bound=max(family.bound, longest), is_paced=True))
         elif spread is None:
-            self._put_spreads(grain, pipe, engine)
+            self._put_spreads(family, pipe)
         else:
             self.tally.left -= 1
             self._try(grain, pipe, spread, family)
@@ -136,12 +140,13 @@ class Search:
             return
         own = self.bounds.busy_seconds(grain, pp, pipes[0].micro_batches, engine)
         if own > bound:  # priced by itself now: it waits for its turn
-            self._put(own, grain, engine, pp)
+            self._put(_Family(own, 0, grain, engine, pp))
             return
         for pipe in pipes:
-            self._put(self._piped(grain, pipe, engine).seconds, grain, engine, pp, pipe)
+            self._put(_Family(self._piped(grain, pipe, engine).seconds, 0, grain, engine, pp, pipe))
 
-    def _put_spreads(self, grain: Grain, pipe: Pipe, engine: Engine) -> None:
+    def _put_spreads(self, family: _Family, pipe: Pipe) -> None:
+        grain, engine = family.grain, family.engine
         piped = self._piped(grain, pipe, engine)
         for spread in self._spreads(grain, pipe, engine):
             if self.bounds.nbytes(grain, spread, piped, pipe.micro_batches) > self.limit:
@@ -149,7 +154,8 @@ class Search:
                 self.tally.too_large += 1
             else:
                 least = self.bounds.seconds(grain, pipe, spread, piped)
-                self._put(least.seconds, grain, engine, pipe.pp, pipe, spread, least.slowed)
+                bound = max(family.bound, least.seconds)
+                self._put(family._replace(bound=bound, spread=spread, slowed=least.slowed))
 
     def _piped(self, grain: Grain, pipe: Pipe, engine: Engine) -> Piped:
         return self.bounds.memo.once(("piped", grain, pipe, engine), lambda: self.bounds.piped(grain, pipe, engine))
@@ -176,12 +182,8 @@ class Search:
         self.tally.timed += len(self._waiting)
         self._waiting = []
 
-    def _put(
-        self, bound: float, grain: Grain, engine: Engine, pp: int, pipe: Pipe | None = None,
-        spread: Spread | None = None, slowed: float = 0.0,
-    ) -> None:  # fmt: skip
-        order = next(self._orders)
-        heapq.heappush(self._heap, _Family(bound, order, grain, engine, pp, pipe, spread, slowed))
+    def _put(self, family: _Family) -> None:
+        heapq.heappush(self._heap, family._replace(order=next(self._orders)))
 
     def _engines(self, grain: Grain, pp: int) -> list[Engine]:
         is_whole = grain.tp == grain.cp == pp == 1
