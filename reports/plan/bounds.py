@@ -7,6 +7,7 @@ leaves out what is bounded to be slower, or larger, than it may be finds what an
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
+from functools import cache
 from itertools import accumulate
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -14,7 +15,7 @@ from parallelism.data.fsdp import ShardedUnit, gather_message, reduction_message
 from parallelism.pipeline.strategy import joins_weights
 from parallelism.schedules.orders import Pass, order_of
 from parallelism.schedules.stages import block_counts, stages_of_rank
-from parallelism.simulator.many import kept_of
+from parallelism.simulator.many import ROUNDS_KEPT, kept_of
 from reports.plan.paths import StageTimes, longest_path
 from reports.plan.space import Grain, Pipe, Space, Spread
 from reports.plan.work import Engine, Prices, Work, Works, engine_of
@@ -39,6 +40,8 @@ MOMENTS = {OptimizerKind.ADAMW: 2, OptimizerKind.SGD: 1, OptimizerKind.MUON: 1}
 #: stages of a rank whose parameters torch's schedules of several leave gathered at a time (`max_active_stages` of
 #: torch.distributed.pipelining)
 ACTIVE = 3
+#: rounds of `pp` micro-batches from which on the fill is all that the longest path has beside a rank's own passes
+FEW_ROUNDS = 2
 
 
 #: parameters whose copies are priced at once, so that the start of a kernel does not count
@@ -84,17 +87,24 @@ class Piped:
     """[ranks]"""
     before_reductions: float
     """seconds of a step before the first rank has a gradient to reduce"""
-    activations: Numbers
-    """[instants]: bytes of what is in flight on the first rank"""
-    whole_gradients: Numbers
-    """[instants]: parameters whose gradients wait for the end of the step"""
-    gathered: Numbers
-    """[instants]: parameters that stay gathered where the layout does not free them"""
 
     @property
     def seconds(self) -> float:
         """Of a step at the least, however its parameters are spread."""
         return max(float(self.passes.max()), self.through)
+
+
+@dataclass(frozen=True)
+class Flying:
+    """Of the first pipeline rank, at instants that no other is above."""
+
+    parameters: float
+    activations: Numbers
+    """[instants]: bytes of what is in flight"""
+    whole_gradients: Numbers
+    """[instants]: parameters whose gradients wait for the end of the step"""
+    gathered: Numbers
+    """[instants]: parameters that stay gathered where the layout does not free them"""
 
 
 @dataclass(frozen=True)
@@ -139,55 +149,61 @@ class Bounds:
 
         Seconds: a rank's own passes; the forward passes of earlier stages, which the first micro-batch goes through,
         and, where its last pass is of its first stage, their backward passes, which the last one goes through; a
-        micro-batch's way through all stages. Not counted: sends, the update, the host, idle time in between. Bytes: what the first rank's micro-batches in flight keep.
+        micro-batch's way through all stages. Not counted: sends, the update, the host, idle time in between.
         """
         import numpy as np
 
         work, edges = self.works.of(grain, engine), self._edges(grain, pipe, engine)
         ranks, count = self._stages(pipe), pipe.micro_batches
         forward, whole = np.diff(np.take(work.forward, edges)), np.diff(np.take(work.whole, edges))
-        splits = self._splits(grain, pipe)
+        joins, _ = self._joins(grain, pipe)
         # where a rank's last pass is of its first stage, earlier stages wait for its gradient
-        filling = work.forward if splits or pipe.schedule.is_v else work.whole
+        filling = work.whole if joins and not pipe.schedule.is_v else work.forward
         fill = np.take(filling, edges)[ranks[:, 0]]
-        own, kept = ranks[0], np.diff(np.take(work.kept, edges))
-        held = np.diff(np.take(work.parameters, edges))
-        parameters = held[own]
+        held, own = np.diff(np.take(work.parameters, edges)), ranks[0]
         last = own[-1]  # the first stage whose gradients are whole
+        return Piped(
+            fill=fill,
+            through=float((work.whole if joins else work.passed)[-1]),
+            passes=fill + count * whole[ranks].sum(axis=1),
+            parameters_of=held[ranks].sum(axis=1),
+            before_reductions=float(count * forward[own].sum() + (count - 1) * (whole[last] - forward[last])),
+        )
+
+    def flying(self, grain: Grain, pipe: Pipe, engine: Engine) -> Flying:
+        """What the first rank's micro-batches in flight keep, and their stages."""
+        import numpy as np
+
+        work, edges = self.works.of(grain, engine), self._edges(grain, pipe, engine)
+        own = self._stages(pipe)[0]
+        kept, parameters = (np.diff(np.take(each, edges))[own] for each in (work.kept, work.parameters))
         flying, done = self._instants(pipe)
         # of those that ran, the smallest
         ran = np.sort(np.where((flying > 0) | done, parameters, np.inf), axis=1)[:, :ACTIVE]
         gathered = np.where(np.isinf(ran), 0.0, ran).sum(axis=1)
-        return Piped(
-            fill=fill,
-            through=float((work.passed if splits else work.whole)[-1]),
-            passes=fill + count * whole[ranks].sum(axis=1),
-            parameters_of=held[ranks].sum(axis=1),
-            before_reductions=float(count * forward[own].sum() + (count - 1) * (whole[last] - forward[last])),
-            activations=flying @ kept[own],
-            whole_gradients=done @ parameters,
-            gathered=gathered,
-        )
+        return Flying(float(parameters.sum()), flying @ kept, done @ parameters, gathered)
 
     # --- layouts ----------------------------------------------------------------------------------------
 
     def longest(self, grain: Grain, pipe: Pipe, engine: Engine) -> float:
-        """Seconds of a chain of passes that wait for each other: the longest there is, or nearly. Only where there are
-        no more micro-batches than a search simulates; of long steps the fill is what counts."""
+        """Seconds of a chain of passes that wait for each other: the longest there is, or nearly.
+
+        Only where it comes to more than the fill: with few micro-batches, or where the model goes down the ranks and
+        up again. Not of long steps, which a search cuts short.
+        """
         import numpy as np
 
-        if pipe.pp == 1 or self.prices is None or kept_of(pipe.micro_batches, pipe.pp) < pipe.micro_batches:
+        most = ROUNDS_KEPT if pipe.schedule.is_v else FEW_ROUNDS
+        if pipe.pp == 1 or self.prices is None or pipe.micro_batches >= most * pipe.pp:
             return 0.0
         work, edges = self.works.of(grain, engine), self._edges(grain, pipe, engine)
         forward, passed, whole = (np.diff(np.take(each, edges)) for each in (work.forward, work.passed, work.whole))
-        splits = self._splits(grain, pipe)
-        apart = np.full(len(forward), splits)
-        if splits:
-            layout = replace(_pipeline(pipe), recompute=grain.recompute)
-            apart[-1] = not joins_weights(self._piped_case(layout, pipe.micro_batches), len(forward) - 1)
-        weights = (whole - passed) * apart
+        first, last = self._joins(grain, pipe)
+        weights = np.zeros_like(whole) if first else whole - passed
+        if last:
+            weights[-1] = 0
         times = StageTimes(forward, whole - forward - weights, weights)
-        key = "path", pipe, splits
+        key = "path", pipe, first, last
         path = self.memo.once(key, lambda: longest_path(_pipeline(pipe), pipe.micro_batches, times))
         return path.seconds(times)
 
@@ -218,7 +234,7 @@ class Bounds:
         passes = float((own + share * beside).max())
         return Least(max(passes, piped.through, messages, before + reductions * reduce), share * messages)
 
-    def nbytes(self, grain: Grain, spread: Spread, piped: Piped, micro_batches: int) -> float:
+    def nbytes(self, grain: Grain, spread: Spread, flying: Flying, micro_batches: int) -> float:
         """Bytes of the first pipeline rank at its fullest.
 
         Counted: parameters, the moments of AdamW, SGD and Muon, activations of what is in flight, gradients that wait
@@ -233,17 +249,22 @@ class Bounds:
         waits = spread.reduction is Reduction.STEP and engine is not Engine.DEEPSPEED and micro_batches > 1
         each = (of.reduced.nbytes if engine is Engine.SHARDED else of.gradients.nbytes) if waits else 0
         stays = of.numerics.compute.nbytes if engine is Engine.SHARDED and not spread.reshard_after_forward else 0
-        passing = piped.activations + each * piped.whole_gradients + stays * piped.gathered
-        return held * float(piped.parameters_of[0]) + float(passing.max())
+        passing = flying.activations + each * flying.whole_gradients + stays * flying.gathered
+        return held * flying.parameters + float(passing.max())
 
     # --- parts ------------------------------------------------------------------------------------------
 
-    def _splits(self, grain: Grain, pipe: Pipe) -> bool:
-        """Does no stage compute its weights' gradients with its inputs', where the schedule would have them apart?"""
+    def _joins(self, grain: Grain, pipe: Pipe) -> tuple[bool, bool]:
+        """Are the gradients of weights computed with those of inputs: in the first stage, in the last?"""
         if not pipe.schedule.splits_backward:
-            return False
-        layout = replace(_pipeline(pipe), recompute=grain.recompute)
-        return not joins_weights(self._piped_case(layout, pipe.micro_batches), 0)
+            return True, True
+        key = "joins", grain.recompute, pipe.schedule, pipe.pp * pipe.virtual_stages
+
+        def joins() -> tuple[bool, bool]:
+            case = self._piped_case(replace(_pipeline(pipe), recompute=grain.recompute), pipe.micro_batches)
+            return joins_weights(case, 0), joins_weights(case, case.layout.stages - 1)
+
+        return self.memo.once(key, joins)
 
     def _formats(self, engine: Engine) -> Formats:
         grain = next(self.space.grains())[0]
@@ -316,7 +337,6 @@ class Bounds:
         return self.memo.once(key, lambda: self._stage_edges(grain, pipe, work))
 
     def _stage_edges(self, grain: Grain, pipe: Pipe, work: Work) -> list[int]:
-        base = self.space.asked.base
         layout = replace(_pipeline(pipe), recompute=grain.recompute)
         if "stage_split" in self.space.others:
             layout = replace(layout, stage_split=self.space.others["stage_split"])
@@ -376,4 +396,9 @@ def _is_above(one: tuple[tuple[int, ...], tuple[bool, ...]], other: tuple[tuple[
 
 
 def _pipeline(pipe: Pipe) -> Layout:
-    return Layout(pp=pipe.pp, schedule=pipe.schedule, virtual_stages=pipe.virtual_stages)
+    return _laid_out(pipe.pp, pipe.schedule, pipe.virtual_stages)
+
+
+@cache
+def _laid_out(pp: int, schedule: Schedule, virtual_stages: int) -> Layout:
+    return Layout(pp=pp, schedule=schedule, virtual_stages=virtual_stages)

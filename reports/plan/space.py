@@ -21,8 +21,8 @@ from suite.parse import SpecError
 
 P = TypeVar("P", bound="Pipe | Spread")
 
-#: largest micro-batch, fewest tokens of a context rank, stages a rank, that are tried unless fixed
-MOST_SEQUENCES, LEAST_TOKENS, STAGES = 8, 512, (1, 2, 3, 4, 6, 8)
+#: largest micro-batch, fewest tokens of a context rank, most stages a rank, that are tried unless fixed
+MOST_SEQUENCES, LEAST_TOKENS, MOST_STAGES = 8, 512, 8
 RECOMPUTE = tuple(map(Recompute.parse, ("none", "selective", "selective-op", "every-4", "every-2", "full")))
 
 
@@ -161,12 +161,21 @@ class Space:
         if pp == 1:
             return [Pipe(1, Schedule.ONE_F_ONE_B, 1, count)]
         found, layers = [], self.asked.base.model.layers
-        tried = (self.asked.fixed["virtual_stages"],) if "virtual_stages" in self.asked.fixed else STAGES
         for schedule in Schedule:
             low, high = schedule.stages_a_rank
             most = min(high or layers, layers // pp)
-            found += [Pipe(pp, schedule, stages, count) for stages in tried if low <= stages <= most]
+            found += [Pipe(pp, schedule, stages, count) for stages in self._stages(layers, pp) if low <= stages <= most]
         return found
+
+    def _stages(self, layers: int, pp: int) -> list[int]:
+        """Stages a rank: powers of two, and what gives every stage as many blocks."""
+        if "virtual_stages" in self.asked.fixed:
+            return [self.asked.fixed["virtual_stages"]]
+        return [
+            stages
+            for stages in range(1, MOST_STAGES + 1)
+            if stages & (stages - 1) == 0 or (layers % pp == 0 and (layers // pp) % stages == 0)
+        ]
 
     def _refusal(self, layout: Layout, micro_batches: int) -> str:
         base = self.asked.base
