@@ -103,7 +103,9 @@ class Flying:
     """[instants]: bytes of what is in flight"""
     whole_gradients: Numbers
     """[instants]: parameters whose gradients wait for the end of the step"""
-    gathered: Numbers
+    used: Numbers
+    """[instants]: parameters of the stage whose backward pass ends there: they are gathered"""
+    stay: Numbers
     """[instants]: parameters that stay gathered where the layout does not free them"""
 
 
@@ -177,11 +179,11 @@ class Bounds:
         work, edges = self.works.of(grain, engine), self._edges(grain, pipe, engine)
         own = self._stages(pipe)[0]
         kept, parameters = (np.diff(np.take(each, edges))[own] for each in (work.kept, work.parameters))
-        flying, done = self._instants(pipe)
+        flying, done, used = self._instants(pipe)
         # of those that ran, the smallest
-        ran = np.sort(np.where((flying > 0) | done, parameters, np.inf), axis=1)[:, :ACTIVE]
-        gathered = np.where(np.isinf(ran), 0.0, ran).sum(axis=1)
-        return Flying(float(parameters.sum()), flying @ kept, done @ parameters, gathered)
+        ran = np.sort(np.where((flying > 0) | done | used, parameters, np.inf), axis=1)[:, :ACTIVE]
+        stay = np.where(np.isinf(ran), 0.0, ran).sum(axis=1)
+        return Flying(float(parameters.sum()), flying @ kept, done @ parameters, used @ parameters, stay)
 
     # --- layouts ----------------------------------------------------------------------------------------
 
@@ -246,10 +248,10 @@ class Bounds:
         shards = spread.fsdp * grain.cp if engine is Engine.SHARDED else 1
         held = of.parameters.nbytes / (replicas if spread.zero == 3 else shards)
         held += self._moment_bytes(of) / (replicas if spread.zero else shards)
-        waits = spread.reduction is Reduction.STEP and engine is not Engine.DEEPSPEED and micro_batches > 1
+        waits = spread.reduction is Reduction.STEP and engine is not Engine.DEEPSPEED
         each = (of.reduced.nbytes if engine is Engine.SHARDED else of.gradients.nbytes) if waits else 0
-        stays = of.numerics.compute.nbytes if engine is Engine.SHARDED and not spread.reshard_after_forward else 0
-        passing = flying.activations + each * flying.whole_gradients + stays * flying.gathered
+        gathered = 0.0 if engine is not Engine.SHARDED else flying.used if spread.reshard_after_forward else flying.stay
+        passing = flying.activations + each * flying.whole_gradients + of.numerics.compute.nbytes * gathered
         return held * flying.parameters + float(passing.max())
 
     # --- parts ------------------------------------------------------------------------------------------
@@ -350,49 +352,50 @@ class Bounds:
         workload = replace(base.workload, micro_batches=micro_batches)
         return replace(base, layout=layout, workload=workload, cluster=replace(base.cluster, nodes=1, per_node=0))
 
-    def _instants(self, pipe: Pipe) -> tuple[Any, Any]:
-        """Of the first rank: how many micro-batches are in flight in each of its stages, and which of them have
-        gradients that wait, at instants that none other is above: [instants, stages] each."""
+    def _instants(self, pipe: Pipe) -> tuple[Any, Any, Any]:
+        """Of the first rank: how many micro-batches are in flight in each of its stages, which of them have gradients
+        that wait, and which is just through with a backward pass, at instants that none other is above: [instants,
+        stages] each."""
         count = pipe.micro_batches
         kept = count if pipe.schedule is Schedule.GPIPE else kept_of(count, pipe.pp)
         key = "instants", pipe.pp, pipe.schedule, pipe.virtual_stages, kept
 
-        def instants() -> tuple[Any, Any]:
+        def instants() -> tuple[Any, Any, Any]:
             import numpy as np
 
-            found = _instants(pipe, kept)
-            return np.array([flying for flying, _ in found]), np.array([done for _, done in found])
+            flying, done, used = np.split(_instants(pipe, kept), 3, axis=1)
+            return flying, done > 0, used > 0
 
         return self.memo.once(key, instants)
 
 
-def _instants(pipe: Pipe, micro_batches: int) -> list[tuple[tuple[int, ...], tuple[bool, ...]]]:
-    layout = _pipeline(pipe)
+def _instants(pipe: Pipe, micro_batches: int) -> Any:
+    """[instants, 3 x stages]"""
+    import numpy as np
+
     if pipe.pp == 1:
-        return [((1,), (micro_batches > 1,))]
+        return np.array([[1, micro_batches > 1, 0]])
+    layout = _pipeline(pipe)
     stages = stages_of_rank(layout, 0)
     place = {stage: index for index, stage in enumerate(stages)}
     flying, done = [0] * len(stages), [False] * len(stages)
-    found: set[tuple[tuple[int, ...], tuple[bool, ...]]] = set()
+    found: set[tuple[int, ...]] = set()
     order = order_of(layout, micro_batches, 0)
     last = {action.stage: at for at, action in enumerate(order)}
     for at, action in enumerate(order):
-        index = place[action.stage]
+        index, used = place[action.stage], [False] * len(stages)
         if action.kind is Pass.FORWARD:
             flying[index] += 1
-            found.add((tuple(flying), tuple(done)))
         else:
             # of a backward pass in two, what the second half still needs is not counted
             flying[index] -= action.kind is not Pass.WEIGHT
-            # gradients are reduced, and parameters freed, after a stage's last pass
-            done[index] = at < last[action.stage] and (done[index] or action.kind is not Pass.INPUT)
-    return [each for each in found if not any(_is_above(other, each) for other in found)]
-
-
-def _is_above(one: tuple[tuple[int, ...], tuple[bool, ...]], other: tuple[tuple[int, ...], tuple[bool, ...]]) -> bool:
-    """Does it hold all that the other does, and more?"""
-    pairs = [*zip(one[0], other[0], strict=True), *zip(one[1], other[1], strict=True)]
-    return one != other and all(mine >= theirs for mine, theirs in pairs)
+            done[index] = done[index] or action.kind is not Pass.INPUT
+            used[index] = action.kind is not Pass.WEIGHT
+        found.add((*flying, *done, *used))
+        # gradients are reduced, and parameters freed, after a stage's last pass
+        done[index] = done[index] and at < last[action.stage]
+    rows = np.array(sorted(found, reverse=True))
+    return rows[[not (np.all(rows >= row, axis=1) & np.any(rows > row, axis=1)).any() for row in rows]]
 
 
 def _pipeline(pipe: Pipe) -> Layout:
