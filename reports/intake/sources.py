@@ -7,8 +7,8 @@ from dataclasses import dataclass
 
 from reports.intake.base import Taken
 from reports.intake.deepspeed import is_deepspeed, read_deepspeed
-from reports.intake.megatron.read import is_megatron, read_megatron
 from reports.intake.hugging_face import read_hugging_face, recognises_hugging_face
+from reports.intake.megatron.read import is_megatron, read_megatron
 from reports.intake.reading import MEASURED
 from suite.parse import SpecError, nearest, require, shown
 

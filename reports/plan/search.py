@@ -16,6 +16,7 @@ from math import inf
 from typing import NamedTuple
 
 from memory.search import Search as MemorySearch
+from parallelism.simulator.engine import Deadlock
 from reports.plan.bounds import Bounds, Least, Piped
 from reports.plan.space import Grain, Pipe, Space, Spread
 from reports.plan.work import Engine, engine_of
@@ -148,7 +149,6 @@ class Search:
 
     def _open(self, family: _Family) -> None:
         if family.spread is not None:
-            self.tally.left -= 1
             self._try(family)
         elif family.pipe is None:
             self._put_pipes(family)
@@ -200,24 +200,35 @@ class Search:
             case = self.space.case(family.grain, family.pipe, family.spread)
             peak = self.memory.peak_bytes(case)
         except SpecError as error:
+            self.tally.left -= 1
             self.tally.refused[str(error)] += 1
             return
         if peak > self.limit:
-            self.tally.too_large += 1
-            return
-        self._waiting.append((case, peak, family))
+            self._leave_out(1)
+        else:
+            self._waiting.append((case, peak, family))
 
     def _time(self) -> None:
-        times = self.seconds([case for case, _, _ in self._waiting])
-        for time, (case, peak, family) in zip(times, self._waiting, strict=True):
+        waiting, self._waiting = self._waiting, []
+        self.tally.left -= len(waiting)
+        try:
+            self._keep(waiting, self.seconds([case for case, _, _ in waiting]))
+        except (SpecError, Deadlock):
+            for one in waiting:
+                try:
+                    self._keep([one], self.seconds([one[0]]))
+                except (SpecError, Deadlock) as error:
+                    self.tally.untimed[str(error)] += 1
+
+    def _keep(self, waiting: Sequence[tuple[Case, int, _Family]], times: Sequence[float]) -> None:
+        self.tally.timed += len(waiting)
+        for time, (case, peak, family) in zip(times, waiting, strict=True):
             # searched times leave out what compute loses beside messages, most of which are hidden behind it
             least = max(time, family.bound)
             reshards = family.spread is not None and family.spread.reshard_after_forward
             alike = family.grain.recompute, family.pipe, family.engine, reshards
             about = self._about(time, max(time + family.slowed, least), alike)
             heapq.heappush(self._found, Found(about, time, least, next(self._orders), peak, case, alike))
-        self.tally.timed += len(self._waiting)
-        self._waiting = []
 
     def _put(self, family: _Family) -> None:
         heapq.heappush(self._heap, family._replace(order=next(self._orders)))

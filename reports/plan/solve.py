@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import gc
 from bisect import insort
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from itertools import count
 from typing import NamedTuple
@@ -87,7 +89,10 @@ class Solver:
         Layouts come in the order of about what they take. Each is simulated whole, until none that is left is likely
         to be among the best; those are then looked at for what torch's allocator makes of them, best first.
         """
-        search = self.search(asked, limit_bytes(asked))
+        with _no_collection():
+            return self._plan(asked, self.search(asked, limit_bytes(asked)))
+
+    def _plan(self, asked: Asked, search: Search) -> Plan:
         simulated: list[_Simulated] = []
         answers: list[Answer] = []
         for number in count():
@@ -111,6 +116,19 @@ class Solver:
         """Of layouts that need at most so many bytes."""
         space = Space(asked)
         return Search(space, Bounds(space, self.timing.prices), limit, self.timing.seconds, self.memory)
+
+
+@contextmanager
+def _no_collection() -> Iterator[None]:
+    """Without looks for garbage that refers to itself: a search makes none, and all that it keeps would be gone
+    through again and again."""
+    was_on = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_on:
+            gc.enable()
 
 
 class _Simulated(NamedTuple):

@@ -143,6 +143,18 @@ class Space:
         return cache(lambda tp, cp, context: self._refusal(Layout(tp=tp, cp=cp, context=context), 1))
 
     @cached_property
+    def _of_spread(self) -> Callable[[Spread], str]:
+        """What the rules about a workload say of it: of optimizers and number formats that cannot be sharded so."""
+
+        @cache
+        def of_spread(spread: Spread) -> str:
+            # context ranks are replicas too: a layout of one replica without them could not be
+            replicas = 2 if spread.zero and spread.engine is Engine.TORCH else spread.dp
+            return self._refusal(Layout(**spread._replace(dp=replicas)._asdict()), 2)
+
+        return of_spread
+
+    @cached_property
     def _pipes(self) -> Callable[[int, int], Pipes]:
         @cache
         def pipes(pp: int, count: int) -> Pipes:
@@ -190,7 +202,8 @@ class Space:
             is_whole = not (alike.tp or alike.cp or alike.pp)
             legal, refused = [], Counter[str]()
             for each in self._fixed(_all_spreads(ranks, alike.cp, is_whole, accumulates)):
-                why = _refused(alike, each._replace(dp=min(2, each.dp), fsdp=min(2, each.fsdp)))
+                small = each._replace(dp=min(2, each.dp), fsdp=min(2, each.fsdp))
+                why = _refused(alike, small) or self._of_spread(small)
                 if why:
                     refused[why] += 1
                 else:
