@@ -24,7 +24,7 @@ from suite.hardware import DeviceKind
 from suite.parse import require
 
 #: share by which a layout may take less than it was thought to from layouts like it; most layouts that are simulated
-LEEWAY, MOST_SIMULATED = 0.01, 100
+LEEWAY, MOST_SIMULATED = 0.006, 100
 
 
 @dataclass(frozen=True)
