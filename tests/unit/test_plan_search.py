@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 import pytest
@@ -16,6 +17,7 @@ from reports.plan.space import Grain, Pipe, Space, Spread
 from reports.plan.timing import Timing, timing_of
 from reports.plan.work import engine_of
 from suite.case import Case
+from suite.layout import Recompute
 from suite.models.decoder import DecoderSpec
 from suite.spec import Cluster, LossKernel, OptimizerKind, Precision, Workload
 
@@ -111,9 +113,21 @@ def test_every_layout_is_accounted_for(known: Known) -> None:
     assert tally.too_large == sum(peak > limit for peak in peaks)
 
 
-def test_a_plan_is_the_best_of_all(known: Known) -> None:
-    answers = Solver(known.timing).plan(known.asked).answers
-    assert [answer.seconds for answer in answers] == [row[0] for row in known.rows[:10]]
+class Simulated(NamedTuple):
+    """What a plan asks of a simulation."""
+
+    case: Case
+    step_seconds: float
+
+
+def test_a_plan_is_the_best_of_all_whole_simulations(known: Known) -> None:
+    """Of which a search only knows about what they will come to."""
+    draw = random.Random(7)
+    rows = [(seconds * (1 + draw.uniform(0, 0.004)), case) for seconds, _, case in known.rows]
+    whole = {case: seconds for seconds, case in rows}
+    timing = replace(known.timing, whole=lambda case: Simulated(case, whole[case]))  # type: ignore[arg-type, return-value]
+    answers = Solver(timing).plan(known.asked).answers
+    assert [answer.seconds for answer in answers] == sorted(whole.values())[:10]
 
 
 #: precision, optimizer, loss: what a rank holds and keeps of them differs most
@@ -121,6 +135,14 @@ WORKS = [
     ("bf16-mixed", "adamw", "plain"), ("bf16", "sgd", "chunked"), ("fp32", "adafactor", "plain"),
     ("fp8", "adamw", "chunked"), ("bf16-mixed", "muon", "chunked"), ("bf16-mixed", "adam-8bit", "plain"),
 ]  # fmt: skip
+
+
+def some(space: Space, seed: str) -> list[Place]:
+    """Of each schedule two layouts, one that reruns and one that does not, drawn at random; and a few more."""
+    places = list(legal(space))
+    random.Random(seed).shuffle(places)
+    first = {(place.pipe.schedule, place.grain.recompute == Recompute()): place for place in places}
+    return [*first.values(), *places[:4]]
 
 
 @pytest.mark.parametrize("work", WORKS, ids=str)
@@ -132,8 +154,7 @@ def test_bounds_are_below_the_estimate(work: tuple[str, str, str]) -> None:
     space, timing, memory = Space(question), timing_of(question.base, None), MemorySearch()
     bounds = Bounds(space, timing.prices)
     assert bounds.prices is not None
-    places = random.Random(str(work)).sample(list(legal(space)), 12)
-    for grain, pipe, spread, case in places:
+    for grain, pipe, spread, case in some(space, str(work)):
         engine = engine_of(spread)
         peak, seconds = memory.peak_bytes(case), timing.whole(case).step_seconds * (1 + 1e-9)
         flying, piped = bounds.flying(grain, pipe, engine), bounds.piped(grain, pipe, engine)
