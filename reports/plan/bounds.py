@@ -7,15 +7,14 @@ leaves out what is bounded to be slower, or larger, than it may be finds what an
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
-from functools import cache
 from itertools import accumulate
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from parallelism.data.fsdp import ShardedUnit, gather_message, reduction_messages
 from parallelism.pipeline.strategy import joins_weights
-from parallelism.schedules.orders import Pass, order_of
 from parallelism.schedules.stages import block_counts, stages_of_rank
 from parallelism.simulator.many import ROUNDS_KEPT, kept_of
+from reports.plan.instants import Flying, instants_of, pipeline_of
 from reports.plan.paths import StageTimes, longest_path
 from reports.plan.space import Grain, Pipe, Space, Spread
 from reports.plan.work import Engine, Prices, Work, Works, engine_of
@@ -92,21 +91,6 @@ class Piped:
     def seconds(self) -> float:
         """Of a step at the least, however its parameters are spread."""
         return max(float(self.passes.max()), self.through)
-
-
-@dataclass(frozen=True)
-class Flying:
-    """Of the first pipeline rank, at instants that no other is above."""
-
-    parameters: float
-    activations: Numbers
-    """[instants]: bytes of what is in flight"""
-    whole_gradients: Numbers
-    """[instants]: parameters whose gradients wait for the end of the step"""
-    used: Numbers
-    """[instants]: parameters of the stage whose backward pass ends there: they are gathered"""
-    stay: Numbers
-    """[instants]: parameters that stay gathered where the layout does not free them"""
 
 
 @dataclass(frozen=True)
@@ -206,7 +190,7 @@ class Bounds:
             weights[-1] = 0
         times = StageTimes(forward, whole - forward - weights, weights)
         key = "path", pipe, first, last
-        path = self.memo.once(key, lambda: longest_path(_pipeline(pipe), pipe.micro_batches, times))
+        path = self.memo.once(key, lambda: longest_path(pipeline_of(pipe), pipe.micro_batches, times))
         return path.seconds(times)
 
     def seconds(self, grain: Grain, pipe: Pipe, spread: Spread, piped: Piped) -> Least:
@@ -263,7 +247,7 @@ class Bounds:
         key = "joins", grain.recompute, pipe.schedule, pipe.pp * pipe.virtual_stages
 
         def joins() -> tuple[bool, bool]:
-            case = self._piped_case(replace(_pipeline(pipe), recompute=grain.recompute), pipe.micro_batches)
+            case = self._piped_case(replace(pipeline_of(pipe), recompute=grain.recompute), pipe.micro_batches)
             return joins_weights(case, 0), joins_weights(case, case.layout.stages - 1)
 
         return self.memo.once(key, joins)
@@ -325,7 +309,7 @@ class Bounds:
         key = "ranks", pipe.pp, pipe.schedule, pipe.virtual_stages
 
         def stages() -> Any:
-            layout = _pipeline(pipe)
+            layout = pipeline_of(pipe)
             return np.array([stages_of_rank(layout, place) for place in range(pipe.pp)])
 
         return self.memo.once(key, stages)
@@ -339,7 +323,7 @@ class Bounds:
         return self.memo.once(key, lambda: self._stage_edges(grain, pipe, work))
 
     def _stage_edges(self, grain: Grain, pipe: Pipe, work: Work) -> list[int]:
-        layout = replace(_pipeline(pipe), recompute=grain.recompute)
+        layout = replace(pipeline_of(pipe), recompute=grain.recompute)
         if "stage_split" in self.space.others:
             layout = replace(layout, stage_split=self.space.others["stage_split"])
         case = self._piped_case(layout, pipe.micro_batches)
@@ -363,45 +347,7 @@ class Bounds:
         def instants() -> tuple[Any, Any, Any]:
             import numpy as np
 
-            flying, done, used = np.split(_instants(pipe, kept), 3, axis=1)
+            flying, done, used = np.split(instants_of(pipe, kept), 3, axis=1)
             return flying, done > 0, used > 0
 
         return self.memo.once(key, instants)
-
-
-def _instants(pipe: Pipe, micro_batches: int) -> Any:
-    """[instants, 3 x stages]"""
-    import numpy as np
-
-    if pipe.pp == 1:
-        return np.array([[1, micro_batches > 1, 0]])
-    layout = _pipeline(pipe)
-    stages = stages_of_rank(layout, 0)
-    place = {stage: index for index, stage in enumerate(stages)}
-    flying, done = [0] * len(stages), [False] * len(stages)
-    found: set[tuple[int, ...]] = set()
-    order = order_of(layout, micro_batches, 0)
-    last = {action.stage: at for at, action in enumerate(order)}
-    for at, action in enumerate(order):
-        index, used = place[action.stage], [False] * len(stages)
-        if action.kind is Pass.FORWARD:
-            flying[index] += 1
-        else:
-            # of a backward pass in two, what the second half still needs is not counted
-            flying[index] -= action.kind is not Pass.WEIGHT
-            done[index] = done[index] or action.kind is not Pass.INPUT
-            used[index] = action.kind is not Pass.WEIGHT
-        found.add((*flying, *done, *used))
-        # gradients are reduced, and parameters freed, after a stage's last pass
-        done[index] = done[index] and at < last[action.stage]
-    rows = np.array(sorted(found, reverse=True))
-    return rows[[not (np.all(rows >= row, axis=1) & np.any(rows > row, axis=1)).any() for row in rows]]
-
-
-def _pipeline(pipe: Pipe) -> Layout:
-    return _laid_out(pipe.pp, pipe.schedule, pipe.virtual_stages)
-
-
-@cache
-def _laid_out(pp: int, schedule: Schedule, virtual_stages: int) -> Layout:
-    return Layout(pp=pp, schedule=schedule, virtual_stages=virtual_stages)
