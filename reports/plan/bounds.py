@@ -41,12 +41,8 @@ MOMENTS = {OptimizerKind.ADAMW: 2, OptimizerKind.SGD: 1, OptimizerKind.MUON: 1}
 ACTIVE = 3
 #: rounds of `pp` micro-batches from which on the fill is all that the longest path has beside a rank's own passes
 FEW_ROUNDS = 2
-
-
 #: parameters whose copies are priced at once, so that the start of a kernel does not count
 MANY = 2**30
-
-
 _REPLICATED = Spread(2, 1, 0, LayoutEngine.AUTO, True, Reduction.STEP)
 _SHARDED = Spread(1, 2, 0, LayoutEngine.AUTO, False, Reduction.STEP)
 #: of each engine, without a pipeline and with one, what copies least

@@ -36,8 +36,8 @@ class Flying:
 
 
 def instants_of(pipe: Pipe, micro_batches: int) -> Any:
-    """[instants, 3 x stages of the first rank]: micro-batches in flight; whether gradients of earlier ones wait; whether
-    a backward pass has just ended. Instants at which another has all that one has, and more, are left out."""
+    """[instants, 3 x stages of the first rank]: micro-batches in flight; whether gradients of earlier ones wait;
+    whether a backward pass has just ended. Instants at which another has all that one has, and more, are left out."""
     import numpy as np
 
     if pipe.pp == 1:
