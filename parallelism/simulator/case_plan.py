@@ -61,10 +61,7 @@ def case_plan(case: Case, pricing: Pricing, seconds: Seconds, slowdown: float = 
     every message of parallelism.traffic, clipping and update. Not counted: the loader, logging, validation.
     Raises SpecError for what is offloaded to the host, which has no time here yet.
     """
-    planner = Planner(case, pricing, seconds, slowdown)
-    plan = planner.plan()
-    stages = (_named(stage, part) for stage, part in zip(plan.stages, planner.parts.ledgers, strict=True))
-    return replace(plan, stages=tuple(stages))
+    return Planner(case, pricing, seconds, slowdown).named_plan()
 
 
 def _named(stage: StagePlan, part: Ledger) -> StagePlan:
@@ -122,6 +119,12 @@ class Planner:
             reduces_each=_reduces_each(layout),
             slowdown=self.slowdown,
         )
+
+    def named_plan(self) -> StepPlan:
+        """The plan, each block with its own name."""
+        plan = self.plan()
+        stages = (_named(stage, part) for stage, part in zip(plan.stages, self.parts.ledgers, strict=True))
+        return replace(plan, stages=tuple(stages))
 
     def orders(self, micro_batches: int) -> tuple[tuple[Action, ...], ...]:
         """What each pipeline rank would run of so many micro-batches: one object for equal ones."""

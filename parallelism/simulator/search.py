@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from parallelism.simulator.case_plan import Planner
 from parallelism.simulator.collective_time import collective_seconds, distinct_groups
 from parallelism.simulator.kernel_time import GpuPricing, Rates
 from parallelism.simulator.machine import Machine
 from parallelism.simulator.many import Candidate, kept_of, step_seconds_of
-from parallelism.simulator.on_cluster import machine_of
+from parallelism.simulator.on_cluster import cluster_simulator, machine_of
 from parallelism.simulator.placement import Placement
 from parallelism.simulator.plan import Unit
+from parallelism.simulator.simulation import Simulation
 from parallelism.simulator.stack import Execution, Stack
 from parallelism.simulator.unit_messages import Seconds
 from parallelism.simulator.work import Moved
@@ -43,6 +44,12 @@ class StepSearch:
         """A case's plan, equal units and stages one object, in other cases' plans too."""
         planner, count = self._bench(case).planner(case), case.workload.micro_batches
         return Candidate(planner.plan(kept_of(count, case.layout.pp)), count, planner.orders)
+
+    def simulation(self, case: Case) -> Simulation:
+        """The case's step simulated whole, as cluster_simulator does. SpecError for what cannot run."""
+        bench = self._bench(case)
+        plan = replace(bench.planner(case).named_plan(), slowdown=bench.machine.speeds.slowdown)
+        return cluster_simulator(self.execution).run(case, plan, bench.machine)
 
     def units(self, case: Case) -> tuple[Unit, ...]:
         """Every segment's cost for one micro-batch on one rank, the whole model in forward order: what any plan of the

@@ -11,11 +11,14 @@ from itertools import accumulate
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from parallelism.data.fsdp import ShardedUnit, gather_message, reduction_messages
-from parallelism.schedules.orders import Pass, order_of
+from parallelism.pipeline.strategy import joins_weights
 from parallelism.schedules.stages import block_counts, stages_of_rank
-from parallelism.simulator.many import kept_of
+from parallelism.simulator.many import ROUNDS_KEPT, kept_of
+from reports.plan.instants import Flying, instants_of, pipeline_of
+from reports.plan.paths import StageTimes, longest_path
 from reports.plan.space import Grain, Pipe, Space, Spread
 from reports.plan.work import Engine, Prices, Work, Works, engine_of
+from suite.case import Case
 from suite.collectives import Collective, Message
 from suite.formats import Formats, formats_of
 from suite.layout import Engine as LayoutEngine
@@ -36,12 +39,10 @@ MOMENTS = {OptimizerKind.ADAMW: 2, OptimizerKind.SGD: 1, OptimizerKind.MUON: 1}
 #: stages of a rank whose parameters torch's schedules of several leave gathered at a time (`max_active_stages` of
 #: torch.distributed.pipelining)
 ACTIVE = 3
-
-
+#: rounds of `pp` micro-batches from which on the fill is all that the longest path has beside a rank's own passes
+FEW_ROUNDS = 2
 #: parameters whose copies are priced at once, so that the start of a kernel does not count
 MANY = 2**30
-
-
 _REPLICATED = Spread(2, 1, 0, LayoutEngine.AUTO, True, Reduction.STEP)
 _SHARDED = Spread(1, 2, 0, LayoutEngine.AUTO, False, Reduction.STEP)
 #: of each engine, without a pipeline and with one, what copies least
@@ -71,23 +72,21 @@ class Exchanged(NamedTuple):
 class Piped:
     """What is known of all layouts with one grain, engine and pipe."""
 
+    fill: Numbers
+    """[ranks]: seconds before a rank's first pass and after its last"""
+    through: float
+    """seconds of a micro-batch's way through all stages and back"""
     passes: Numbers
-    """[ranks]: seconds of all passes, and what goes before the first and comes after the last"""
+    """[ranks]: seconds of all passes, and of the fill"""
     parameters_of: Numbers
     """[ranks]"""
     before_reductions: float
     """seconds of a step before the first rank has a gradient to reduce"""
-    activations: Numbers
-    """[instants]: bytes of what is in flight on the first rank"""
-    whole_gradients: Numbers
-    """[instants]: parameters whose gradients wait for the end of the step"""
-    gathered: Numbers
-    """[instants]: parameters that stay gathered where the layout does not free them"""
 
     @property
     def seconds(self) -> float:
         """Of a step at the least, however its parameters are spread."""
-        return float(self.passes.max())
+        return max(float(self.passes.max()), self.through)
 
 
 @dataclass(frozen=True)
@@ -130,35 +129,65 @@ class Bounds:
     def piped(self, grain: Grain, pipe: Pipe, engine: Engine) -> Piped:
         """What is known once the pipe is.
 
-        Seconds: a rank's own passes; the forward passes of earlier stages, which the first micro-batch goes through;
-        where backward is not split, their backward passes, which the last one goes through. Not counted: sends, the
-        update, the host, idle time in between. Bytes: what the first rank's micro-batches in flight keep.
+        Seconds: a rank's own passes; the forward passes of earlier stages, which the first micro-batch goes through,
+        and, where its last pass is of its first stage, their backward passes, which the last one goes through; a
+        micro-batch's way through all stages. Not counted: sends, the update, the host, idle time in between.
         """
         import numpy as np
 
         work, edges = self.works.of(grain, engine), self._edges(grain, pipe, engine)
         ranks, count = self._stages(pipe), pipe.micro_batches
         forward, whole = np.diff(np.take(work.forward, edges)), np.diff(np.take(work.whole, edges))
-        passed = work.forward if pipe.schedule.splits_backward else work.whole
-        fill = np.take(passed, edges)[ranks[:, 0]] - passed[0]
-        own, kept = ranks[0], np.diff(np.take(work.kept, edges))
-        held = np.diff(np.take(work.parameters, edges))
-        parameters = held[own]
+        joins, _ = self._joins(grain, pipe)
+        # where a rank's last pass is of its first stage, earlier stages wait for its gradient
+        filling = work.whole if joins and not pipe.schedule.is_v else work.forward
+        fill = np.take(filling, edges)[ranks[:, 0]]
+        held, own = np.diff(np.take(work.parameters, edges)), ranks[0]
         last = own[-1]  # the first stage whose gradients are whole
-        flying, done = self._instants(pipe)
-        # of those that ran, the smallest
-        ran = np.sort(np.where((flying > 0) | done, parameters, np.inf), axis=1)[:, :ACTIVE]
-        gathered = np.where(np.isinf(ran), 0.0, ran).sum(axis=1)
         return Piped(
+            fill=fill,
+            through=float((work.whole if joins else work.passed)[-1]),
             passes=fill + count * whole[ranks].sum(axis=1),
             parameters_of=held[ranks].sum(axis=1),
             before_reductions=float(count * forward[own].sum() + (count - 1) * (whole[last] - forward[last])),
-            activations=flying @ kept[own],
-            whole_gradients=done @ parameters,
-            gathered=gathered,
         )
 
+    def flying(self, grain: Grain, pipe: Pipe, engine: Engine) -> Flying:
+        """What the first rank's micro-batches in flight keep, and their stages."""
+        import numpy as np
+
+        work, edges = self.works.of(grain, engine), self._edges(grain, pipe, engine)
+        own = self._stages(pipe)[0]
+        kept, parameters = (np.diff(np.take(each, edges))[own] for each in (work.kept, work.parameters))
+        flying, done, used = self._instants(pipe)
+        # of those that ran, the smallest
+        ran = np.sort(np.where((flying > 0) | done | used, parameters, np.inf), axis=1)[:, :ACTIVE]
+        stay = np.where(np.isinf(ran), 0.0, ran).sum(axis=1)
+        return Flying(float(parameters.sum()), flying @ kept, done @ parameters, used @ parameters, stay)
+
     # --- layouts ----------------------------------------------------------------------------------------
+
+    def longest(self, grain: Grain, pipe: Pipe, engine: Engine) -> float:
+        """Seconds of a chain of passes that wait for each other: the longest there is, or nearly.
+
+        Only where it comes to more than the fill: with few micro-batches, or where the model goes down the ranks and
+        up again. Not of long steps, which a search cuts short.
+        """
+        import numpy as np
+
+        most = ROUNDS_KEPT if pipe.schedule.is_v else FEW_ROUNDS
+        if pipe.pp == 1 or self.prices is None or pipe.micro_batches >= most * pipe.pp:
+            return 0.0
+        work, edges = self.works.of(grain, engine), self._edges(grain, pipe, engine)
+        forward, passed, whole = (np.diff(np.take(each, edges)) for each in (work.forward, work.passed, work.whole))
+        first, last = self._joins(grain, pipe)
+        weights = np.zeros_like(whole) if first else whole - passed
+        if last:
+            weights[-1] = 0
+        times = StageTimes(forward, whole - forward - weights, weights)
+        key = "path", pipe, first, last
+        path = self.memo.once(key, lambda: longest_path(pipeline_of(pipe), pipe.micro_batches, times))
+        return path.seconds(times)
 
     def seconds(self, grain: Grain, pipe: Pipe, spread: Spread, piped: Piped) -> Least:
         """Of a step: the larger of its passes and its messages.
@@ -167,10 +196,12 @@ class Bounds:
         parameters of an average rank are gathered, and their gradients reduced after the passes that make them; both
         share a link. Not counted: each message's latency, for they go as one; copies and messages of DeepSpeed.
         """
+        import numpy as np
+
         if self.prices is None or engine_of(spread) is Engine.DEEPSPEED:
             return Least(piped.seconds, 0.0)
         copied = pipe.micro_batches * self._copied_seconds(spread, pipe.micro_batches)
-        passes = float((piped.passes + copied * piped.parameters_of).max())
+        own = piped.passes + copied * piped.parameters_of
         gather, reduce = self._exchanged(grain, pipe.pp, spread)
         before, gathers, reductions = piped.before_reductions, 1.0, 1
         if pipe.pp == 1:
@@ -178,10 +209,14 @@ class Bounds:
             if spread.reduction is Reduction.MICRO_BATCH:
                 before, reductions = before / pipe.micro_batches, pipe.micro_batches
         messages = gathers * gather + reductions * reduce
-        slowed = (1 - 1 / self._slowdown(engine_of(spread))) * messages
-        return Least(max(passes + slowed, messages, before + reductions * reduce), slowed)
+        share = 1 - 1 / self._slowdown(engine_of(spread))
+        # messages while a rank waits for its first pass, or is through with its last, slow nothing down
+        of_ranks = piped.parameters_of / piped.parameters_of.mean()
+        beside = np.maximum(0.0, np.minimum(1.0, of_ranks) * messages - piped.fill)
+        passes = float((own + share * beside).max())
+        return Least(max(passes, piped.through, messages, before + reductions * reduce), share * messages)
 
-    def nbytes(self, grain: Grain, spread: Spread, piped: Piped, micro_batches: int) -> float:
+    def nbytes(self, grain: Grain, spread: Spread, flying: Flying, micro_batches: int) -> float:
         """Bytes of the first pipeline rank at its fullest.
 
         Counted: parameters, the moments of AdamW, SGD and Muon, activations of what is in flight, gradients that wait
@@ -193,13 +228,25 @@ class Bounds:
         shards = spread.fsdp * grain.cp if engine is Engine.SHARDED else 1
         held = of.parameters.nbytes / (replicas if spread.zero == 3 else shards)
         held += self._moment_bytes(of) / (replicas if spread.zero else shards)
-        waits = spread.reduction is Reduction.STEP and engine is not Engine.DEEPSPEED and micro_batches > 1
+        waits = spread.reduction is Reduction.STEP and engine is not Engine.DEEPSPEED
         each = (of.reduced.nbytes if engine is Engine.SHARDED else of.gradients.nbytes) if waits else 0
-        stays = of.numerics.compute.nbytes if engine is Engine.SHARDED and not spread.reshard_after_forward else 0
-        passing = piped.activations + each * piped.whole_gradients + stays * piped.gathered
-        return held * float(piped.parameters_of[0]) + float(passing.max())
+        gathered = 0.0 if engine is not Engine.SHARDED else flying.used if spread.reshard_after_forward else flying.stay
+        passing = flying.activations + each * flying.whole_gradients + of.numerics.compute.nbytes * gathered
+        return held * flying.parameters + float(passing.max())
 
     # --- parts ------------------------------------------------------------------------------------------
+
+    def _joins(self, grain: Grain, pipe: Pipe) -> tuple[bool, bool]:
+        """Are the gradients of weights computed with those of inputs: in the first stage, in the last?"""
+        if not pipe.schedule.splits_backward:
+            return True, True
+        key = "joins", grain.recompute, pipe.schedule, pipe.pp * pipe.virtual_stages
+
+        def joins() -> tuple[bool, bool]:
+            case = self._piped_case(replace(pipeline_of(pipe), recompute=grain.recompute), pipe.micro_batches)
+            return joins_weights(case, 0), joins_weights(case, case.layout.stages - 1)
+
+        return self.memo.once(key, joins)
 
     def _formats(self, engine: Engine) -> Formats:
         grain = next(self.space.grains())[0]
@@ -258,7 +305,7 @@ class Bounds:
         key = "ranks", pipe.pp, pipe.schedule, pipe.virtual_stages
 
         def stages() -> Any:
-            layout = _pipeline(pipe)
+            layout = pipeline_of(pipe)
             return np.array([stages_of_rank(layout, place) for place in range(pipe.pp)])
 
         return self.memo.once(key, stages)
@@ -272,59 +319,31 @@ class Bounds:
         return self.memo.once(key, lambda: self._stage_edges(grain, pipe, work))
 
     def _stage_edges(self, grain: Grain, pipe: Pipe, work: Work) -> list[int]:
-        base = self.space.asked.base
-        layout = replace(_pipeline(pipe), recompute=grain.recompute)
+        layout = replace(pipeline_of(pipe), recompute=grain.recompute)
         if "stage_split" in self.space.others:
             layout = replace(layout, stage_split=self.space.others["stage_split"])
-        workload = replace(base.workload, micro_batches=pipe.micro_batches)
-        case = replace(base, layout=layout, workload=workload, cluster=replace(base.cluster, nodes=1, per_node=0))
+        case = self._piped_case(layout, pipe.micro_batches)
         edges = [work.first_block + end for end in accumulate(block_counts(case), initial=0)]
         return [0, *edges[1:-1], len(work.whole) - 1]
 
-    def _instants(self, pipe: Pipe) -> tuple[Any, Any]:
-        """Of the first rank: how many micro-batches are in flight in each of its stages, and which of them have
-        gradients that wait, at instants that none other is above: [instants, stages] each."""
+    def _piped_case(self, layout: Layout, micro_batches: int) -> Case:
+        """With a pipeline and nothing else."""
+        base = self.space.asked.base
+        workload = replace(base.workload, micro_batches=micro_batches)
+        return replace(base, layout=layout, workload=workload, cluster=replace(base.cluster, nodes=1, per_node=0))
+
+    def _instants(self, pipe: Pipe) -> tuple[Any, Any, Any]:
+        """Of the first rank: how many micro-batches are in flight in each of its stages, which of them have gradients
+        that wait, and which is just through with a backward pass, at instants that none other is above: [instants,
+        stages] each."""
         count = pipe.micro_batches
         kept = count if pipe.schedule is Schedule.GPIPE else kept_of(count, pipe.pp)
         key = "instants", pipe.pp, pipe.schedule, pipe.virtual_stages, kept
 
-        def instants() -> tuple[Any, Any]:
+        def instants() -> tuple[Any, Any, Any]:
             import numpy as np
 
-            found = _instants(pipe, kept)
-            return np.array([flying for flying, _ in found]), np.array([done for _, done in found])
+            flying, done, used = np.split(instants_of(pipe, kept), 3, axis=1)
+            return flying, done > 0, used > 0
 
         return self.memo.once(key, instants)
-
-
-def _instants(pipe: Pipe, micro_batches: int) -> list[tuple[tuple[int, ...], tuple[bool, ...]]]:
-    layout = _pipeline(pipe)
-    if pipe.pp == 1:
-        return [((1,), (micro_batches > 1,))]
-    stages = stages_of_rank(layout, 0)
-    place = {stage: index for index, stage in enumerate(stages)}
-    flying, done = [0] * len(stages), [False] * len(stages)
-    found: set[tuple[tuple[int, ...], tuple[bool, ...]]] = set()
-    order = order_of(layout, micro_batches, 0)
-    last = {action.stage: at for at, action in enumerate(order)}
-    for at, action in enumerate(order):
-        index = place[action.stage]
-        if action.kind is Pass.FORWARD:
-            flying[index] += 1
-            found.add((tuple(flying), tuple(done)))
-        else:
-            # of a backward pass in two, what the second half still needs is not counted
-            flying[index] -= action.kind is not Pass.WEIGHT
-            # gradients are reduced, and parameters freed, after a stage's last pass
-            done[index] = at < last[action.stage] and (done[index] or action.kind is not Pass.INPUT)
-    return [each for each in found if not any(_is_above(other, each) for other in found)]
-
-
-def _is_above(one: tuple[tuple[int, ...], tuple[bool, ...]], other: tuple[tuple[int, ...], tuple[bool, ...]]) -> bool:
-    """Does it hold all that the other does, and more?"""
-    pairs = [*zip(one[0], other[0], strict=True), *zip(one[1], other[1], strict=True)]
-    return one != other and all(mine >= theirs for mine, theirs in pairs)
-
-
-def _pipeline(pipe: Pipe) -> Layout:
-    return Layout(pp=pipe.pp, schedule=pipe.schedule, virtual_stages=pipe.virtual_stages)

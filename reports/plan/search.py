@@ -9,14 +9,15 @@ from __future__ import annotations
 
 import heapq
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass, field
 from itertools import count
 from math import inf
 from typing import NamedTuple
 
 from memory.search import Search as MemorySearch
-from reports.plan.bounds import Bounds, Piped
+from parallelism.simulator.engine import Deadlock
+from reports.plan.bounds import Bounds, Least, Piped
 from reports.plan.space import Grain, Pipe, Space, Spread
 from reports.plan.work import Engine, engine_of
 from suite.case import Case
@@ -29,12 +30,17 @@ BATCH = 64
 
 
 class Found(NamedTuple):
-    """A layout that may fit: about what it takes, as a whole simulation would have it, and its peak."""
+    """A layout that may fit: about what it takes, as a whole simulation would have it; what it takes as searched, and
+    at the least, which are less; and its peak."""
 
     seconds: float
-    peak_bytes: int
+    searched: float
+    least: float
     order: int
+    peak_bytes: int
     case: Case
+    alike: Hashable
+    """layouts with this have what a search leaves out in the same proportion, or nearly"""
 
 
 @dataclass
@@ -59,7 +65,8 @@ class _Family(NamedTuple):
     grain: Grain
     engine: Engine
     pp: int
-    pipe: Pipe | None
+    pipe: Pipe | None = None
+    spreads: tuple[tuple[Spread, Least], ...] = ()  # those that may fit, once they have been looked at
     spread: Spread | None = None
     slowed: float = 0.0
 
@@ -80,26 +87,49 @@ class Search:
         self._heap: list[_Family] = []
         self._waiting: list[tuple[Case, int, _Family]] = []
         self._found: list[Found] = []
+        self._ratios: dict[Hashable, float] = {}
         for grain, pp in self.space.grains():
             self._put_grain(grain, pp)
 
     def next(self) -> Found | None:
         """The fastest that may fit of those not given yet; None where there is no other."""
-        while self._heap or self._waiting:
+        while self._heap or self._waiting or self._found:
             lowest = self._heap[0].bound if self._heap else inf
             is_found = bool(self._found) and self._found[0].seconds <= lowest
             if self._waiting and (is_found or len(self._waiting) >= BATCH or not self._heap):
                 self._time()
             elif is_found:
-                break
+                found = heapq.heappop(self._found)
+                about = self._about(found.searched, found.seconds, found.alike)
+                if about <= found.seconds:
+                    return found
+                heapq.heappush(self._found, found._replace(seconds=about))
             else:
                 self._open(heapq.heappop(self._heap))
-        return heapq.heappop(self._found) if self._found else None
+        return None
+
+    def learn(self, found: Found, seconds: float) -> None:
+        """What one of those given takes as a whole: layouts that are alike are put in order by it."""
+        self._ratios[found.alike] = seconds / found.searched
+
+    def _about(self, searched: float, least: float, alike: Hashable) -> float:
+        return max(least, searched * self._ratios.get(alike, 0.0))
 
     @property
     def floor_seconds(self) -> float:
         """What any layout takes at the least that was not given."""
-        return min(self._heap[0].bound if self._heap else inf, self._found[0].seconds if self._found else inf)
+        return min(self._least_bound, min((found.least for found in self._found), default=inf))
+
+    @property
+    def next_seconds(self) -> float:
+        """About what the next takes; inf where there is none."""
+        return min(self._least_bound, self._found[0].seconds if self._found else inf)
+
+    @property
+    def _least_bound(self) -> float:
+        """Of those that are not timed yet."""
+        waiting = min((family.bound for _, _, family in self._waiting), default=inf)
+        return min(waiting, self._heap[0].bound if self._heap else inf)
 
     # --- families ---------------------------------------------------------------------------------------
 
@@ -119,74 +149,94 @@ class Search:
                 self.tally.too_large += self._count(grain, pipes.legal, engine)
                 continue
             bound = self.bounds.busy_seconds(plain, pp, pipes.legal[0].micro_batches, engine)
-            self._put(bound, grain, engine, pp)
+            self._put(_Family(bound, 0, grain, engine, pp))
             self.tally.left += self._count(grain, pipes.legal, engine)
 
     def _open(self, family: _Family) -> None:
-        _, _, grain, engine, pp, pipe, spread, _ = family
-        if pipe is None:
-            self._put_pipes(grain, pp, engine, family.bound)
-        elif spread is None:
-            self._put_spreads(grain, pipe, engine)
+        if family.spread is not None:
+            self._try(family)
+        elif family.pipe is None:
+            self._put_pipes(family)
+        elif not family.spreads:
+            self._put_pipe(family, family.pipe)
         else:
-            self.tally.left -= 1
-            self._try(grain, pipe, spread, family)
+            for spread, least in family.spreads:
+                bound = max(family.bound, least.seconds)
+                self._put(family._replace(bound=bound, spreads=(), spread=spread, slowed=least.slowed))
 
-    def _put_pipes(self, grain: Grain, pp: int, engine: Engine, bound: float) -> None:
+    def _put_pipes(self, family: _Family) -> None:
+        grain, engine, pp = family.grain, family.engine, family.pp
         pipes = self.space.pipes(grain, pp).legal
         if self.bounds.least_bytes(grain, pp, engine) > self.limit:
-            number = self._count(grain, pipes, engine)
-            self.tally.left -= number
-            self.tally.too_large += number
+            self._leave_out(self._count(grain, pipes, engine))
             return
         own = self.bounds.busy_seconds(grain, pp, pipes[0].micro_batches, engine)
-        if own > bound:  # priced by itself now: it waits for its turn
-            self._put(own, grain, engine, pp)
+        if own > family.bound:  # priced by itself now: it waits for its turn
+            self._put(family._replace(bound=own))
             return
         for pipe in pipes:
-            self._put(self._piped(grain, pipe, engine).seconds, grain, engine, pp, pipe)
+            self._put(family._replace(bound=self._piped(grain, pipe, engine).seconds, pipe=pipe))
 
-    def _put_spreads(self, grain: Grain, pipe: Pipe, engine: Engine) -> None:
-        piped = self._piped(grain, pipe, engine)
-        for spread in self._spreads(grain, pipe, engine):
-            if self.bounds.nbytes(grain, spread, piped, pipe.micro_batches) > self.limit:
-                self.tally.left -= 1
-                self.tally.too_large += 1
-            else:
-                least = self.bounds.seconds(grain, pipe, spread, piped)
-                self._put(least.seconds, grain, engine, pipe.pp, pipe, spread, least.slowed)
+    def _put_pipe(self, family: _Family, pipe: Pipe) -> None:
+        """Again, with a tighter bound, and with the spreads that may fit."""
+        grain, engine, bounds = family.grain, family.engine, self.bounds
+        piped, spreads = self._piped(grain, pipe, engine), self._spreads(grain, pipe, engine)
+        flying = bounds.flying(grain, pipe, engine)
+        small = [each for each in spreads if bounds.nbytes(grain, each, flying, pipe.micro_batches) <= self.limit]
+        self._leave_out(len(spreads) - len(small))
+        if small:
+            found = tuple((each, bounds.seconds(grain, pipe, each, piped)) for each in small)
+            least = min(least.seconds for _, least in found)
+            bound = max(family.bound, least, bounds.longest(grain, pipe, engine))
+            self._put(family._replace(bound=bound, spreads=found))
+
+    def _leave_out(self, number: int) -> None:
+        self.tally.left -= number
+        self.tally.too_large += number
 
     def _piped(self, grain: Grain, pipe: Pipe, engine: Engine) -> Piped:
         return self.bounds.memo.once(("piped", grain, pipe, engine), lambda: self.bounds.piped(grain, pipe, engine))
 
-    def _try(self, grain: Grain, pipe: Pipe, spread: Spread, family: _Family) -> None:
+    def _try(self, family: _Family) -> None:
         """Its memory; where it may fit, it waits for its time."""
+        assert family.pipe is not None
+        assert family.spread is not None
         try:
-            case = self.space.case(grain, pipe, spread)
+            case = self.space.case(family.grain, family.pipe, family.spread)
             peak = self.memory.peak_bytes(case)
         except SpecError as error:
+            self.tally.left -= 1
             self.tally.refused[str(error)] += 1
             return
         if peak > self.limit:
-            self.tally.too_large += 1
-            return
-        self._waiting.append((case, peak, family))
+            self._leave_out(1)
+        else:
+            self._waiting.append((case, peak, family))
 
     def _time(self) -> None:
-        times = self.seconds([case for case, _, _ in self._waiting])
-        for time, (case, peak, family) in zip(times, self._waiting, strict=True):
-            # searched times leave out what compute loses beside messages, most of which are hidden behind it
-            about = max(time + family.slowed, family.bound)
-            heapq.heappush(self._found, Found(about, peak, next(self._orders), case))
-        self.tally.timed += len(self._waiting)
-        self._waiting = []
+        waiting, self._waiting = self._waiting, []
+        self.tally.left -= len(waiting)
+        try:
+            self._keep(waiting, self.seconds([case for case, _, _ in waiting]))
+        except (SpecError, Deadlock):
+            for one in waiting:
+                try:
+                    self._keep([one], self.seconds([one[0]]))
+                except (SpecError, Deadlock) as error:
+                    self.tally.untimed[str(error)] += 1
 
-    def _put(
-        self, bound: float, grain: Grain, engine: Engine, pp: int, pipe: Pipe | None = None,
-        spread: Spread | None = None, slowed: float = 0.0,
-    ) -> None:  # fmt: skip
-        order = next(self._orders)
-        heapq.heappush(self._heap, _Family(bound, order, grain, engine, pp, pipe, spread, slowed))
+    def _keep(self, waiting: Sequence[tuple[Case, int, _Family]], times: Sequence[float]) -> None:
+        self.tally.timed += len(waiting)
+        for time, (case, peak, family) in zip(times, waiting, strict=True):
+            # searched times leave out what compute loses beside messages, most of which are hidden behind it
+            least = max(time, family.bound)
+            reshards = family.spread is not None and family.spread.reshard_after_forward
+            alike = family.grain.recompute, family.pipe, family.engine, reshards
+            about = self._about(time, max(time + family.slowed, least), alike)
+            heapq.heappush(self._found, Found(about, time, least, next(self._orders), peak, case, alike))
+
+    def _put(self, family: _Family) -> None:
+        heapq.heappush(self._heap, family._replace(order=next(self._orders)))
 
     def _engines(self, grain: Grain, pp: int) -> list[Engine]:
         is_whole = grain.tp == grain.cp == pp == 1 and self.space.asked.gpus > 1

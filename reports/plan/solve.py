@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import gc
+from bisect import insort
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
-from math import inf, isfinite
+from itertools import count
+from typing import NamedTuple
 
 from memory.assessment import Assessment
 from memory.search import Search as MemorySearch
@@ -18,8 +23,8 @@ from suite.case import Case
 from suite.hardware import DeviceKind
 from suite.parse import require
 
-#: most layouts that are simulated whole, for each that is asked for
-WHOLE = 3
+#: share by which a layout may take less than it was thought to from layouts like it; most layouts that are simulated
+LEEWAY, MOST_SIMULATED = 0.006, 100
 
 
 @dataclass(frozen=True)
@@ -87,22 +92,31 @@ class Solver:
         """The best layouts of a question, by its objective; fewer where fewer fit. `limit` is the most bytes that one
         may need, by default what the device has.
 
-        Layouts come by what they take at the least. Each is simulated whole, until no other can be among the best, or
-        so many were that the rest is left at what it takes at the least.
+        Layouts come in the order of about what they take. Each is simulated whole, until none that is left is likely
+        to be among the best; those are then looked at for what torch's allocator makes of them, best first.
         """
-        search = self.search(asked, limit_bytes(asked) if limit is None else limit)
-        best: list[Answer] = []
-        for _ in range(WHOLE * asked.best):
-            slowest = best[-1].seconds if len(best) == asked.best else inf
-            if search.floor_seconds >= slowest or (found := search.next()) is None:
+        with _no_collection():
+            return self._plan(asked, self.search(asked, limit_bytes(asked)))
+
+    def _plan(self, asked: Asked, search: Search) -> Plan:
+        simulated: list[_Simulated] = []
+        answers: list[Answer] = []
+        for number in count():
+            wanted = asked.best - len(answers)
+            if wanted and _may_miss(search, simulated, wanted, number) and (found := search.next()) is not None:
+                simulation = self.timing.whole(found.case)
+                search.learn(found, simulation.step_seconds)
+                insort(simulated, _Simulated(simulation.step_seconds, found.peak_bytes, number, simulation))
+            elif wanted and simulated:
+                simulation = simulated.pop(0).simulation
+                assessment = Assessment(self.memory.model(simulation.case), asked.device)
+                if assessment.is_at_least(asked.accept):
+                    answers.append(Answer(asked, simulation, assessment))
+            else:
                 break
-            simulation = self.timing.whole(found.case)
-            if simulation.step_seconds >= slowest:
-                continue
-            assessment = Assessment(self.memory.model(found.case), asked.device)
-            if assessment.is_at_least(asked.accept):
-                best = sorted([*best, Answer(asked, simulation, assessment)], key=_order)[: asked.best]
-        return Plan(asked, tuple(best), search.tally, search.floor_seconds, (asked.gpus,))
+        answers.sort(key=lambda answer: (answer.seconds, answer.peak_bytes))
+        floor = min([search.floor_seconds, *(each.seconds for each in simulated)])
+        return Plan(asked, tuple(answers), search.tally, floor, (asked.gpus,))
 
     def search(self, asked: Asked, limit: float) -> Search:
         """Of layouts that need at most so many bytes."""
@@ -110,8 +124,33 @@ class Solver:
         return Search(space, Bounds(space, self.timing.prices), limit, self.timing.seconds, self.memory)
 
 
-def _order(answer: Answer) -> tuple[float, int]:
-    return answer.seconds, answer.peak_bytes
+@contextmanager
+def _no_collection() -> Iterator[None]:
+    """Without looks for garbage that refers to itself: a search makes none, and all that it keeps would be gone
+    through again and again."""
+    was_on = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_on:
+            gc.enable()
+
+
+class _Simulated(NamedTuple):
+    """A layout whose peak fits, in order of its seconds."""
+
+    seconds: float
+    peak_bytes: int
+    number: int
+    simulation: Simulation
+
+
+def _may_miss(search: Search, simulated: Sequence[_Simulated], wanted: int, number: int) -> bool:
+    """Is one of the best that are wanted perhaps among those that were not simulated?"""
+    if len(simulated) < wanted:
+        return True
+    return number < MOST_SIMULATED and search.next_seconds < simulated[wanted - 1].seconds * (1 + LEEWAY)
 
 
 def limit_bytes(asked: Asked) -> float:

@@ -21,8 +21,8 @@ from suite.parse import SpecError
 
 P = TypeVar("P", bound="Pipe | Spread")
 
-#: largest micro-batch, fewest tokens of a context rank, stages a rank, that are tried unless fixed
-MOST_SEQUENCES, LEAST_TOKENS, STAGES = 8, 512, (1, 2, 3, 4, 6, 8)
+#: largest micro-batch, fewest tokens of a context rank, most stages a rank, that are tried unless fixed
+MOST_SEQUENCES, LEAST_TOKENS, MOST_STAGES = 8, 512, 8
 RECOMPUTE = tuple(map(Recompute.parse, ("none", "selective", "selective-op", "every-4", "every-2", "full")))
 
 
@@ -143,6 +143,18 @@ class Space:
         return cache(lambda tp, cp, context: self._refusal(Layout(tp=tp, cp=cp, context=context), 1))
 
     @cached_property
+    def _of_spread(self) -> Callable[[Spread], str]:
+        """What the rules about a workload say of it: of optimizers and number formats that cannot be sharded so."""
+
+        @cache
+        def of_spread(spread: Spread) -> str:
+            # context ranks are replicas too: a layout of one replica without them could not be
+            replicas = 2 if spread.zero and spread.engine is Engine.TORCH else spread.dp
+            return self._refusal(Layout(**spread._replace(dp=replicas)._asdict()), 2)
+
+        return of_spread
+
+    @cached_property
     def _pipes(self) -> Callable[[int, int], Pipes]:
         @cache
         def pipes(pp: int, count: int) -> Pipes:
@@ -161,12 +173,21 @@ class Space:
         if pp == 1:
             return [Pipe(1, Schedule.ONE_F_ONE_B, 1, count)]
         found, layers = [], self.asked.base.model.layers
-        tried = (self.asked.fixed["virtual_stages"],) if "virtual_stages" in self.asked.fixed else STAGES
         for schedule in Schedule:
             low, high = schedule.stages_a_rank
             most = min(high or layers, layers // pp)
-            found += [Pipe(pp, schedule, stages, count) for stages in tried if low <= stages <= most]
+            found += [Pipe(pp, schedule, stages, count) for stages in self._stages(layers, pp) if low <= stages <= most]
         return found
+
+    def _stages(self, layers: int, pp: int) -> list[int]:
+        """Stages a rank: powers of two, and what gives every stage as many blocks."""
+        if "virtual_stages" in self.asked.fixed:
+            return [self.asked.fixed["virtual_stages"]]
+        return [
+            stages
+            for stages in range(1, MOST_STAGES + 1)
+            if stages & (stages - 1) == 0 or (layers % pp == 0 and (layers // pp) % stages == 0)
+        ]
 
     def _refusal(self, layout: Layout, micro_batches: int) -> str:
         base = self.asked.base
@@ -181,7 +202,8 @@ class Space:
             is_whole = not (alike.tp or alike.cp or alike.pp)
             legal, refused = [], Counter[str]()
             for each in self._fixed(_all_spreads(ranks, alike.cp, is_whole, accumulates)):
-                why = _refused(alike, each._replace(dp=min(2, each.dp), fsdp=min(2, each.fsdp)))
+                small = each._replace(dp=min(2, each.dp), fsdp=min(2, each.fsdp))
+                why = _refused(alike, small) or self._of_spread(small)
                 if why:
                     refused[why] += 1
                 else:

@@ -33,4 +33,4 @@ def timing_of(base: Case, calibration: Calibration | None) -> Timing:
     if base.cluster.device == "cpu":
         return Timing(lambda cases: [whole(case).step_seconds for case in cases], whole, None)
     search = StepSearch()
-    return Timing(search.seconds, whole, search)
+    return Timing(search.seconds, search.simulation, search)

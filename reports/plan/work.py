@@ -66,9 +66,11 @@ class Prices(Protocol):
 @dataclass(frozen=True)
 class Work:
     """Sums over the model's segments in forward order, each list one longer than they are: seconds of a micro-batch's
-    forward pass and of all of it, bytes kept from forward to backward, parameters of a tensor rank."""
+    forward pass, of all but the gradients of weights and of all of it, bytes kept from forward to backward, parameters
+    of a tensor rank."""
 
     forward: Sequence[float]
+    passed: Sequence[float]
     whole: Sequence[float]
     kept: Sequence[float]
     parameters: Sequence[float]
@@ -119,9 +121,10 @@ class Works:
 
     def _work(self, grain: Grain, engine: Engine) -> Work:
         rows = self._mixed(grain, engine) if grain.recompute.kind is RecomputeKind.EVERY else self._rows(grain, engine)
-        forward, backward, kept, parameters = zip(*rows.of, strict=True)
-        whole = map(sum, zip(forward, backward, strict=True))
-        return Work(_sums(forward), _sums(whole), _sums(kept), _sums(parameters), rows.first_block)
+        forward, inputs, weights, kept, parameters = zip(*rows.of, strict=True)
+        passed = list(map(sum, zip(forward, inputs, strict=True)))
+        whole = map(sum, zip(passed, weights, strict=True))
+        return Work(_sums(forward), _sums(passed), _sums(whole), _sums(kept), _sums(parameters), rows.first_block)
 
     def _rows(self, grain: Grain, engine: Engine) -> _Rows:
         return self.memo.once(("rows", grain, engine), lambda: self._priced(grain, engine))
@@ -134,10 +137,11 @@ class Works:
         found = []
         for place, (placed, unit) in enumerate(zip(ledger.segments, units, strict=True)):
             forward = unit.forward.seconds if unit else 0.0
-            backward = unit.backward.seconds + unit.rerun.seconds if unit else 0.0
+            inputs = unit.inputs.seconds + unit.rerun.seconds if unit else 0.0
+            weights = unit.weights.seconds if unit else 0.0
             # what the head keeps is freed as it comes, where the loss is computed
             stays = kept[placed.segment] if place in ledger.blocks else 0
-            found.append(_Row(forward, backward, stays, placed.segment.parameters))
+            found.append(_Row(forward, inputs, weights, stays, placed.segment.parameters))
         return _Rows(tuple(found), ledger.blocks.start)
 
     def _mixed(self, grain: Grain, engine: Engine) -> _Rows:
@@ -158,7 +162,8 @@ class Works:
 
 class _Row(NamedTuple):
     forward: float
-    backward: float
+    inputs: float
+    weights: float
     kept: int
     parameters: int
 
