@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Mapping
 from typing import Any
 
 from parallelism.zero.config import STAGE_3_SETTINGS, deepspeed_config
@@ -25,7 +26,13 @@ def deepspeed(case: Case) -> Handover:
     """The case as ds_config.json, what it cannot say under `_comment`. SpecError for tp, cp and pp."""
     near, differing = zero_form(case)
     document = _document(case, near)
-    unsaid = (*differing, *_optimizer_lines(case), *_schedule_lines(case), *_code_lines(case))
+    unsaid = (
+        *differing,
+        *_prefetch_lines(document),
+        *_optimizer_lines(case),
+        *_schedule_lines(case),
+        *_code_lines(case),
+    )
     usage = f"{_launch(case)} TRAIN.py --deepspeed --deepspeed_config {FILENAME}"
     text = json.dumps({COMMENT: list(unsaid)} | document, indent=2, allow_nan=False) + "\n"
     return Handover(text, FILENAME, unsaid, usage)
@@ -75,6 +82,16 @@ def _optimizer(case: Case) -> dict[str, Any] | None:
     if kind is OptimizerKind.ADAFACTOR:
         return {"type": "Adafactor", "params": params | {"foreach": kernels["foreach"]}}
     return None
+
+
+def _prefetch_lines(document: Mapping[str, Any]) -> list[str]:
+    """What DeepSpeed would do by itself, and the estimate does not have it do."""
+    held = [key for key in STAGE_3_SETTINGS if key in document["zero_optimization"]]
+    if not held:
+        return []
+    return [
+        f"{', '.join(held)} 0: nothing is prefetched or kept, as estimated; leave them out for DeepSpeed's defaults"
+    ]
 
 
 def _optimizer_lines(case: Case) -> list[str]:

@@ -12,7 +12,11 @@
   function remember(key, value) {
     value ? state.set(key, value) : state.delete(key);
     const hash = new URLSearchParams(Array.from(state)).toString();
-    history.replaceState(null, "", hash ? "#?" + hash : location.pathname + location.search);
+    try {
+      history.replaceState(null, "", hash ? "#?" + hash : "#");
+    } catch {
+      // a page inside another, or one that may not name itself: what is shown is not kept in the address
+    }
   }
 
   // what is sorted and filtered: a table's rows, or its groups of rows where it has several
@@ -139,7 +143,7 @@
   }
 
   function openTarget() {
-    const target = location.hash.length > 1 && document.getElementById(decodeURIComponent(location.hash.slice(1)));
+    const target = /^#[\w.-]+$/.test(location.hash) && document.getElementById(location.hash.slice(1));
     let details = target && target.closest("details");
     const closed = details && !details.open;
     for (; details; details = details.parentElement.closest("details")) details.open = true;
@@ -149,8 +153,12 @@
   document.querySelectorAll("table.sortable").forEach(makeSortable);
   document.querySelectorAll("[data-filter]").forEach(makeFilterable);
   window.addEventListener("hashchange", openTarget);
+  // paper shows what is folded; afterwards the screen is as it was
+  let opened = [];
   window.addEventListener("beforeprint", () => {
-    document.querySelectorAll("details").forEach((details) => (details.open = true));
+    opened = Array.from(document.querySelectorAll("details:not([open])"));
+    opened.forEach((details) => (details.open = true));
   });
+  window.addEventListener("afterprint", () => opened.splice(0).forEach((details) => (details.open = false)));
   openTarget();
 })();
