@@ -108,7 +108,7 @@ def test_an_unknown_suite_is_refused_with_the_known_ones() -> None:
     with pytest.raises(
         SpecError,
         match=r"^--suite: 'nightly' is not known; known: default, quick, strategies, peers, memory, memory-pairs,"
-        r" kv, kv-times, kv-pairs, kv-matrix, speed$",
+        r" kv, kv-times, kv-pairs, kv-matrix, plan, speed$",
     ):
         suite_of("nightly")
     with pytest.raises(SpecError, match=r"did you mean default\?$"):
