@@ -53,7 +53,7 @@ class _Planner:
     def plan(self) -> StepPlan:
         """All of it."""
         layout, crowd = self.case.layout, self.costs.crowd
-        cores, is_sharded = self.costs.calibration.machine.cores, layout.fsdp > 1
+        cores, is_each = self.costs.calibration.machine.cores, layout.reduction is Reduction.MICRO_BATCH
         finish = [self._finish(place) for place in range(layout.pp)]
         agree = max(dict(cost.blocking).get(Part.NORM, 0.0) for cost in finish)
         return StepPlan(
@@ -62,9 +62,10 @@ class _Planner:
             finish=tuple(_without(cost, Part.NORM) if agree else cost for cost in finish),
             agree=agree,
             gathers=Issue.BLOCKING,
-            reductions=Issue.BLOCKING if is_sharded else Issue.STREAMS,
+            # DDP's last buckets are waited for at the end of every backward pass that reduces
+            reductions=Issue.BLOCKING if layout.fsdp > 1 or is_each else Issue.STREAMS,
             gathers_ahead=(0, 0),
-            reduces_each=layout.reduction is Reduction.MICRO_BATCH,
+            reduces_each=is_each,
             cores=(float(cores), float(crowd.threads)),
             ranks_a_place=layout.world_size // layout.pp,
         )

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from suite.hardware.calibration import Calibration
 
 #: layouts of a question that are run, and how many of them are those predicted fastest
-MOST, FASTEST = 20, 5
+MOST, FASTEST = 12, 5
 #: steps of a layout: three settle, the others are read
 STEPS = 9
 #: times alone: small cases of one pass share launches

@@ -9,7 +9,8 @@ from dataclasses import replace
 from typing import NamedTuple
 
 from reports.plan.asked import PER_NODE, Asked
-from reports.plan.bounds import Bounds, Piped
+from reports.plan.bounds import Bounds
+from reports.plan.instants import Flying
 from reports.plan.solve import Solver, limit_bytes
 from reports.plan.space import Grain, Pipe, Space, Spread
 from reports.plan.work import Engine, engine_of
@@ -71,12 +72,12 @@ def _bounded(space: Space, bounds: Bounds) -> Iterator[tuple[float, Grain, Pipe,
         if space.refuses_grain(grain):
             continue
         for pipe in space.pipes(grain, pp).legal:
-            piped: dict[Engine, Piped] = {}
+            flying: dict[Engine, Flying] = {}
             for spread in space.spreads(grain, pipe).legal:
                 engine = engine_of(spread)
-                if engine not in piped:
-                    piped[engine] = bounds.piped(grain, pipe, engine)
-                yield bounds.nbytes(grain, spread, piped[engine], pipe.micro_batches), grain, pipe, spread
+                if engine not in flying:
+                    flying[engine] = bounds.flying(grain, pipe, engine)
+                yield bounds.nbytes(grain, spread, flying[engine], pipe.micro_batches), grain, pipe, spread
 
 
 def _enough(solver: Solver, asked: Asked) -> str:

@@ -8,6 +8,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from itertools import count
+from math import isfinite
 from typing import NamedTuple
 
 from memory.assessment import Assessment
@@ -96,7 +97,7 @@ class Solver:
         to be among the best; those are then looked at for what torch's allocator makes of them, best first.
         """
         with _no_collection():
-            return self._plan(asked, self.search(asked, limit_bytes(asked)))
+            return self._plan(asked, self.search(asked, limit_bytes(asked) if limit is None else limit))
 
     def _plan(self, asked: Asked, search: Search) -> Plan:
         simulated: list[_Simulated] = []
