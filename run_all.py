@@ -20,6 +20,7 @@ from reports.regress.verb import add_compare_flags, run_compare
 from reports.streams import abandon_output, open_streams, output, tell
 from suite import flags
 from suite.case import Case
+from suite.files import write_whole
 from suite.parse import SpecError, require, shown
 
 _OPERANDS = {
@@ -184,6 +185,11 @@ def validate(options: argparse.Namespace) -> int:
     from reports.validate import validate_tables, validation_mapping
 
     found = validate_tables(options.tables, options.fit)
+    if options.page is not None:
+        from reports.validation_page import render_validation
+
+        write_whole(Path(options.page), render_validation(found))
+        tell(f"wrote {options.page}")
     if options.json:
         print(json.dumps(validation_mapping(found), allow_nan=False))
     else:
@@ -277,6 +283,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     held.add_argument("--fit", metavar="TABLE.csv", nargs="+", default=(), help="fit constants on split = fit of these")
     held.add_argument("--rows", action="store_true", help="every row, not the scores alone")
+    held.add_argument("--page", metavar="FILE.html", help="write a page: scores, figures, every row")
     verb(strategies)
     verb(models).add_argument("--devices", action="store_true", help="list devices instead")
     return parser

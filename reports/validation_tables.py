@@ -16,9 +16,14 @@ from suite.published import TableKind
 from suite.units import bytes_text, number_text, percent_text
 
 _ALARM = "bold red"
-#: the columns of scores and the characters that each takes
 #: words in the names of quantities that are bytes
 _BYTES = ("bytes", "fits", "kv_kib", "weights", "optimizer", "activations", "states", "profile_")
+#: words in the names of other quantities, the first that is there counts, and the unit of their figures
+_UNITS = (
+    ("pct", "%"), ("tokens_per_s", "tokens/s"), ("samples_per_s", "samples/s"), ("images_per_s", "images/s"),
+    ("seconds", "s"), ("tflops", "TFLOP/s"), ("tokens", "tokens"), ("blocks", "blocks"),
+)  # fmt: skip
+#: the columns of scores and the characters that each takes
 _WIDTHS = {"rows": 4, "mean": 8, "worst": 9, "bias": 9, "exact": 5, "fitted": 6, "skipped": 7}
 
 
@@ -81,8 +86,8 @@ def row_table(found: TableResult, quantity: QuantityResult) -> Table:
     for result in quantity.results:
         table.add_row(
             _text(f"{result.row.row_id} {result.row.text('model')}".strip()),
-            _text(_figure(result, result.published)),
-            _text(_figure(result, result.prediction.value)),
+            _text(figure_text(quantity.quantity, result.published)),
+            _text(figure_text(quantity.quantity, result.prediction.value)),
             _error(result),
             _text("; ".join((result.prediction.basis, *result.prediction.assumed)), "dim"),
         )
@@ -115,19 +120,31 @@ def skip_reasons(found: TableResult) -> dict[str, int]:
     return dict(Counter(skip.reason for quantity in found.quantities for skip in quantity.skipped).most_common())
 
 
-def _figure(result: Result, value: float | None) -> str:
-    """Bytes as bytes, anything else as a bare number; an OOM has no figure."""
+def figure_text(quantity: str, value: float | None) -> str:
+    """A figure with its unit: bytes in a readable one, others with six digits. A run without memory has none."""
     if value is None:
         return "out of memory"
-    quantity = result.row.quantity
-    is_bytes = any(word in quantity for word in _BYTES)
-    return bytes_text(value) if is_bytes and "pct" not in quantity else number_text(value, 6)
+    if any(word in quantity for word in _BYTES) and "pct" not in quantity:
+        return bytes_text(value)
+    return f"{number_text(value, 6)} {unit_of(quantity)}".strip()
+
+
+def unit_of(quantity: str) -> str:
+    """The unit of a quantity's figures; empty for bytes, whose unit goes with their size, and for bare numbers."""
+    if any(word in quantity for word in _BYTES) and "pct" not in quantity:
+        return ""
+    return next((unit for word, unit in _UNITS if word in quantity), "")
+
+
+def error_text(result: Result) -> str:
+    """'+1.60 %'; of a run that ended without memory, whether the prediction is larger, too."""
+    if result.exceeds is not None:
+        return "larger, too" if result.exceeds else "predicted to fit"
+    return percent_text(result.error, signed=True) + (" (fitted on)" if result.is_fitted else "")
 
 
 def _error(result: Result) -> Text:
-    if result.exceeds is not None:
-        return _text("larger, too" if result.exceeds else "predicted to fit", "" if result.exceeds else _ALARM)
-    return _text(percent_text(result.error, signed=True) + (" (fitted on)" if result.is_fitted else ""))
+    return _text(error_text(result), _ALARM if result.exceeds is False else "")
 
 
 def _table(title: str) -> Table:

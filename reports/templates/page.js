@@ -7,16 +7,14 @@
     us: 1e-6, ms: 1e-3, s: 1, min: 60, h: 3600, days: 86400, k: 1e3, m: 1e6,
   };
   const CONDITION = /^([^<>=]*)(<=|>=|<|>|=)([+-]?\d[\d.,]*(?:e[+-]?\d+)?)([a-z%]*)$/;
+  const SHOWN = /^([+-]?\d[\d.,]*(?:e[+-]?\d+)?)\s*([a-z%]*)/;
+  const LEAST_ROWS = 4; // of a table that gets a filter
   const state = new Map(new URLSearchParams(location.hash.startsWith("#?") ? location.hash.slice(2) : ""));
 
   function remember(key, value) {
     value ? state.set(key, value) : state.delete(key);
     const hash = new URLSearchParams(Array.from(state)).toString();
-    try {
-      history.replaceState(null, "", hash ? "#?" + hash : "#");
-    } catch {
-      // a page inside another, or one that may not name itself: what is shown is not kept in the address
-    }
+    history.replaceState(null, "", hash ? "#?" + hash : location.pathname + location.search);
   }
 
   // what is sorted and filtered: a table's rows, or its groups of rows where it has several
@@ -28,12 +26,17 @@
     return (unit.rows ? unit.rows[0] : unit).cells[column];
   }
 
-  // null: not known. A number where the cell says so, else its text
+  // null: not known. What the cell says it is, else a number read as shown ('1.50 KiB'), else the text
   function valueOf(unit, column) {
     const cell = cellOf(unit, column);
     if (!cell) return null;
-    if (cell.dataset.sort === undefined) return cell.textContent.trim().toLowerCase() || null;
-    return cell.dataset.sort === "" ? null : Number(cell.dataset.sort);
+    if (cell.dataset.sort !== undefined) return cell.dataset.sort === "" ? null : Number(cell.dataset.sort);
+    const text = cell.textContent.trim().toLowerCase();
+    if (!text || text === "n/a") return null;
+    if (!cell.classList.contains("n")) return text;
+    const found = SHOWN.exec(text);
+    if (!found) return text === "exact" ? 0 : text;
+    return Number(found[1].replace(/,/g, "")) * (SIZES[found[2]] || 1);
   }
 
   function compare(a, b) {
@@ -64,6 +67,7 @@
     }
 
     headings.forEach((heading, column) => {
+      if (heading.hasAttribute("data-unsorted")) return;
       const button = document.createElement("button");
       button.type = "button";
       button.append(...heading.childNodes);
@@ -93,12 +97,12 @@
   // one word of a filter as a test of a row: 'tp8' (contains), '-tp8' (does not), 'step<10ms', '>10' (any column)
   function testOf(word, table) {
     const found = CONDITION.exec(word);
-    if (!found || SIZES[found[4]] === undefined) {
+    const columns = found ? headingTexts(table).flatMap((heading, place) => (heading.includes(found[1]) ? [place] : [])) : [];
+    if (!columns.length || SIZES[found[4]] === undefined) {
       const without = word.length > 1 && word.startsWith("-") && Number.isNaN(Number(word));
       const text = without ? word.slice(1) : word;
       return (row) => row.text.includes(text) !== without;
     }
-    const columns = headingTexts(table).flatMap((heading, place) => (heading.includes(found[1]) ? [place] : []));
     const limits = columns.map((column) => Number(found[3].replace(/,/g, "")) * SIZES[found[4] || bareUnit(table, column)]);
     const holds = { "<": (a, b) => a < b, ">": (a, b) => a > b, "<=": (a, b) => a <= b, ">=": (a, b) => a >= b, "=": (a, b) => a === b };
     return (row) =>
@@ -112,6 +116,7 @@
   function makeFilterable(box) {
     const tables = box.tHead ? [box] : Array.from(box.querySelectorAll("table"));
     const rows = tables.flatMap((table) => unitsOf(table).map((unit) => ({ unit, table, text: unit.textContent.toLowerCase() })));
+    if (box.tHead && rows.length < LEAST_ROWS) return;
     const bar = document.createElement("div");
     const label = document.createElement("label");
     const input = document.createElement("input");
@@ -143,7 +148,7 @@
   }
 
   function openTarget() {
-    const target = /^#[\w.-]+$/.test(location.hash) && document.getElementById(location.hash.slice(1));
+    const target = location.hash.length > 1 && document.getElementById(decodeURIComponent(location.hash.slice(1)));
     let details = target && target.closest("details");
     const closed = details && !details.open;
     for (; details; details = details.parentElement.closest("details")) details.open = true;
@@ -153,12 +158,8 @@
   document.querySelectorAll("table.sortable").forEach(makeSortable);
   document.querySelectorAll("[data-filter]").forEach(makeFilterable);
   window.addEventListener("hashchange", openTarget);
-  // paper shows what is folded; afterwards the screen is as it was
-  let opened = [];
   window.addEventListener("beforeprint", () => {
-    opened = Array.from(document.querySelectorAll("details:not([open])"));
-    opened.forEach((details) => (details.open = true));
+    document.querySelectorAll("details").forEach((details) => (details.open = true));
   });
-  window.addEventListener("afterprint", () => opened.splice(0).forEach((details) => (details.open = false)));
   openTarget();
 })();
