@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from reports.figure_validation import quantity_charts
 from reports.page_blocks import Block, Figures, Fold, Headline, Notes, Section, Tile, render_document
 from reports.page_table import Cell, Column, Kind, Table, Tone, number, words
-from reports.ranking import Ranking, layout_text
+from reports.ranking import Ranking
 from reports.text import plural
 from reports.validate import QuantityResult, Result, Score, Skipped, TableResult, Validation
 from reports.validation_tables import error_text, figure_text, skip_reasons
@@ -80,7 +80,7 @@ def _score_rows(found: TableResult, quantity: QuantityResult) -> Iterator[tuple[
         )  # fmt: skip
 
 
-def _ranking_blocks(rankings: list[Ranking]) -> Iterator[Block]:
+def _ranking_blocks(rankings: list[Ranking[PublishedRow]]) -> Iterator[Block]:
     heads = ("choices", "best picked", "regret, median", "regret, mean", "regret, worst", "rank correlation")
     columns = (Column("source"), *(Column(name, Kind.NUMBER) for name in heads), Column("worst choice", Kind.PROSE))
     rows = tuple(
@@ -111,7 +111,7 @@ def _ranking_blocks(rankings: list[Ranking]) -> Iterator[Block]:
             words(choice.label), words(choice.family), number(len(choice.candidates), count_text),
             number(choice.regret, percent_text, Tone.GOOD if choice.regret == 0 else Tone.PLAIN),
             number(choice.correlation, lambda v: number_text(v, 3)),
-            words(layout_text(choice.picked.row)), words(layout_text(choice.best.row)),
+            words(choice.picked.layout), words(choice.best.layout),
         )
         for choice in choices
     )  # fmt: skip

@@ -42,7 +42,9 @@ def _simulation(folder: Path) -> Path:
 
 
 def _kv(folder: Path) -> Path:
-    return _said(folder, "kv", "kv", "--model", "llama3-8b", "--device", "a100-80gb-sxm", "--compare", "mqa,int8,window=1024")
+    return _said(
+        folder, "kv", "kv", "--model", "llama3-8b", "--device", "a100-80gb-sxm", "--compare", "mqa,int8,window=1024"
+    )
 
 
 def _validation(folder: Path) -> Path:
@@ -65,7 +67,9 @@ def _pair(folder: Path) -> Path:
 
 
 def _strategies(folder: Path) -> Path:
-    return write_whole(folder / "strategies.html", render_side_by_side(laid(*(choice.case.result for choice in four().choices))))
+    return write_whole(
+        folder / "strategies.html", render_side_by_side(laid(*(choice.case.result for choice in four().choices)))
+    )
 
 
 def _history(folder: Path) -> Path:

@@ -13,7 +13,7 @@ from run_all import main
 from suite.layout import Layout
 from tests.unit import report_samples as made
 from tests.unit.run_stores import ran, write_run
-from tests.unit.test_regress import TEN, scaled
+from tests.unit.regress_samples import TEN, scaled
 
 pytestmark = pytest.mark.unit
 
