@@ -41,6 +41,7 @@ class Browser:
         self._commands, self._answers = commands, answers
         self._buffer, self._last, self._session = b"", 0, ""
         self._events: list[dict[str, Any]] = []
+        self._untouched: Path | None = None
         target = self.send("Target.createTarget", url="about:blank")["targetId"]
         self._session = self.send("Target.attachToTarget", targetId=target, flatten=True)["sessionId"]
         for domain in ("Page", "Runtime", "Log", "Network"):
@@ -68,11 +69,18 @@ class Browser:
 
     def open(self, path: Path, fragment: str = "") -> None:
         """Open a file afresh, at a fragment of it where one is given, and wait until it is whole."""
-        for url in ("about:blank", f"{path.as_uri()}#{fragment}" if fragment else path.as_uri()):
-            self._events.clear()
-            self._navigate(url)
+        if fragment:  # or nothing would be loaded where the page is open
+            self._navigate("about:blank")
+        self._navigate(f"{path.as_uri()}#{fragment}" if fragment else path.as_uri())
+        self._untouched = path
+
+    def show(self, path: Path) -> None:
+        """Open a file, unless it is open and neither keyboard nor mouse was used since."""
+        if self._untouched != path:
+            self.open(path)
 
     def _navigate(self, url: str) -> None:
+        self._events.clear()
         found = self.send("Page.navigate", url=url)
         if found.get("errorText"):
             raise BrowserError(f"{url}: {found['errorText']}")
@@ -88,12 +96,14 @@ class Browser:
 
     def press(self, key: str, code: int, text: str = "") -> None:
         """A key, down and up, as from a keyboard."""
+        self._untouched = None
         for kind in ("keyDown" if text else "rawKeyDown", "keyUp"):
             letters = {"text": text} if text and kind == "keyDown" else {}
             self.send("Input.dispatchKeyEvent", type=kind, key=key, code=key, windowsVirtualKeyCode=code, **letters)
 
     def click(self, selector: str) -> None:
         """The left button of a mouse in the middle of an element, scrolled into view first."""
+        self._untouched = None
         corner = f"document.querySelector({json.dumps(selector)})"
         x, y = self.do(
             f"(() => {{const e = {corner}; e.scrollIntoView({{block: 'center', behavior: 'instant'}});"
@@ -104,6 +114,7 @@ class Browser:
 
     def type(self, text: str) -> None:
         """Letters into what has the focus."""
+        self._untouched = None
         self.send("Input.insertText", text=text)
 
     def size(self, width: int, height: int = 900) -> None:
@@ -120,6 +131,7 @@ class Browser:
 
     def script(self, on: bool) -> None:
         """Let pages run scripts, or not."""
+        self._untouched = None
         self.send("Emulation.setScriptExecutionDisabled", value=not on)
 
     def picture(self, path: Path) -> None:

@@ -1,6 +1,6 @@
 // What the tests of pages ask of one: functions that only look, put into the page by the browser.
 ({
-  // [shown text of every row's cell in a column, its heading's aria-sort], rows that are hidden left out
+  // shown text of every row's cell in a column, rows that are hidden left out
   column(table, place) {
     const rows = [...document.getElementById(table).tBodies].flatMap((body) => [...body.rows]).filter((row) => !row.hidden);
     return rows.map((row) => row.cells[place].textContent.trim());
@@ -18,12 +18,15 @@
   },
   // what is wider than the window, with everything opened
   wide() {
-    document.querySelectorAll("details").forEach((details) => (details.open = true));
+    const closed = document.querySelectorAll("details:not([open])");
+    closed.forEach((details) => (details.open = true));
     const scrolling = document.scrollingElement;
     const guilty = [...document.querySelectorAll("body *")].filter(
-      (found) => found.getBoundingClientRect().right > innerWidth + 0.5 && !found.closest(".scroll, pre, .hidden"),
+      (each) => each.getBoundingClientRect().right > innerWidth + 0.5 && !each.closest(".scroll, pre, .hidden"),
     );
-    return [scrolling.scrollWidth, innerWidth, guilty.slice(0, 3).map((found) => found.outerHTML.slice(0, 120))];
+    const found = [scrolling.scrollWidth, innerWidth, guilty.slice(0, 3).map((found) => found.outerHTML.slice(0, 120))];
+    closed.forEach((details) => (details.open = false));
+    return found;
   },
   // texts whose contrast to what lies behind them is below `least` (WCAG 2.2, 1.4.3); letters in drawings too,
   // except those drawn in the page's own colour, which stand on bars
@@ -68,9 +71,9 @@
     const controls = [...document.querySelectorAll("nav, .filter, .skip")].filter((found) => found.checkVisibility());
     const inside = [...document.querySelectorAll("details")].filter((details) => {
       const first = details.querySelector(":scope > :not(summary)");
-      return first && first.getBoundingClientRect().height === 0;
+      return first && !first.checkVisibility();
     });
-    return [controls.length, inside.length, document.querySelectorAll("details").length];
+    return [controls.length, inside.length];
   },
   // from now on, notes what the keyboard reaches and whether it shows
   watch() {

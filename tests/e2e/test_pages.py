@@ -1,5 +1,5 @@
-"""Every kind of page in a real browser: quiet, sortable, filterable, narrow, dark, printed, without a script, by keyboard;
-and as HTML that a strict parser has nothing to say about."""
+"""Every kind of page as HTML of which a strict parser has nothing to say, and in a real browser: quiet, sorted,
+filtered, narrow, dark, printed, without a script, by keyboard."""
 
 from __future__ import annotations
 
@@ -51,10 +51,15 @@ def one_browser() -> Iterator[Browser]:
 @pytest.fixture
 def browser(one_browser: Browser) -> Browser:
     """The module's browser as it is at first."""
-    one_browser.script(on=True)
     one_browser.size(1280)
     one_browser.media()
     return one_browser
+
+
+@pytest.fixture(scope="module", params=PAGES)
+def kind(request: pytest.FixtureRequest) -> str:
+    """What a page is of: all tests of one kind run before those of the next."""
+    return str(request.param)
 
 
 def ask(browser: Browser, call: str) -> Any:
@@ -73,11 +78,6 @@ def value(text: str) -> float:
     return abs(float(found[1].replace(",", "")) * SIZES.get(found[2], 1))
 
 
-def each_page(test: Callable[..., None]) -> Callable[..., None]:
-    return pytest.mark.parametrize("kind", PAGES)(test)
-
-
-@each_page
 def test_html_is_valid(kind: str, made: Made) -> None:
     text = made(kind).read_text(encoding="utf-8")
     parser = html5lib.HTMLParser(namespaceHTMLElements=False)
@@ -99,10 +99,9 @@ def test_html_is_valid(kind: str, made: Made) -> None:
     assert sum(found.tag == "h1" for found in elements) == 1
 
 
-@each_page
 def test_nothing_is_complained_of_or_fetched(kind: str, made: Made, browser: Browser) -> None:
     page = made(kind)
-    browser.open(page)
+    browser.show(page)
     browser.do("new Promise((done) => requestAnimationFrame(() => setTimeout(done, 0)))")
     assert [event["entry"] for event in browser.events("Log.entryAdded")] == []
     assert browser.events("Runtime.exceptionThrown") == browser.events("Runtime.consoleAPICalled") == []
@@ -110,7 +109,36 @@ def test_nothing_is_complained_of_or_fetched(kind: str, made: Made, browser: Bro
     assert {url for url in asked if not url.startswith("data:")} == {page.as_uri()}
 
 
-@each_page
+def test_every_figure_says_its_values_where_it_is_pointed_at(kind: str, made: Made, browser: Browser) -> None:
+    browser.show(made(kind))
+    assert browser.do("document.querySelectorAll('figure svg').length")
+    assert ask(browser, "mute()") == []
+
+
+def test_letters_can_be_read_in_light_and_dark(kind: str, made: Made, browser: Browser) -> None:
+    browser.show(made(kind))
+    papers = []
+    for scheme in ("light", "dark"):
+        browser.media(scheme=scheme)
+        papers.append(browser.do("getComputedStyle(document.body).backgroundColor"))
+        assert ask(browser, "faint(4.5)") == [], scheme
+    assert papers[0] != papers[1]
+
+
+def test_paper_shows_what_is_folded_and_no_controls(kind: str, made: Made, browser: Browser) -> None:
+    browser.show(made(kind))
+    browser.media("print")
+    controls, folded = ask(browser, "printed()")
+    assert (controls, folded) == (0, 0)
+
+
+def test_a_narrow_screen_has_no_sideways_scroll(kind: str, made: Made, browser: Browser) -> None:
+    browser.size(360)
+    browser.show(made(kind))
+    width, room, guilty = ask(browser, "wide()")
+    assert (width, room, guilty) == (360, 360, [])
+
+
 def test_a_column_of_numbers_sorts_by_click_and_by_keyboard(kind: str, made: Made, browser: Browser) -> None:
     browser.open(made(kind))
     tables = ask(browser, "sortable()")
@@ -143,7 +171,6 @@ def in_order(numbers: list[float]) -> bool:
     return all(low <= high * 1.01 + 1e-12 or low <= high for low, high in pairwise(numbers))
 
 
-@each_page
 def test_a_filter_hides_rows_and_counts_the_rest(kind: str, made: Made, browser: Browser) -> None:
     browser.open(made(kind))
     table = browser.do("document.querySelector('table[data-filter]:not(#peer-table)[id]').id")
@@ -155,7 +182,9 @@ def test_a_filter_hides_rows_and_counts_the_rest(kind: str, made: Made, browser:
     browser.do(f"{field}.focus()")
     browser.type(" ".join(words).upper())
     shown = ask(browser, f"column('{table}', 0)")
-    texts = browser.do(f"[...document.getElementById('{table}').tBodies[0].rows].map((row) => row.textContent.toLowerCase())")
+    texts = browser.do(
+        f"[...document.getElementById('{table}').tBodies[0].rows].map((row) => row.textContent.toLowerCase())"
+    )
     wanted = [name for name, text in zip(names, texts, strict=True) if all(word.lower() in text for word in words)]
     assert shown == wanted
     assert 0 < len(shown) < len(names) or len(set(names)) == 1
@@ -165,52 +194,6 @@ def test_a_filter_hides_rows_and_counts_the_rest(kind: str, made: Made, browser:
     assert browser.do(count) == f"0 of {len(names)} rows"
 
 
-@each_page
-def test_a_narrow_screen_has_no_sideways_scroll(kind: str, made: Made, browser: Browser) -> None:
-    browser.size(360)
-    browser.open(made(kind))
-    width, room, guilty = ask(browser, "wide()")
-    assert (width, room, guilty) == (360, 360, [])
-
-
-@each_page
-def test_letters_can_be_read_in_light_and_dark(kind: str, made: Made, browser: Browser) -> None:
-    browser.open(made(kind))
-    papers = []
-    for scheme in ("light", "dark"):
-        browser.media(scheme=scheme)
-        papers.append(browser.do("getComputedStyle(document.body).backgroundColor"))
-        assert ask(browser, "faint(4.5)") == [], scheme
-    assert papers[0] != papers[1]
-
-
-@each_page
-def test_paper_shows_what_is_folded_and_no_controls(kind: str, made: Made, browser: Browser) -> None:
-    browser.open(made(kind))
-    browser.media("print")
-    controls, folded, _ = ask(browser, "printed()")
-    assert (controls, folded) == (0, 0)
-    assert browser.do("document.querySelectorAll('details[open]').length") <= browser.do("document.querySelectorAll('details').length")
-
-
-@each_page
-def test_without_a_script_rows_and_figures_are_there(kind: str, made: Made, browser: Browser) -> None:
-    page = made(kind)
-    browser.open(page)
-    counting = "['tbody tr', 'figure svg', 'table', 'details'].map((what) => document.querySelectorAll(what).length)"
-    with_script = browser.do(counting)
-    browser.script(on=False)
-    browser.open(page)
-    assert browser.do(counting) == with_script
-    assert browser.do("document.querySelectorAll('button, input, [hidden]').length") == 0
-    assert browser.do("[...document.querySelectorAll('main > section')].every((part) => part.offsetHeight > 0)")
-    first = browser.do("(document.querySelector('details:not([open]) > summary') || {}).textContent")
-    if first:
-        browser.click("details:not([open]) > summary")
-        assert browser.do("document.querySelector('details').open")
-
-
-@each_page
 def test_the_keyboard_reaches_everything_and_shows_where_it_is(kind: str, made: Made, browser: Browser) -> None:
     browser.open(made(kind))
     for _ in range(ask(browser, "watch()") + 1):
@@ -218,11 +201,23 @@ def test_the_keyboard_reaches_everything_and_shows_where_it_is(kind: str, made: 
     assert ask(browser, "missed()") == [[], []]
 
 
-@each_page
-def test_every_figure_says_its_values_where_it_is_pointed_at(kind: str, made: Made, browser: Browser) -> None:
-    browser.open(made(kind))
-    assert browser.do("document.querySelectorAll('figure svg').length")
-    assert ask(browser, "mute()") == []
+def test_without_a_script_rows_and_figures_are_there(kind: str, made: Made, browser: Browser) -> None:
+    page = made(kind)
+    browser.open(page)
+    counting = "['tbody tr', 'figure svg', 'table', 'details'].map((what) => document.querySelectorAll(what).length)"
+    with_script = browser.do(counting)
+    browser.script(on=False)
+    try:
+        browser.open(page)
+        assert browser.do(counting) == with_script
+        assert browser.do("document.querySelectorAll('button, input, [hidden]').length") == 0
+        assert browser.do("[...document.querySelectorAll('main > section')].every((part) => part.offsetHeight > 0)")
+        if browser.do("document.querySelectorAll('details:not([open])').length"):
+            browser.do("document.querySelector('details:not([open])').id = 'closed'")
+            browser.click("#closed > summary")
+            assert browser.do("document.getElementById('closed').open")
+    finally:
+        browser.script(on=True)
 
 
 def test_a_filter_compares_numbers_in_their_units(made: Made, browser: Browser) -> None:

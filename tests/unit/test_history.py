@@ -12,8 +12,8 @@ import pytest
 from run_all import main
 from suite.layout import Layout
 from tests.unit import report_samples as made
-from tests.unit.run_stores import ran, write_run
 from tests.unit.regress_samples import TEN, scaled
+from tests.unit.run_stores import ran, write_run
 
 pytestmark = pytest.mark.unit
 
