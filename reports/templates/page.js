@@ -148,7 +148,8 @@
   }
 
   function openTarget() {
-    const target = location.hash.length > 1 && document.getElementById(decodeURIComponent(location.hash.slice(1)));
+    if (location.hash.length < 2 || location.hash.startsWith("#?")) return; // nowhere, or what was sorted and filtered
+    const target = document.getElementById(decodeURIComponent(location.hash.slice(1)));
     let details = target && target.closest("details");
     const closed = details && !details.open;
     for (; details; details = details.parentElement.closest("details")) details.open = true;
