@@ -33,6 +33,8 @@ from suite.sweep import sweep
 if TYPE_CHECKING:
     from suite.hardware.calibration import Calibration
 
+#: suites of so many short trainings that they share launches
+SHARES_TRAINING = frozenset({"plan"})
 WORKER = "parallelism.worker"
 #: seconds that a case may take, and of silence from all ranks, unless others are asked for
 TIMEOUT_S, HANG_S = 900.0, 180.0
@@ -109,8 +111,9 @@ class Running:
         try:
             with ConsoleProgress() as progress, machines.runner(cases, launcher, self.timeout_s) as runner:
                 # small cases of one pass share launches, whose cost they would be lost in
-                launches = store.rows(RunRow)[0].launches
-                sweep(cases, store, batched(runner, cases, predictor.passes), predictor, progress, launches)
+                asked = store.rows(RunRow)[0]
+                runner = batched(runner, cases, predictor.passes, asked.suite in SHARES_TRAINING)
+                sweep(cases, store, runner, predictor, progress, asked.launches)
             record_answers(store, cases, tell)
             record_traces(store, cases, tell, self.timeout_s)
         except (KeyboardInterrupt, OSError):

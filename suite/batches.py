@@ -31,6 +31,9 @@ class BatchedLauncher:
     cases: Sequence[Case]
     """the sweep's, in its order"""
     size: int = LAUNCH_CASES
+    trains: bool = False
+    """are steps taken? Then tensor parallelism's cases have a launch each: torch keeps the groups of its collectives by
+    names that a later case of the same process would be given again"""
     _ready: dict[str, Measurement] = field(default_factory=dict)
 
     def run(self, case: Case, folder: Path) -> Measurement:
@@ -41,9 +44,14 @@ class BatchedLauncher:
 
     def _together(self, case: Case) -> list[Case]:
         """The case and those after it in the sweep that one launch can take too."""
-        later = dropwhile(lambda other: other != case, self.cases)
+        if self._is_alone(case):
+            return [case]
+        later = (other for other in dropwhile(lambda other: other != case, self.cases) if not self._is_alone(other))
         alike = (other for other in later if _size(other) == _size(case) and other.case_id not in self._ready)
         return list(islice(alike, self.size))
+
+    def _is_alone(self, case: Case) -> bool:
+        return self.trains and case.layout.tp > 1
 
     def _launch(self, cases: Sequence[Case], folder: Path) -> None:
         start = time.monotonic()
@@ -58,12 +66,15 @@ class BatchedLauncher:
                 return  # those after it did not run: the next launch takes them
 
 
-def batched(runner: Runner, cases: Sequence[Case], passes: Collection[Pass]) -> Runner:
+def batched(runner: Runner, cases: Sequence[Case], passes: Collection[Pass], shares_training: bool = False) -> Runner:
     """A sweep's runner: its cases share launches on one machine where one pass is all that is asked of them: memory's,
-    training's or the served cases' own."""
+    the served cases' own, and where it is told so training's, whose times a launch of its own keeps apart."""
+    trains = Pass.TRAIN in passes
     if not isinstance(runner, Launcher) or len(on_ranks(passes)) != 1 or Pass.TRAFFIC in passes:
         return runner
-    return BatchedLauncher(runner, cases, TRAINED_CASES if Pass.TRAIN in passes else LAUNCH_CASES)
+    if trains and not shares_training:
+        return runner
+    return BatchedLauncher(runner, cases, TRAINED_CASES if trains else LAUNCH_CASES, trains)
 
 
 def _size(case: Case) -> tuple[int, int]:

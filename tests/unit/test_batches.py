@@ -11,6 +11,7 @@ from suite.batches import LAUNCH_CASES, TRAINED_CASES, BatchedLauncher, batched
 from suite.case import Case
 from suite.environment import OTHER_CORES
 from suite.launch import Launcher, Part
+from suite.layout import Layout
 from suite.outcome import Ending
 from suite.passes import ON_RANKS, Pass
 from suite.ranklog import RankLog
@@ -23,7 +24,7 @@ pytestmark = pytest.mark.unit
 @pytest.mark.parametrize(
     ("passes", "size"),
     [
-        ((Pass.TRAIN,), TRAINED_CASES),
+        ((Pass.TRAIN,), None),
         ((Pass.MEMORY,), LAUNCH_CASES),
         ((Pass.MEMORY, Pass.TRACE), LAUNCH_CASES),
         ((Pass.SERVE,), LAUNCH_CASES),
@@ -35,6 +36,16 @@ pytestmark = pytest.mark.unit
 def test_cases_share_launches_where_one_pass_is_asked_for(passes: tuple[Pass, ...], size: int | None) -> None:
     found = batched(Launcher("x"), [made.case()], passes)
     assert (found.size if isinstance(found, BatchedLauncher) else None) == size
+
+
+def test_trained_cases_share_launches_where_told_but_those_of_tp() -> None:
+    """torch names the groups of tensor parallelism's collectives, and a later case of a process meets those names."""
+    cases = [made.case(layout=Layout(**axis)) for axis in ({"dp": 2}, {"tp": 2}, {"fsdp": 2})]
+    found = batched(Launcher("x"), cases, (Pass.TRAIN,), shares_training=True)
+    assert isinstance(found, BatchedLauncher)
+    assert found.size == TRAINED_CASES
+    assert found._together(cases[0]) == [cases[0], cases[2]]
+    assert found._together(cases[1]) == [cases[1]]
 
 
 class Busy(Launcher):
