@@ -14,7 +14,11 @@
   function remember(key, value) {
     value ? state.set(key, value) : state.delete(key);
     const hash = new URLSearchParams(Array.from(state)).toString();
-    history.replaceState(null, "", hash ? "#?" + hash : location.pathname + location.search);
+    try {
+      history.replaceState(null, "", hash ? "#?" + hash : location.pathname + location.search);
+    } catch {
+      // a page within another has no address of its own to keep it in
+    }
   }
 
   // what is sorted and filtered: a table's rows, or its groups of rows where it has several
@@ -148,8 +152,7 @@
   }
 
   function openTarget() {
-    if (location.hash.length < 2 || location.hash.startsWith("#?")) return; // nowhere, or what was sorted and filtered
-    const target = document.getElementById(decodeURIComponent(location.hash.slice(1)));
+    const target = /^#[\w.-]+$/.test(location.hash) && document.getElementById(location.hash.slice(1)); // no id has more
     let details = target && target.closest("details");
     const closed = details && !details.open;
     for (; details; details = details.parentElement.closest("details")) details.open = true;
@@ -159,8 +162,12 @@
   document.querySelectorAll("table.sortable").forEach(makeSortable);
   document.querySelectorAll("[data-filter]").forEach(makeFilterable);
   window.addEventListener("hashchange", openTarget);
+  // paper shows what is folded; afterwards the screen is as it was
+  let folded = [];
   window.addEventListener("beforeprint", () => {
-    document.querySelectorAll("details").forEach((details) => (details.open = true));
+    folded = Array.from(document.querySelectorAll("details:not([open])"));
+    folded.forEach((details) => (details.open = true));
   });
+  window.addEventListener("afterprint", () => folded.splice(0).forEach((details) => (details.open = false)));
   openTarget();
 })();

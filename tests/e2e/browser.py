@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import fcntl
 import json
 import os
 import select
@@ -159,9 +160,12 @@ def started(program: str) -> Iterator[Browser]:
     answers, write_answers = os.pipe()
 
     def as_three_and_four() -> None:  # where the browser looks for its pipes
-        copies = os.dup(read_commands), os.dup(write_answers)
+        # copies well above: one that is 3 already would be left as it is, closed when the browser starts
+        copies = [fcntl.fcntl(end, fcntl.F_DUPFD, 16) for end in (read_commands, write_answers)]
         os.dup2(copies[0], 3)
         os.dup2(copies[1], 4)
+        for copy in copies:
+            os.close(copy)
 
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as profile:
         process = subprocess.Popen(

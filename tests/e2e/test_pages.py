@@ -6,6 +6,7 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Callable, Iterator
+from html import escape
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,8 @@ from tests.unit.page_samples import PAGES
 pytestmark = pytest.mark.e2e
 
 PROBES = (Path(__file__).parent / "page_probes.js").read_text(encoding="utf-8").rstrip().removesuffix(";")
+#: CSS pixels between the margins of 1 cm that browsers print with
+A4 = 718
 ENTER, SPACE, TAB = ("Enter", 13, "\r"), (" ", 32, " "), ("Tab", 9)
 SHOWN = re.compile(r"([+-]?[\d.,]+(?:e[+-]?\d+)?) ?([A-Za-z%]*)")
 #: as suite/units.py writes them
@@ -127,9 +130,11 @@ def test_letters_can_be_read_in_light_and_dark(kind: str, made: Made, browser: B
 
 def test_paper_shows_what_is_folded_and_no_controls(kind: str, made: Made, browser: Browser) -> None:
     browser.show(made(kind))
+    browser.size(A4)
     browser.media("print")
     controls, folded = ask(browser, "printed()")
     assert (controls, folded) == (0, 0)
+    assert browser.do("document.scrollingElement.scrollWidth") <= A4
 
 
 def test_a_narrow_screen_has_no_sideways_scroll(kind: str, made: Made, browser: Browser) -> None:
@@ -242,3 +247,30 @@ def test_what_was_sorted_and_filtered_is_in_the_address(made: Made, browser: Bro
     browser.open(page, address.partition("#")[2])
     assert ask(browser, "column('scores-table', 3)") == seen
     assert browser.do("document.querySelector('.filter input').value") == "kv"
+
+
+def test_after_printing_folds_are_as_they_were(made: Made, browser: Browser) -> None:
+    browser.open(made("run"))
+    count = "document.querySelectorAll('details[open]').length"
+    before = browser.do(count)
+    browser.do(f"addEventListener('beforeprint', () => (window.printed = {count})), 0")
+    browser.send("Page.printToPDF", pageRanges="1")
+    assert browser.do("window.printed === document.querySelectorAll('details').length")
+    assert browser.do(count) == before
+
+
+def test_an_address_that_leads_nowhere_is_no_error(made: Made, browser: Browser) -> None:
+    for fragment in ("%", "no-such-place", "?layouts-table.sort=99-ascending&layouts-table.filter=%ZZ", "?&=&"):
+        browser.open(made("plan"), fragment)
+        assert browser.events("Runtime.exceptionThrown") == [], fragment
+
+
+def test_a_page_within_another_sorts_and_filters(made: Made, browser: Browser, tmp_path: Path) -> None:
+    """As notebooks show it: it has no address of its own to keep what is shown in."""
+    page = escape(made("plan").read_text(encoding="utf-8"))
+    outer = tmp_path / "outer.html"
+    outer.write_text(f'<!doctype html><title>outer</title><iframe srcdoc="{page}"></iframe>', encoding="utf-8")
+    browser.open(outer)
+    browser.do("frames[0].document.querySelector('table.sortable thead button').click()")
+    assert browser.do("frames[0].document.querySelector('table.sortable th').ariaSort") == "ascending"
+    assert browser.events("Runtime.exceptionThrown") == []
