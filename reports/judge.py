@@ -14,12 +14,9 @@ from dataclasses import dataclass, replace
 from enum import StrEnum
 
 from reports.measures import Better, Kind, Measure
-from suite.stats import Interval
+from suite.stats import ALPHA, LEAST, Interval
 from suite.two_samples import RankTest, adjusted, difference_interval, least_p, rank_test, ratio_interval
 from suite.units import percent_text
-
-#: the chance of an error that the test is held to, and the change that counts, unless others are asked for
-ALPHA, LEAST = 0.05, 0.02
 
 #: times beside which other processes kept more cores than this busy are not held against a run
 CROWDED_CORES = 0.25

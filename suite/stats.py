@@ -9,6 +9,9 @@ from dataclasses import dataclass
 #: A row whose interquartile range is a larger part of its median than this says that it is noisy.
 NOISY_SPREAD = 0.10
 
+#: the chance of an error that a test is held to, and the change that counts, unless others are asked for
+ALPHA, LEAST = 0.05, 0.02
+
 
 @dataclass(frozen=True, slots=True)
 class Summary:

@@ -7,7 +7,7 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 
-from reports.judge import ALPHA, LEAST, Limits, Verdict
+from reports.judge import Limits, Verdict
 from reports.load import load_run
 from reports.measures import measures_named
 from reports.regress.mapping import pair_mapping
@@ -18,6 +18,7 @@ from reports.streams import output, tell
 from reports.summary import RunComparison, compare_run
 from suite.files import write_whole
 from suite.parse import SpecError, nearest, require, shown, to_mapping
+from suite.stats import ALPHA, LEAST
 
 #: what --fail-on takes, and the verdicts that it means
 _FAILING = {"worse": (Verdict.WORSE,), "changed": (Verdict.WORSE, Verdict.IMPROVED)}

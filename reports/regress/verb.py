@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import argparse
 
-from reports.judge import ALPHA, LEAST
 from suite.flags import above_zero
 from suite.parse import require
+from suite.stats import ALPHA, LEAST
 
 
 def add_compare_flags(parser: argparse.ArgumentParser) -> None:

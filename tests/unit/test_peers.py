@@ -73,7 +73,7 @@ def test_a_tool_is_judged_by_what_it_says() -> None:
 def test_every_report_shows_every_tool_and_every_reason() -> None:
     comparison = compared(*ANSWERS)
     page = render_page(comparison)
-    table = re.search(r'<table id="peer-table">.*?</table>', page, re.DOTALL)
+    table = re.search(r'<table[^>]* id="peer-table"[^>]*>.*?</table>', page, re.DOTALL)
     assert table
     assert table[0].count("<tr") == 2 + 1 + 4  # headings, case, measured, four tools
     assert "n/a: knows no &lt;b&gt;sharding&lt;/b&gt;" in table[0]

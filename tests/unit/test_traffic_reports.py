@@ -128,7 +128,7 @@ def test_every_report_shows_what_is_sent_and_how_far_off() -> None:
         assert f"4.01 KiB | {sent} | {error}" in markdown_report(compare_run(run))
         page = render_page(compare_run(run))
         assert Outline(page).tags["table"] == len(re.findall(r'<div class="scroll"[^>]*>\s*<table', page))
-        table = re.search(r'<table id="traffic-table">.*?</table>', page, re.DOTALL)
+        table = re.search(r'<table[^>]* id="traffic-table"[^>]*>.*?</table>', page, re.DOTALL)
         assert table
         assert re.findall(r'<td class="n ?(?:outside)?">([^<]*)</td>', table[0]) == ["4.01 KiB", sent, error]
         assert ('class="n outside"' in table[0]) is (error != "exact")
