@@ -16,7 +16,7 @@ from suite.cache import CacheSpec, LatentForm
 from suite.case import Case
 from suite.cpu_workspace import has_tiles
 from suite.layout import Recompute
-from suite.models.decoder import Latent
+from suite.models.latent_shape import Latent
 from suite.models.ledgers import ledger_of
 from suite.operators import Ledger, Segment
 from suite.parse import require
@@ -96,7 +96,7 @@ class InferenceModel:
         type, or L (d_c + d_rope) where attention is latent. A window that is full forgets as much."""
         case = self.case
         lone = replace(
-            case, model=replace(case.model, window=None), serving=Serving(new_tokens=1),
+            case, model=replace(case.decoder, window=None), serving=Serving(new_tokens=1),
             workload=replace(case.workload, seq_len=1, micro_batch=1),
             cache=CacheSpec(case.cache.cache_dtype, case.cache.quant_group, cache_tokens=1),
         )  # fmt: skip

@@ -46,7 +46,7 @@ class PublishedInference(InferenceModel):
 
 def inference_of(case: Case) -> InferenceModel:
     """The memory of a served case, by its ledger or by what was published of it."""
-    published = served_model_of(case.model)
+    published = served_model_of(case.decoder)
     return InferenceModel(case) if published is None else PublishedInference(case, published)
 
 

@@ -12,7 +12,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from suite.models.decoder import DecoderSpec, Latent
+from suite.models.decoder import DecoderSpec
+from suite.models.latent_shape import Latent
 
 #: our module -> DeepSeek's, where the tensor is the same
 SAME = {

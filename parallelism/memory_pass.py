@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Protocol
 
 import torch
@@ -117,20 +118,20 @@ def _steps(
     marks: PhaseMarks,
     trainers: list[Trainer],
     heartbeat: Callable[[str], None],
-) -> tuple[Trainer, tuple[Tensor, Tensor]]:
+) -> tuple[Trainer, tuple[Tensor, ...]]:
     """Run the steps; the inputs live in the framework's memory from first to last, as a data loader's would."""
     trainer = make(mark=marks)
     trainers.append(trainer)
     marks.watch_head(trainer.model)
     first = batch(0)
-    ids, labels = torch.empty_like(first.ids), torch.empty_like(first.labels)
+    held = first.map(torch.empty_like)
     for step in range(MEMORY_STEPS):
         fresh = batch(step)
-        ids.copy_(fresh.ids)
-        labels.copy_(fresh.labels)
-        trainer.step(step, Batch(ids, labels, fresh.keys))
+        for mine, given in zip(held.tensors, fresh.tensors, strict=True):
+            mine.copy_(given)
+        trainer.step(step, replace(held, keys=fresh.keys, weights=fresh.weights))
         heartbeat(f"memory step {step + 1} of {MEMORY_STEPS}")
-    return trainer, (ids, labels)
+    return trainer, held.tensors
 
 
 def _bytes(tensors: list[Tensor]) -> int:

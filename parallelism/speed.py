@@ -82,7 +82,7 @@ class Contestants:
 
     def reference(self, fused_gelu: bool = False) -> Step:
         """transformers' model in the same loop. It is given the labels shifted, as ours is, so it need not shift."""
-        model = reference_model(self.case.model, self.case.workload.attention, self.start, fused_gelu)
+        model = reference_model(self.case.decoder, self.case.workload.attention, self.start, fused_gelu)
         model.train()
         batch = {"input_ids": self.ids, "labels": self.labels, "shift_labels": self.labels}
         return self._loop(model, build_optimizer(model, self.case), lambda: model(**batch).loss)
@@ -108,7 +108,7 @@ def race(case: Case, rounds: int, writer: RankWriter) -> Race:
     """Time one case's contestants in turn. SpeedError where the first losses differ."""
     made = Contestants(case, writer)
     steps: dict[str, Step] = {OURS: made.ours, REFERENCE: made.reference()}
-    if case.model.activation is Activation.GELU:
+    if case.decoder.activation is Activation.GELU:
         steps[FUSED] = made.reference(fused_gelu=True)
     losses = {name: float(step(0)) for name, step in steps.items()}  # type: ignore[arg-type]
     tolerance = LOSS_TOLERANCE[case.workload.precision]
@@ -123,7 +123,7 @@ def race(case: Case, rounds: int, writer: RankWriter) -> Race:
         model=case.model.name,
         precision=case.workload.precision,
         attention=case.workload.attention,
-        reference=CLASSES[reference_family(case.model)],
+        reference=CLASSES[reference_family(case.decoder)],
         parameters=sum(item.numel() for item in made.model.parameters()),
         losses=losses,
         seconds=seconds,

@@ -22,7 +22,7 @@ from suite import memory_probe as phases
 from suite.case import Case
 from suite.formats import formats_of
 from suite.layout import Reduction
-from suite.models.decoder_module import Decoder
+from suite.models.modules import new_module
 from suite.record import Component
 from suite.spec import MIN_LEARNING_RATE, Precision, Recipe
 
@@ -36,7 +36,7 @@ def learning_rate(recipe: Recipe, step: int) -> float:
     return recipe.learning_rate * (MIN_LEARNING_RATE + (1 - MIN_LEARNING_RATE) * cosine)
 
 
-def build_model(case: Case, device: torch.device) -> Decoder:
+def build_model(case: Case, device: torch.device) -> nn.Module:
     """The case's model with the weights that its seed gives, the same on every rank and in every layout.
 
     Weights are drawn in fp32 and rounded where the case keeps them in bf16; rotary tables stay in fp32, as in
@@ -44,8 +44,7 @@ def build_model(case: Case, device: torch.device) -> Decoder:
     """
     torch.manual_seed(case.recipe.seed)
     with device:
-        model = Decoder(case.model, case.workload.attention, case.workload.loss)
-        model.reset_parameters()
+        model = new_module(case.model, case.workload)
     if case.workload.precision is Precision.BF16:
         for parameter in model.parameters():
             parameter.data = parameter.data.to(torch_dtype(formats_of(case).parameters))
@@ -95,8 +94,7 @@ class Trainer:
         """Gradients of the batch's mean loss, reduced over the data-parallel ranks; the mean loss of this rank."""
         losses = []
         for index in range(len(batch)):
-            keys = None if batch.keys is None else batch.keys[index]
-            losses.append(self._micro_step(batch.ids[index], batch.labels[index], keys, index == len(batch) - 1))
+            losses.append(self._micro_step(batch, index))
         return torch.stack(losses).mean()
 
     def finish_gradients(self) -> None:
@@ -120,7 +118,7 @@ class Trainer:
     def evaluate(self, batches: Iterable[Batch]) -> Tensor:
         """Mean loss of this rank's part of held-out batches of one micro-batch each."""
         with torch.no_grad(), self.autocast():
-            return torch.stack([self.model(batch.ids[0], batch.labels[0]) for batch in batches]).mean()
+            return torch.stack([self._loss(batch, 0) for batch in batches]).mean()
 
     def state(self) -> dict[Component, list[Tensor]]:
         """The tensors that this rank holds as they are now, by component; several may share a storage."""
@@ -129,11 +127,18 @@ class Trainer:
     def close(self) -> None:
         """Let go of what would outlive the trainer: nothing here; an engine may have more."""
 
-    def _micro_step(self, ids: Tensor, labels: Tensor, keys: Tensor | None, is_last: bool) -> Tensor:
+    def _loss(self, batch: Batch, index: int) -> Tensor:
+        """The model's loss of one micro-batch."""
+        given, named = batch.given(index)
+        loss: Tensor = self.model(*given, **named)
+        return loss
+
+    def _micro_step(self, batch: Batch, index: int) -> Tensor:
+        is_last = index == len(batch) - 1
         self.mark(phases.FORWARD)
         with self._synchronize_only_if(is_last):
             with self.autocast():
-                loss = self.model(ids, labels, keys)
+                loss = self._loss(batch, index)
             self.mark(phases.BACKWARD)
             self.scaler.scale(loss / self.case.workload.micro_batches).backward()
         if not is_last and self.case.layout.reduction is Reduction.MICRO_BATCH:

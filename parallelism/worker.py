@@ -30,13 +30,14 @@ from parallelism.serving.serve_pass import ServePass
 from parallelism.traffic_pass import measure_traffic
 from parallelism.training import StepResult, Trainer
 from suite.case import Case, case_from
-from suite.data import load_data, train_windows, validation_windows
+from suite.data import case_data, train_windows, validation_windows
 from suite.documents import read_json
 from suite.environment import environment
 from suite.parse import SpecError, require
 from suite.passes import Pass, check_passes, passes_for, passes_of
 from suite.ranklog import FailureKind, RankWriter, rows_path
 from suite.record import Quantity, Sample
+from suite.tasks.table import task_of
 
 VALIDATION_POINTS = 10
 
@@ -53,13 +54,14 @@ class Worker:
         self.writer = writer
         self.device = device
         self.mesh = build_mesh(case.layout, self.device.type)
-        self.data = load_data(case.recipe, case.model.vocab)
-        self.windows = train_windows(self.data, case.recipe, case.workload.seq_len)
+        self.data = case_data(case)
+        self.task = task_of(case.model)
+        self.windows = train_windows(self.data, case.recipe, self.task.window(case))
 
     def batch(self, step: int) -> Batch:
         """This rank's part of a step's global batch."""
-        ids, labels = self.windows.global_batch(step, self.case.global_batch)
-        return batch_of(self.case, self.rank, step, ids, labels, self.device)
+        examples = self.task.examples(self.case, self.windows, step, self.case.global_batch)
+        return batch_of(self.case, self.rank, step, examples, self.device)
 
     def trainer(self, mark: Callable[[str], None] = lambda name: None) -> Trainer:
         """A fresh model, parallelized, with its optimizer."""
@@ -102,9 +104,9 @@ class Worker:
         if not count:
             return []
         size = self.case.workload.micro_batch * self.case.layout.data_ranks
-        windows = validation_windows(self.data, self.case.recipe, self.case.workload.seq_len, size)
-        pairs = (windows.global_batch(index, size) for index in range(count))
-        return [held_out(self.case, self.rank, ids, labels, self.device) for ids, labels in pairs]
+        windows = validation_windows(self.data, self.case.recipe, self.task.window(self.case), size)
+        batches = (self.task.examples(self.case, windows, index, size) for index in range(count))
+        return [held_out(self.case, self.rank, examples, self.device) for examples in batches]
 
     def _validate(self, trainer: Trainer, step: int, batches: list[Batch]) -> None:
         loss = self._mean_over_ranks(trainer.evaluate(batches))

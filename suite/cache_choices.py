@@ -154,6 +154,6 @@ def _cache(**settings: object) -> Change:
 
 def _model(transform: Callable[[DecoderSpec], DecoderSpec]) -> Change:
     def change(case: Case) -> Case:
-        return replace(case, model=transform(case.model))
+        return replace(case, model=transform(case.decoder))
 
     return change

@@ -14,6 +14,7 @@ from suite.case_rules import check_case
 from suite.layout import Layout, degrees
 from suite.links import Level
 from suite.models import ModelSpec, model_from
+from suite.models.decoder import DecoderSpec
 from suite.parse import SpecError, from_mapping, nearest, require, shown, to_mapping
 from suite.serving import Serving
 from suite.serving_rules import check_serving
@@ -22,7 +23,8 @@ from suite.spec import Cluster, Recipe, Workload
 #: the workload's settings that every case's id names
 NAMED_ALWAYS = ("seq_len", "micro_batch", "micro_batches", "precision", "optimizer", "attention", "loss")
 #: the model's later settings, which ids name only where they are given
-NAMED_WHERE_GIVEN = ("window", "latent")
+NAMED_WITH_EXPERTS = ("dense_layers", "mtp")
+NAMED_WHERE_GIVEN = ("window", "latent", "experts")
 
 
 @dataclass(frozen=True)
@@ -76,13 +78,22 @@ class Case:
                 {key: value for key, value in link.items() if value != bare[key]} for link in links
             ]
         data["model"] = {
-            key: value for key, value in data["model"].items() if key not in NAMED_WHERE_GIVEN or value is not None
+            key: value
+            for key, value in data["model"].items()
+            if (key not in NAMED_WHERE_GIVEN or value is not None) and (key not in NAMED_WITH_EXPERTS or value)
         }
         for part, unset in (("serving", to_mapping(Serving())), ("cache", to_mapping(CacheSpec()))):
             given = {key: value for key, value in data.pop(part).items() if value != unset[key]}
             data |= {part: given} if given else {}
         text = json.dumps(data, sort_keys=True, separators=(",", ":"))
         return hashlib.sha256(text.encode()).hexdigest()[:12]
+
+    @property
+    def decoder(self) -> DecoderSpec:
+        """The model, for what is built for decoders alone. SpecError for another family."""
+        if isinstance(self.model, DecoderSpec):
+            return self.model
+        raise SpecError(f"model.family: {self.model.family!r} of {self.model.name} has none of this; give a decoder")
 
     @property
     def serves(self) -> bool:

@@ -37,6 +37,18 @@ def _precision_on_engine(case: Case) -> str:
 
 
 CASE_RULES: tuple[Rule[Case], ...] = (
+    Rule(
+        "pipelines of what is no decoder",
+        "stages are cut between a decoder's blocks, which pass one stream on; use fsdp, zero or dp",
+        lambda case: case.layout.pp > 1 and not case.model.is_causal_decoder,
+        lambda case: f"layout.pp({case.layout.pp}) with model.family({case.model.family})",
+    ),
+    Rule(
+        "context parallelism of what is no decoder",
+        "its ring and its all-to-all are built for causal attention; use fsdp, zero or dp",
+        lambda case: case.layout.cp > 1 and not case.model.is_causal_decoder,
+        lambda case: f"layout.cp({case.layout.cp}) with model.family({case.model.family})",
+    ),
     _divides("model.heads", lambda case: case.model.heads, "tp", "each rank takes whole heads"),
     Rule(
         "model.kv_heads that tp does not divide",

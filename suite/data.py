@@ -19,6 +19,7 @@ from suite.case import Case
 from suite.corpus import read_corpus
 from suite.parse import require
 from suite.spec import Recipe
+from suite.tasks.table import task_of
 from suite.tokenizer import load_tokenizer
 
 #: One character in this many, from the end of the corpus, is held out.
@@ -213,15 +214,20 @@ def _digest(corpus_sha256: str, train: Tokens, validation: Tokens) -> str:
     return digest.hexdigest()
 
 
+def case_data(case: Case) -> TokenData:
+    """The case's corpus in ids that its model's vocabulary does not reserve. Raises SpecError as `load_data`."""
+    return load_data(case.recipe, case.model.vocab - case.model.reserved_ids)
+
+
 def check_data(case: Case) -> TokenData:
     """Read a case's corpus and cut its windows here, so that bad input is refused before any rank starts.
 
     Raises SpecError as `load_data`, `train_windows` and `validation_windows` do.
     """
-    data = load_data(case.recipe, case.model.vocab)
-    train_windows(data, case.recipe, case.workload.seq_len)
+    data, tokens = case_data(case), task_of(case.model).window(case)
+    train_windows(data, case.recipe, tokens)
     batches = case.recipe.validation_batches
     if batches:
         size = case.workload.micro_batch * case.layout.data_ranks
-        validation_windows(data, case.recipe, case.workload.seq_len, size).global_batch(batches - 1, size)
+        validation_windows(data, case.recipe, tokens, size).global_batch(batches - 1, size)
     return data

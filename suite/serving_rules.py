@@ -73,7 +73,7 @@ def _widths(case: Case) -> str:
 
 def _counts_places_anew(case: Case) -> bool:
     """Are positions those within the cache, so that no text is too long? (arXiv:2309.17453, section 3.2)"""
-    return case.cache.kind in (CacheKind.SINKS, CacheKind.BLOCKS) and case.model.position is Position.ROPE
+    return case.cache.kind in (CacheKind.SINKS, CacheKind.BLOCKS) and case.decoder.position is Position.ROPE
 
 
 def _page_demand(case: Case) -> tuple[int, int]:
@@ -161,7 +161,7 @@ SERVING_RULES: tuple[Rule[Case], ...] = (
     Rule(
         "a block memory's window beyond the model's positions",
         "what is far stands one place behind the window; take a smaller window",
-        lambda case: _has_blocks(case) and case.model.position is Position.ROPE
+        lambda case: _has_blocks(case) and case.decoder.position is Position.ROPE
         and min(context_tokens(case), (case.cache.window or 0) + 1) > case.model.max_positions,
         lambda case: f"cache.window({case.cache.window}) + 1 > model.max_positions({case.model.max_positions})",
     ),
@@ -211,6 +211,10 @@ SERVING_RULES: tuple[Rule[Case], ...] = (
 def check_serving(case: Case) -> None:
     """Refuse what cannot be served; of a case that is trained, settings that only serving has."""
     if case.serves:
+        require(
+            case.model.is_causal_decoder,
+            f"serving: model.family({case.model.family}) does not answer prompts through a cache; serve a decoder",
+        )
         for rule in SERVING_RULES:
             require(not rule.is_broken(case), f"{rule.values(case)}: {rule.why}")
         return

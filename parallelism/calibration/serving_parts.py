@@ -204,7 +204,7 @@ class Answering:
         #: tokens that a pass adds; entries that are there before the first
         self.queries, self.earlier = queries, self.case.workload.seq_len if queries == 1 else entries - queries
         self.sequences, self.dtype = CacheShape.of(self.case).sequences, DTYPES[compute_dtype(self.case)]
-        self.model = Decoder(self.case.model, self.case.workload.attention)
+        self.model = Decoder(self.case.decoder, self.case.workload.attention)
         self.model.reset_parameters()
         self.model.to(self.dtype).eval()
         self.given = self._inputs_of_core()

@@ -52,7 +52,7 @@ def _estimate(case: Case) -> PeerAnswer:
 def _model(case: Case) -> Any:
     """transformers' model of the case. Where it is empty, accelerate unties a tied head, so that it is left out."""
     if not case.model.tied:
-        return reference_model(case.model, case.workload.attention)
+        return reference_model(case.decoder, case.workload.attention)
     from transformers import AutoModel
 
-    return AutoModel.from_config(reference_config(case.model, case.workload.attention))
+    return AutoModel.from_config(reference_config(case.decoder, case.workload.attention))

@@ -88,7 +88,7 @@ def _model(case: Case) -> Any:
     width, as its own configurations of LLaMA have it."""
     from llm_analysis import config
 
-    spec = case.model
+    spec = case.decoder
     width = spec.ffn * 3 // 2 if spec.activation is Activation.SWIGLU else spec.ffn
     return config.ModelConfig(
         name=spec.name, num_layers=spec.layers, n_head=spec.heads, hidden_dim=spec.hidden, vocab_size=spec.vocab,

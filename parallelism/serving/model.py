@@ -23,7 +23,9 @@ from suite.share import own_rows
 
 def served_model(case: Case, mesh: DeviceMesh | None, device: torch.device) -> Decoder:
     """The weights that the case's seed gives, the same in every layout; ready to answer."""
-    return as_served(build_model(case, device), mesh, case)
+    model = build_model(case, device)
+    assert isinstance(model, Decoder)
+    return as_served(model, mesh, case)
 
 
 def as_served(model: Decoder, mesh: DeviceMesh | None, case: Case) -> Decoder:

@@ -23,6 +23,7 @@ from suite.parse import require
 from suite.serving import Serving
 from suite.serving_rules import context_tokens
 from suite.spec import Cluster
+from suite.tasks.base import Examples
 
 #: told what is being done
 Heartbeat = Callable[[str], None]
@@ -56,7 +57,7 @@ def trained_model(case: Case, device: torch.device, heartbeat: Heartbeat = _unhe
     trainer = make_trainer(training, None, device)
     for step in range(training.recipe.steps):
         ids, labels = windows.global_batch(step, training.global_batch)
-        trainer.step(step, batch_of(training, 0, step, ids, labels, device))
+        trainer.step(step, batch_of(training, 0, step, Examples(ids, labels), device))
         heartbeat(f"step {step + 1} of {training.recipe.steps} before held-out text")
     trainer.close()
     model = trainer.model

@@ -131,7 +131,7 @@ def _pointwise(case: Case, kernels: dict[str, Kernel]) -> Iterator[Use]:
         y = kernels["cat"].writes[0]
         sequences, tokens, channels = y.values
         width = case.model.head_dim
-        yield Use(Timed.ROTARY, (sequences, tokens, channels // width, case.model.rotary_dim, width))
+        yield Use(Timed.ROTARY, (sequences, tokens, channels // width, case.decoder.rotary_dim, width))
     elif "gelu" in kernels:
         yield Use(Timed.GELU, _rows(kernels["gelu"].reads[0]))
     elif "mul" in kernels:  # beside the silu that made its first operand

@@ -157,7 +157,7 @@ def _around_core(case: Case, segment: Segment) -> tuple[list[Use], list[Use]]:
 
 
 def _core(case: Case, tokens: int, entries: int) -> CachedCore:
-    spec, share = case.model, share_of(case.layout, 0)
+    spec, share = case.decoder, share_of(case.layout, 0)
     return CachedCore(
         sequences=CacheShape.of(case).sequences,
         queries=tokens,
@@ -184,7 +184,7 @@ def _small(case: Case, core: CachedCore) -> Case:
     serving = replace(case.serving, new_tokens=max(_STEPS, case.serving.new_tokens or 0))
     positions = max(case.model.max_positions, case.workload.seq_len + (serving.new_tokens or 0))
     spec = replace(
-        case.model, layers=1, hidden=_NARROW, ffn=_NARROW, head_dim=core.width, name="core", max_positions=positions,
+        case.decoder, layers=1, hidden=_NARROW, ffn=_NARROW, head_dim=core.width, name="core", max_positions=positions,
         heads=core.heads, kv_heads=core.kv_heads if core.latent is None else core.heads,
     )  # fmt: skip
     layout, cluster = replace(case.layout, tp=1, dp=1), replace(case.cluster, per_node=1)

@@ -65,9 +65,8 @@ class DeepSpeedTrainer(Trainer):
         for index in range(len(batch)):
             if index:
                 self.engine.step()  # counts the micro-batch before this one
-            keys = None if batch.keys is None else batch.keys[index]
             self.mark(phases.FORWARD)
-            loss = self.engine(batch.ids[index], batch.labels[index], keys)
+            loss = self._loss(batch, index)
             self.mark(phases.BACKWARD)
             self.engine.backward(loss)
             losses.append(loss.detach())

@@ -103,7 +103,7 @@ def _fsdp_section(case: Case) -> tuple[dict[str, Any], list[str]]:
         "fsdp_auto_wrap_policy": "TRANSFORMER_BASED_WRAP",
     }
     try:
-        section["fsdp_transformer_layer_cls_to_wrap"] = BLOCKS[reference_family(case.model)]
+        section["fsdp_transformer_layer_cls_to_wrap"] = BLOCKS[reference_family(case.decoder)]
     except SpecError:
         return section, [
             f"model {case.model.name}: no family of transformers is its equal, so that the class of its blocks"

@@ -25,7 +25,7 @@ def torchtitan(case: Case) -> Handover:
     model of another form, and for a layout that torchtitan has no engine for. Keywords: torchtitan/config/configs.py
     of 0.3.0.
     """
-    check_form(case.model)
+    check_form(case.decoder)
     check_layout(case)
     left, where = unsaid(case), ", on every machine" if case.cluster.nodes > 1 else ""
     program = f"-m torchtitan.train --module config_registry --config {FUNCTION}"
@@ -68,7 +68,7 @@ def _imports(case: Case) -> list[str]:
         titan["components.validate"] = ["Validator"]
     own = ["dataclass"] if _has_own_policy(case) else []
     first: list[str] = []
-    if flavor_of(case.model) is None:
+    if flavor_of(case.decoder) is None:
         helpers += HELPERS
         titan |= SHAPE_IMPORTS
         own.append("replace")
@@ -114,7 +114,7 @@ class EveryNthAC(FullAC):
 
 def _model(case: Case) -> list[str]:
     """What makes `model_spec`, up to the first lines of the function."""
-    flavor = flavor_of(case.model)
+    flavor = flavor_of(case.decoder)
     converter = 'Float8LinearConverter.Config(recipe_name="rowwise", filter_fqns=["lm_head"])'
     start = ["", "", f"def {FUNCTION}() -> Trainer.Config:"]
     if flavor is not None:
@@ -123,7 +123,7 @@ def _model(case: Case) -> list[str]:
     built = f"{converter}.build().convert(model())" if _is_fp8(case) else "model()"
     return [
         "",
-        *shape_lines(case.model),
+        *shape_lines(case.decoder),
         *start,
         f'    model_spec = replace(model_registry("8B"), flavor={json.dumps(case.model.name)}, model={built})',
     ]

@@ -40,7 +40,7 @@ BETAS = (0.9, 0.95)
 def trainer_call(case: Case) -> Call:
     """The whole configuration. `model_spec` is the file's own variable."""
     recipe = case.recipe
-    assets = ASSETS.get(flavor_of(case.model) or "", case.model.name)
+    assets = ASSETS.get(flavor_of(case.decoder) or "", case.decoder.name)
     warmup = {"warmup_steps": recipe.warmup_steps, "decay_type": "cosine", "min_lr_factor": LOWEST_SHARE}
     keywords: dict[str, str | Call] = {
         "model_spec": "model_spec",

@@ -31,7 +31,7 @@ def serving_mapping(asked: Asked) -> dict[str, Any]:
     case, model = asked.case, inference_of(asked.case)
     rank, peak = fullest_rank(model)
     room, cache = room_of(case, asked.memory_share), cache_terms(case, rank)
-    published = served_model_of(case.model)
+    published = served_model_of(case.decoder)
     rows = [_row(asked, AS_IT_IS, case)]
     rows += [_row(asked, choice.name, choice.of(case)) for choice in asked.choices]
     answer = {
@@ -76,7 +76,7 @@ def room_of(case: Case, share: float) -> dict[str, Any]:
 def times_of(case: Case, asked: Asked) -> dict[str, Any]:
     """Prefill, one step of decoding with the context full, and tokens/s; None each, and why, where a rate is not
     known or the model's operators are not."""
-    published = served_model_of(case.model)
+    published = served_model_of(case.decoder)
     try:
         if published is not None:
             raise SpecError(f"model: {published.name}: {published.why}, so its steps are not timed")
@@ -190,7 +190,7 @@ def _memory_mapping(model: InferenceModel, rank: int, peak: int, room: dict[str,
 def _decode_mapping(case: Case, cache: tuple[CacheTerm, ...], asked: Asked) -> dict[str, Any]:
     """What one more token of every sequence computes and reads on a rank, and the device's own ratio of the two."""
     names = ("flops", "weight_bytes", "cache_bytes", "flops_per_byte")
-    if served_model_of(case.model) is not None:
+    if served_model_of(case.decoder) is not None:
         return {**dict.fromkeys(names), "ridge_flops_per_byte": None}
     work = decode_work(case, cache)
     try:

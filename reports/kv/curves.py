@@ -81,7 +81,7 @@ def rate_lines(asked: Asked, rows: list[dict[str, Any]]) -> tuple[Line, ...]:
 def roof_lines(asked: Asked, largest: int) -> tuple[Line, ...]:
     """What the case could do at most if reading, and if computing, were all that took time: tokens a second over the
     batch, on all replicas (Williams et al. 2009). Empty where a rate is not known."""
-    if served_model_of(asked.case.model) is not None:
+    if served_model_of(asked.case.decoder) is not None:
         return ()
     try:
         roof = roofline_of(asked.case)

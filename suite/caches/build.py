@@ -57,7 +57,7 @@ def _sinks(case: Case, shape: CacheShape, on: StoresOn, device: torch.device) ->
 
 def _frequencies(case: Case) -> Tensor | None:
     """Of the model's rotation; None where its positions are learned."""
-    model = case.model
+    model = case.decoder
     if model.position is Position.LEARNED:
         return None
     return rope_frequencies(model.rotary_dim, model.rope_theta, model.rope_scaling)

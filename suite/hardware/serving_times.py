@@ -12,7 +12,7 @@ from functools import cached_property
 from suite.cache import CacheSpec
 from suite.hardware.curve import Curve
 from suite.hardware.operator_times import Crowd, Format
-from suite.models.decoder import Latent
+from suite.models.latent_shape import Latent
 from suite.parse import SpecError
 from suite.serving import Serving
 from suite.stats import NOISY_SPREAD

@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from suite.models.base import ModelSpec
 from suite.models.decoder import DecoderSpec
 from suite.models.presets import PRESETS
 from suite.parse import SpecError, from_mapping, nearest
 
-ModelSpec = DecoderSpec  # the union of the families' specifications
+__all__ = ["PRESETS", "SPECS", "DecoderSpec", "ModelSpec", "model_from", "preset"]
 
 #: family name -> its specification
 SPECS: dict[str, type[ModelSpec]] = {"decoder": DecoderSpec}

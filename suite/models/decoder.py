@@ -5,6 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import StrEnum
 
+from suite.models.base import ModelSpec
+from suite.models.experts import Experts
+from suite.models.latent_shape import Latent
 from suite.parse import require, setting
 
 #: more than any published model by far; beyond it an estimate would take minutes
@@ -43,35 +46,7 @@ class RopeScaling:
 
 
 @dataclass(frozen=True)
-class Latent:
-    """Multi-head latent attention (arXiv:2405.04434, section 2.1.2): keys and values of all heads come from one
-    compressed latent a token, beside a rotated key that all heads share. Elements, a token or a head."""
-
-    kv_rank: int  # d_c: the latent that is cached
-    rope_dim: int  # d_h^R: of the shared rotated key, which is cached too
-    nope_dim: int  # of each head's key that is not rotated
-    v_dim: int  # of each head's value
-    q_rank: int = 0  # d_c': of the queries' own latent; 0: queries are projected directly
-
-    def __post_init__(self) -> None:
-        for name in ("kv_rank", "rope_dim", "nope_dim", "v_dim"):
-            require(getattr(self, name) >= 1, f"model.latent.{name}: must be at least 1, got {getattr(self, name)}")
-        require(self.q_rank >= 0, f"model.latent.q_rank: must be at least 0, got {self.q_rank}")
-        require(self.rope_dim % 2 == 0, f"model.latent.rope_dim: rope rotates pairs; {self.rope_dim} is odd")
-        require(
-            self.v_dim <= self.key_dim,
-            f"model.latent.v_dim: {self.v_dim} > rope_dim({self.rope_dim}) + nope_dim({self.nope_dim}); fused attention"
-            " pads values to the width of keys, never the reverse",
-        )
-
-    @property
-    def key_dim(self) -> int:
-        """Width of each head's query and key, the rotated part and the other."""
-        return self.rope_dim + self.nope_dim
-
-
-@dataclass(frozen=True)
-class DecoderSpec:
+class DecoderSpec(ModelSpec):
     """A decoder-only transformer, pre-norm. h hidden, a heads of d, k key-value heads, f ffn, V vocab.
 
     Parameters: L (h a d + 2 h k d + a d h + (2 or 3) h f + norms + biases) + final norm + V h (+ V h untied)
@@ -103,6 +78,9 @@ class DecoderSpec:
     norm_eps: float = setting(1e-5, "added under the norm's root")
     window: int | None = setting(None, "newest tokens that a query sees, its own included (none: all)")
     latent: Latent | None = setting(None, "multi-head latent attention's sizes (none: keys and values of their own)")
+    experts: Experts | None = setting(None, "a mixture of experts in place of the MLP (none: one MLP)")
+    dense_layers: int = setting(0, "with experts: first blocks that have one MLP of width ffn instead")
+    mtp: int = setting(0, "with experts: tokens beyond the next that are predicted in training, a block each")
     family: str = setting("decoder", "model family")
     name: str = setting("custom", "what reports call it")
 
@@ -139,7 +117,27 @@ class DecoderSpec:
                 self.rotary_dim >= 2 and self.rotary_dim % 2 == 0,
                 f"model.head_dim: rope rotates pairs; {self.rotary_dim} rotated of {self.head_dim} is not even",
             )
+        self._check_experts()
         require(self.family == "decoder", f"model.family: {self.family!r} is not 'decoder'")
+
+    @property
+    def is_causal_decoder(self) -> bool:
+        """Always."""
+        return True
+
+    def _check_experts(self) -> None:
+        """Refuse what speaks of experts where there are none, and counts of blocks that are not there."""
+        for name in ("dense_layers", "mtp"):
+            count = getattr(self, name)
+            require(count >= 0, f"model.{name}: must be at least 0, got {count}")
+            require(
+                count == 0 or self.experts is not None,
+                f"model.{name}: {count} without experts, whose models have it; give experts, or leave it out",
+            )
+        require(
+            self.experts is None or self.dense_layers < self.layers,
+            f"model.dense_layers: {self.dense_layers} of layers({self.layers}) leave no block with experts",
+        )
 
     def _check_latent(self, latent: Latent) -> None:
         """Settle head_dim, and refuse what latent attention has no place for."""

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from suite.models.decoder import DecoderSpec, Latent, Position
+from suite.models.decoder import DecoderSpec, Position
+from suite.models.latent_shape import Latent
 
 
 def latent_of(spec: DecoderSpec) -> DecoderSpec:

@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from suite.models.blocks import CORES, rotate
-from suite.models.decoder import Latent
+from suite.models.latent_shape import Latent
 from suite.spec import AttentionKernel
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from suite.models.decoder import Latent
+from suite.models.latent_shape import Latent
 from suite.operators import Array, Kernel, OperatorKind, Size, Split
 from suite.spec import AttentionKernel
 from suite.tape import ONE, Tape

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from suite.models.decoder import Activation, DecoderSpec, Latent, Norm, Position, RopeScaling
+from suite.models.decoder import Activation, DecoderSpec, Norm, Position, RopeScaling
+from suite.models.latent_shape import Latent
 
 GPT2_VOCAB, MEGATRON_VOCAB = 50257, 51200
 LLAMA_VOCAB, LLAMA3_VOCAB, QWEN2_VOCAB = 32000, 128256, 152064

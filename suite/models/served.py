@@ -8,7 +8,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from suite.models.decoder import Activation, DecoderSpec, Latent, Norm, Position
+from suite.models.decoder import Activation, DecoderSpec, Norm, Position
+from suite.models.latent_shape import Latent
 from suite.models.presets import llama
 
 

@@ -19,8 +19,9 @@ from suite.caches.build import build_cache
 from suite.caches.core import next_logits, through
 from suite.case import Case, case_from
 from suite.layout import Layout, Recompute
-from suite.models.decoder import DecoderSpec, Latent
+from suite.models.decoder import DecoderSpec
 from suite.models.decoder_module import Decoder
+from suite.models.latent_shape import Latent
 from suite.spec import AttentionKernel, LossKernel
 from tests.distributed.judgement import differences
 from tests.distributed.plans import NUMERICS, single_process, trained

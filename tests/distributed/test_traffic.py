@@ -18,6 +18,7 @@ from parallelism.traffic_pass import measure_traffic
 from suite.case import Case, case_from
 from suite.collectives import Collective, tally
 from suite.record import Quantity, Sample
+from suite.tasks.base import Examples
 from tests.distributed.ranks import run_cases, run_on_ranks
 
 pytestmark = pytest.mark.distributed
@@ -70,7 +71,9 @@ def measure(case: Case, rank: int) -> list[Sample]:
     device = torch.device("cpu")
     trainer = make_trainer(case, build_mesh(case.layout, "cpu"), device)
     ids = np.random.default_rng(0).integers(case.model.vocab, size=(case.global_batch, case.workload.seq_len))
-    return measure_traffic(lambda step: trainer.step(step, batch_of(case, rank, step, ids, ids, device)), rank)
+    return measure_traffic(
+        lambda step: trainer.step(step, batch_of(case, rank, step, Examples(ids, ids), device)), rank
+    )
 
 
 def measured(samples: list[Sample]) -> dict[tuple[Quantity, Collective | None], float]:

@@ -29,6 +29,7 @@ from parallelism.strategies import parallelize
 from parallelism.training import Trainer
 from suite.case import Case
 from suite.memory_probe import OPTIMIZER
+from suite.tasks.base import Examples
 
 STEPS = 3
 CPU = torch.device("cpu")
@@ -124,7 +125,7 @@ def rank_batch(case: Case, rank: int, step: int) -> Batch:
     """One rank's part of a step's global batch, as the worker cuts it."""
     shape = (case.global_batch, case.workload.seq_len + 1)
     rows = np.random.default_rng(step).integers(case.model.vocab, size=shape)
-    return batch_of(case, rank, step, rows[:, :-1], rows[:, 1:], CPU)
+    return batch_of(case, rank, step, Examples(rows[:, :-1], rows[:, 1:]), CPU)
 
 
 def pieces(tensors: Iterable[tuple[str, Tensor | None]], is_tied: bool = False) -> dict[str, Piece]:

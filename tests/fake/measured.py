@@ -21,6 +21,7 @@ from suite.caches.core import next_logits, through
 from suite.case import Case
 from suite.models.decoder_module import Decoder
 from suite.record import STATE, Component, Moment, Sample
+from suite.tasks.base import Examples
 
 CPU = torch.device("cpu")
 #: A loss's scalars, a norm a parameter, AdamW's few: allocated, and not modelled.
@@ -79,7 +80,7 @@ def measure(case: Case, rank: int = 0) -> Beside:
     def batch(step: int) -> Batch:
         shape = (case.global_batch, case.workload.seq_len)
         ids, labels = (np.random.default_rng(step).integers(case.model.vocab, size=shape) for _ in range(2))
-        return batch_of(case, rank, step, ids, labels, torch.device("cpu"))  # numpy's memory, as a worker's batches
+        return batch_of(case, rank, step, Examples(ids, labels), torch.device("cpu"))
 
     samples = cpu_memory(make, batch, rank, lambda text: None)
     # a forked rank has one thread, whatever the machine would give a worker

@@ -21,8 +21,9 @@ from suite.caches.core import next_logits, through
 from suite.case import Case, case_from
 from suite.layout import Recompute
 from suite.models.blocks import Rope
-from suite.models.decoder import DecoderSpec, Latent
+from suite.models.decoder import DecoderSpec
 from suite.models.decoder_module import Block, Decoder
+from suite.models.latent_shape import Latent
 from suite.models.ledgers import ledger_of
 from suite.record import Moment, Quantity
 from suite.spec import Precision, Workload

@@ -10,8 +10,9 @@ import pytest
 from memory.caches.model import cache_bytes
 from suite.case import Case, case_from
 from suite.layout import Recompute
-from suite.models.decoder import DecoderSpec, Latent, Position
+from suite.models.decoder import DecoderSpec, Position
 from suite.models.latent import latent_of
+from suite.models.latent_shape import Latent
 from suite.models.ledgers import ledger_of
 from suite.models.presets import PRESETS, llama
 from suite.operators import OperatorKind

@@ -14,9 +14,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from suite.models.decoder import DecoderSpec, Latent, RopeScaling
+from suite.models.decoder import DecoderSpec, RopeScaling
 from suite.models.decoder_module import Decoder
 from suite.models.hf_family import reference_family
+from suite.models.latent_shape import Latent
 from suite.models.presets import gpt, llama
 from suite.parse import SpecError
 from suite.spec import AttentionKernel, LossKernel

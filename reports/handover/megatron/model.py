@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from reports.handover.megatron.part import Part, given
 from suite.case import Case
-from suite.models.decoder import Activation, DecoderSpec, Latent, Norm, Position, RopeScaling
+from suite.models.decoder import Activation, DecoderSpec, Norm, Position, RopeScaling
+from suite.models.latent_shape import Latent
 from suite.parse import require
 
 #: rows that the vocabulary of a tensor-parallel rank is padded to a multiple of, by default; and the fewest that keep
@@ -16,7 +17,7 @@ ROPE_SCALING = (1.0, 4.0, 8192)
 
 def model_part(case: Case) -> Part:
     """Every size of the model; SpecError where Megatron-LM has no such rotation."""
-    model = case.model
+    model = case.decoder
     grouped = model.latent is None and model.kv_heads != model.heads
     wide = model.latent is None and model.head_dim * model.heads != model.hidden
     arguments = given(
@@ -43,7 +44,7 @@ def model_part(case: Case) -> Part:
 
 def vocabulary_part(case: Case) -> Part:
     """The vocabulary: mock data of its size, so that the script runs as it stands, and the padding of its rows."""
-    model, tp, recipe = case.model, case.layout.tp, case.recipe
+    model, tp, recipe = case.decoder, case.layout.tp, case.recipe
     multiple = padding(model.vocab, tp)
     rows = padded_rows(model.vocab, tp)
     arguments = (

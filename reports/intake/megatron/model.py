@@ -6,7 +6,8 @@ from dataclasses import replace
 from typing import Any
 
 from reports.intake.megatron.settings import Settings
-from suite.models.decoder import Activation, DecoderSpec, Latent, Norm, Position, RopeScaling
+from suite.models.decoder import Activation, DecoderSpec, Norm, Position, RopeScaling
+from suite.models.latent_shape import Latent
 from suite.models.presets import GPT2_VOCAB, LLAMA_VOCAB, PRESETS
 from suite.parse import SpecError, require, shown, to_mapping
 

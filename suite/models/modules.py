@@ -1,0 +1,30 @@
+"""Model family -> its nn.Module. One line a family; imported only where torch is."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import cast
+
+from torch import nn
+
+from suite.models.base import ModelSpec
+from suite.models.decoder_module import Decoder
+from suite.spec import Workload
+
+
+def _decoder(spec: ModelSpec, workload: Workload) -> nn.Module:
+    from suite.models.decoder import DecoderSpec
+
+    assert isinstance(spec, DecoderSpec)
+    return Decoder(spec, workload.attention, workload.loss)
+
+
+#: family -> its module, weights unset: with `reset_parameters()`, and called as model(ids, labels, keys, **extras)
+MODULES: dict[str, Callable[[ModelSpec, Workload], nn.Module]] = {"decoder": _decoder}
+
+
+def new_module(spec: ModelSpec, workload: Workload) -> nn.Module:
+    """The family's module with its own initial weights, in fp32 on torch's current device."""
+    module = MODULES[spec.family](spec, workload)
+    cast("Decoder", module).reset_parameters()
+    return module

@@ -1,0 +1,14 @@
+"""The table of tasks."""
+
+from __future__ import annotations
+
+from suite.models.base import ModelSpec, TaskKind
+from suite.tasks.base import Task
+from suite.tasks.next_token import NEXT_TOKEN
+
+TASKS: dict[TaskKind, Task] = {TaskKind.NEXT_TOKEN: NEXT_TOKEN}
+
+
+def task_of(spec: ModelSpec) -> Task:
+    """What the model is trained to do."""
+    return TASKS[spec.task]
