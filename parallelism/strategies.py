@@ -10,6 +10,7 @@ from parallelism.context.strategy import CONTEXT
 from parallelism.data.ddp import DDP
 from parallelism.data.fsdp import FSDP
 from parallelism.data.replicate import REPLICATE
+from parallelism.expert.strategy import EXPERT
 from parallelism.pipeline.strategy import PIPELINE
 from parallelism.tensor.strategy import TENSOR
 from parallelism.zero.redundancy import ZERO_REDUNDANCY
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
 
 STRATEGIES: dict[str, Strategy] = {
     strategy.name: strategy
-    for strategy in (PIPELINE, TENSOR, CONTEXT, CHECKPOINTING, FSDP, ZERO, ZERO_REDUNDANCY, DDP, REPLICATE)
+    for strategy in (PIPELINE, TENSOR, CONTEXT, EXPERT, CHECKPOINTING, FSDP, ZERO, ZERO_REDUNDANCY, DDP, REPLICATE)
 }
 
 

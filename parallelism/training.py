@@ -18,6 +18,7 @@ from parallelism.clipping import clip_gradients
 from parallelism.data.accumulation import reduction_left_out
 from parallelism.data.leftovers import average_replicas, sum_sequence_parts
 from parallelism.dtypes import torch_dtype
+from parallelism.expert.gradients import average_exchanged
 from suite import memory_probe as phases
 from suite.case import Case
 from suite.formats import formats_of
@@ -100,6 +101,7 @@ class Trainer:
     def finish_gradients(self) -> None:
         """What is left to reduce once the last micro-batch's backward pass is over."""
         average_replicas(self.model, self.mesh, self.case.layout)
+        average_exchanged(self.model, self.case.layout)
         sum_sequence_parts(self.model, self.mesh, self.case.layout)
 
     def clip_and_update(self) -> Tensor:

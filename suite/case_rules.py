@@ -49,6 +49,30 @@ CASE_RULES: tuple[Rule[Case], ...] = (
         lambda case: case.layout.cp > 1 and not case.model.is_causal_decoder,
         lambda case: f"layout.cp({case.layout.cp}) with model.family({case.model.family})",
     ),
+    Rule(
+        "ep without experts",
+        "expert parallelism spreads a mixture's experts, and this model has none; use 1, or a model with experts",
+        lambda case: case.layout.ep > 1 and case.model.experts is None,
+        lambda case: f"layout.ep({case.layout.ep}) with {case.model.name}",
+    ),
+    _divides(
+        "model.experts.count",
+        lambda case: case.model.experts.count if case.model.experts else 0,
+        "ep",
+        "each expert-parallel rank takes as many whole experts",
+    ),
+    Rule(
+        "serving with ep",
+        "a decode step's all-to-alls are not built; use tp or dp to serve",
+        lambda case: case.serves and case.layout.ep > 1,
+        lambda case: f"layout.ep({case.layout.ep}) with serving.new_tokens({case.serving.new_tokens})",
+    ),
+    Rule(
+        "precision fp16-mixed with ep",
+        "torch's gradient scaler unscales plain tensors or DTensors of one mesh, and ep has both; use bf16-mixed",
+        lambda case: case.layout.ep > 1 and case.workload.precision is Precision.FP16_MIXED,
+        lambda case: f"workload.precision({case.workload.precision}) with layout.ep({case.layout.ep})",
+    ),
     _divides("model.heads", lambda case: case.model.heads, "tp", "each rank takes whole heads"),
     Rule(
         "model.kv_heads that tp does not divide",

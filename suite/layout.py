@@ -139,9 +139,11 @@ class StageSplit:
 class Layout:
     """How a run is spread over ranks: the degree of every axis, and what goes with it.
 
-    The rank grid is pp x dp x fsdp x cp x tp, outermost first: ranks that differ in tp alone are neighbours. Context
-    ranks hold the same parameters as each other's replicas, so gradients are reduced over them too, and FSDP2 shards
-    over fsdp x cp.
+    The rank grid is pp x dp x fsdp x ep x cp x tp, outermost first: ranks that differ in tp alone are neighbours.
+    Context ranks hold the same parameters as each other's replicas, so gradients are reduced over them too, and FSDP2
+    shards over fsdp x cp. Expert-parallel ranks take their own part of the batch: each holds count / ep of every
+    block's experts, which FSDP2 shards over fsdp, and of the rest what a data-parallel replica holds, which FSDP2
+    shards over fsdp x ep.
     """
 
     dp: int = setting(1, "data-parallel replicas (DDP; with fsdp > 1: HSDP; with zero: the ranks that it shards over)")
@@ -149,7 +151,7 @@ class Layout:
     tp: int = setting(1, "tensor-parallel degree")
     cp: int = setting(1, "context-parallel degree")
     pp: int = setting(1, "pipeline ranks")
-    ep: int = setting(1, "expert-parallel degree (only 1: no family here has experts yet)")
+    ep: int = setting(1, "expert-parallel ranks: each takes its own data and count / ep of every block's experts")
     zero: int = setting(0, "ZeRO stage over dp: 0 to 3")
     engine: Engine = setting(
         Engine.AUTO, "data-parallel engine: auto (deepspeed with zero, else torch), torch, deepspeed"
@@ -192,17 +194,28 @@ class Layout:
     @property
     def data_ranks(self) -> int:
         """Ranks that each take their own part of the global batch."""
-        return self.dp * self.fsdp
+        return self.dp * self.fsdp * self.ep
 
     @property
     def shard_ranks(self) -> int:
-        """Ranks that FSDP2 shards over: fsdp x cp, or 1 without it."""
-        return self.fsdp * self.cp if self.fsdp > 1 else 1
+        """Ranks that FSDP2 shards over, but for experts: fsdp x ep x cp, or 1 without it."""
+        return self.fsdp * self.ep * self.cp if self.fsdp > 1 else 1
+
+    @property
+    def expert_shard_ranks(self) -> int:
+        """Ranks that FSDP2 shards a rank's experts over: fsdp x cp, or 1 without it."""
+        return self.shard_ranks // self.ep if self.fsdp > 1 else 1
 
     @property
     def replica_ranks(self) -> int:
-        """Ranks that hold the same parameters and average gradients: dp, times cp where FSDP2 has not taken it."""
-        return self.dp if self.fsdp > 1 else self.dp * self.cp
+        """Ranks that hold the same parameters, but for experts, and average gradients: dp, times ep and cp where FSDP2
+        has not taken them."""
+        return self.dp if self.fsdp > 1 else self.dp * self.ep * self.cp
+
+    @property
+    def expert_replica_ranks(self) -> int:
+        """Ranks that hold the same experts and average their gradients."""
+        return self.replica_ranks if self.fsdp > 1 else self.replica_ranks // self.ep
 
     @property
     def is_balanced(self) -> bool:
@@ -227,7 +240,7 @@ class Layout:
         return self.data_engine is Engine.DEEPSPEED
 
     def place(self, axis: str, rank: int) -> int:
-        """A rank's coordinate on pp, dp, fsdp, cp or tp."""
+        """A rank's coordinate on pp, dp, fsdp, ep, cp or tp."""
         for name in reversed(AXES):
             degree = getattr(self, name)
             if name == axis:
@@ -237,14 +250,15 @@ class Layout:
 
     def data_rank(self, rank: int) -> int:
         """Which of the data_ranks parts of the global batch a rank takes."""
-        return self.place("dp", rank) * self.fsdp + self.place("fsdp", rank)
+        replica = self.place("dp", rank) * self.fsdp + self.place("fsdp", rank)
+        return replica * self.ep + self.place("ep", rank)
 
     def __str__(self) -> str:
         return "+".join(_names(self)) or "single"
 
 
 #: the rank grid, outermost first
-AXES = ("pp", "dp", "fsdp", "cp", "tp")
+AXES = ("pp", "dp", "fsdp", "ep", "cp", "tp")
 
 
 def degrees(layout: Layout) -> str:
@@ -268,6 +282,8 @@ def _names(layout: Layout) -> list[str]:
         names += _fsdp_names(layout)
     if layout.offload is not Offload.NONE:
         names.append(f"offload-{layout.offload}")
+    if layout.ep > 1:
+        names.append(f"ep{layout.ep}")
     if layout.cp > 1:
         unbalanced = "" if layout.load_balance or layout.context is ContextMethod.ULYSSES else "-unbalanced"
         names.append(f"cp{layout.cp}-{layout.context}{unbalanced}")

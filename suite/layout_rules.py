@@ -46,10 +46,24 @@ def _has_stage_count(layout: Layout) -> bool:
 
 RULES: tuple[Rule[Layout], ...] = (
     Rule(
-        "ep > 1",
-        "expert parallelism spreads experts, and no family here has them yet; use 1",
-        lambda layout: layout.ep > 1,
-        _fields("ep"),
+        "ep with cp",
+        "a router that balances sees whole sequences, and FSDP2 would shard experts over ranks on both sides of ep's;"
+        " use fsdp, tp or pp with ep",
+        lambda layout: layout.ep > 1 and layout.cp > 1,
+        _fields("ep", "cp"),
+    ),
+    Rule(
+        "ep with zero",
+        "both engines of ZeRO take every parameter to be alike on all data-parallel ranks, and experts are not; use"
+        " fsdp, which shards experts over fsdp and the rest over fsdp * ep",
+        lambda layout: layout.ep > 1 and (layout.zero > 0 or layout.is_deepspeed),
+        _fields("ep", "zero", "engine"),
+    ),
+    Rule(
+        "reshard_after_forward to a number with ep",
+        "experts and the rest would go back to groups of their own, which is not modelled; use true or false",
+        lambda layout: layout.ep > 1 and not isinstance(layout.reshard_after_forward, bool),
+        _fields("reshard_after_forward", "ep"),
     ),
     Rule(
         "fsdp with zero",

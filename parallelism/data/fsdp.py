@@ -5,12 +5,12 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, cast
 
 from parallelism.base import Strategy
-from parallelism.mesh import hsdp_mesh, shard_mesh
+from parallelism.mesh import expert_hsdp_mesh, expert_shard_mesh, hsdp_mesh, shard_mesh
 from parallelism.schedules.gathers import Held, gathers
 from parallelism.schedules.ledgers import stage_of_ledger
 from suite.collectives import Collective, Message
@@ -50,7 +50,10 @@ def padded_elements(shape: tuple[int, ...], ranks: int) -> int:
 
 def shard_place(layout: Layout, rank: int) -> int:
     """A rank's place among the shard_ranks that it shares parameters with; 0 where nothing is sharded."""
-    return layout.place("fsdp", rank) * layout.cp + layout.place("cp", rank) if layout.fsdp > 1 else 0
+    if layout.fsdp == 1:
+        return 0
+    place = layout.place("fsdp", rank) * layout.ep + layout.place("ep", rank)
+    return place * layout.cp + layout.place("cp", rank)
 
 
 @dataclass(frozen=True)
@@ -140,7 +143,8 @@ def apply(model: nn.Module, mesh: DeviceMesh | None, case: Case) -> nn.Module:
     """Shard every block, then what is left (embedding, final norm, head) as the root. In mixed precision parameters
     are gathered in the compute type; gradients are reduced in the layout's reduce_type. With dp > 1 the shards are
     replicated over dp (HSDP, arXiv:2304.11277, section 3.2.2). Resharding to n makes two process groups a block: FSDP2
-    gives each its own mesh."""
+    gives each its own mesh. With ep > 1 a block has two groups of parameters, gathered and reduced one after the
+    other: its experts' over fsdp, the rest's over fsdp x ep."""
     from torch.distributed.fsdp import CPUOffloadPolicy, OffloadPolicy, fully_shard
 
     assert mesh is not None
@@ -150,12 +154,26 @@ def apply(model: nn.Module, mesh: DeviceMesh | None, case: Case) -> nn.Module:
         "mp_policy": _policy(case),
         "offload_policy": CPUOffloadPolicy() if layout.offload is Offload.PARAMETERS else OffloadPolicy(),
     }
+    if layout.ep > 1:
+        shared["shard_placement_fn"] = _expert_placement(mesh, layout)
     blocks = [cast("FSDPModule", block) for block in cast("nn.ModuleDict", model.blocks).values()]
     for block in blocks:
         fully_shard(cast("nn.Module", block), reshard_after_forward=layout.reshard_after_forward, **shared)
     fully_shard(model, reshard_after_forward=False, **shared)
     _set_prefetches(cast("FSDPModule", model), blocks, layout)
     return model
+
+
+def _expert_placement(mesh: DeviceMesh, layout: Layout) -> Callable[[nn.Parameter], Any]:
+    """Which parameters are sharded over another mesh: those that expert parallelism divides."""
+    from torch.distributed.fsdp._fully_shard._fsdp_common import ShardPlacementResult
+    from torch.distributed.fsdp._fully_shard._fsdp_init import _get_mesh_info
+
+    from parallelism.expert.gradients import is_expert
+
+    own = expert_hsdp_mesh(mesh, layout) if layout.dp > 1 else expert_shard_mesh(mesh, layout)
+    experts = ShardPlacementResult(None, cast("Any", _get_mesh_info(own)))
+    return lambda parameter: experts if is_expert(parameter) else None
 
 
 def _policy(case: Case) -> MixedPrecisionPolicy:

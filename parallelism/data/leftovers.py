@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from torch import nn
+from torch import Tensor, nn
 from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.tensor import DTensor
 
 from parallelism.data import replicate
 from parallelism.data.flat import all_reduce_flat, local_gradients
-from parallelism.mesh import replica_mesh
+from parallelism.expert.gradients import is_expert
+from parallelism.mesh import expert_replica_mesh, replica_mesh
 from suite.layout import Layout
 
 
@@ -17,8 +18,15 @@ def average_replicas(model: nn.Module, mesh: DeviceMesh | None, layout: Layout) 
     before is alike on all of them."""
     if mesh is None or not replicate.is_used(layout):
         return
-    replicas = replica_mesh(mesh, layout)
-    gradients = local_gradients(reversed(list(model.parameters())))  # as backward made them
+    parameters = list(reversed(list(model.parameters())))  # as backward made them
+    alike = [each for each in parameters if not is_expert(each)]
+    _average(local_gradients(alike), replica_mesh(mesh, layout), layout)
+    if layout.expert_replica_ranks > 1:
+        experts = [each for each in parameters if is_expert(each)]
+        _average(local_gradients(experts), expert_replica_mesh(mesh, layout), layout)
+
+
+def _average(gradients: list[Tensor], replicas: DeviceMesh, layout: Layout) -> None:
     for bucket in replicate.buckets([each.nbytes for each in gradients], replicate.bucket_cap_bytes(layout)):
         all_reduce_flat([gradients[index] for index in bucket], replicas.get_group(), divide_by=replicas.size())
 

@@ -1,7 +1,7 @@
 """Data parallel where DDP cannot be: gradients averaged over the replicas in flat buckets. Each rank averages its own
 parts with the ranks that hold the same.
 
-DDP takes no DTensors, and it reduces when a whole backward pass ends: a schedule that computes gradients of weights
+DDP takes no DTensors, which tensor and expert parallelism make, and it reduces when a whole backward pass ends: a schedule that computes gradients of weights
 apart does so by calls that DDP does not hear."""
 
 from __future__ import annotations
@@ -66,7 +66,7 @@ def apply(model: nn.Module, mesh: DeviceMesh | None, case: Case) -> nn.Module:
 def is_used(layout: Layout) -> bool:
     """Are there replicas whose gradients neither FSDP2 nor DDP reduces?"""
     is_split = layout.pp > 1 and layout.schedule.splits_backward
-    return layout.replica_ranks > 1 and layout.fsdp == 1 and (layout.tp > 1 or is_split)
+    return layout.replica_ranks > 1 and layout.fsdp == 1 and (layout.tp > 1 or layout.ep > 1 or is_split)
 
 
 REPLICATE = Strategy(
@@ -78,6 +78,6 @@ REPLICATE = Strategy(
     is_used=is_used,
     apply=apply,
     messages=messages,
-    needs="tp > 1",
+    needs="tp > 1, ep > 1, or a schedule that splits the backward pass",
     example={"dp": 2, "tp": 2},
 )

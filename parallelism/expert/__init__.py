@@ -1,0 +1,1 @@
+"""Expert parallelism: experts divided over ranks, tokens sent to them and their outputs back."""
