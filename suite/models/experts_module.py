@@ -5,7 +5,7 @@ Expert parallelism sets `MixtureMLP.exchange`, tensor parallelism divides the ex
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, Protocol
 
 import torch
@@ -90,10 +90,10 @@ class MixtureMLP(nn.Module):
         with torch.no_grad():
             places = places_of(routing.experts, sequences, self.spec)
         tokens = tokens.to(compute_dtype(tokens))
-        y = _summed(self._routed(tokens, places), routing.weights, places, tokens)
+        y = _summed(self._routed(tokens, places), routing.weights, places, tokens).view(x.shape)
         if self.shared is not None:
-            y = y + self.shared(tokens)
-        return _Counted.apply(y.view(x.shape), routing.auxiliary, places.load, self)
+            y = y + self.shared(tokens.view(x.shape))
+        return _Counted.apply(y, routing.auxiliary, places.load, self)
 
     def _routed(self, tokens: Tensor, places: Places) -> Tensor:
         """The experts' outputs, [R, h]."""
@@ -105,12 +105,30 @@ class MixtureMLP(nn.Module):
 
 
 def _summed(outputs: Tensor, weights: Tensor, places: Places, tokens: Tensor) -> Tensor:
-    """Each token's weighted sum of its rows' outputs [R, h]: [n, h]."""
+    """Each token's weighted sum of its rows' outputs [R, h]: as tokens [n, h]."""
     mine = weights.flatten().index_select(0, places.choices)
     if places.filled is not None:
         mine = mine * places.filled
-    weighted = outputs * mine.to(outputs.dtype).unsqueeze(1)
-    return torch.zeros_like(tokens).index_add_(0, places.tokens, weighted)
+    return _Combine.apply(outputs, mine.to(outputs.dtype), places.tokens, len(tokens))
+
+
+class _Combine(torch.autograd.Function):
+    """Sums of rows [R, h] by weights [R] for the tokens [R] that they are of: [n, h]. As torch's own product and
+    index_add compute it, but that index_add would keep the weighted rows, and the product's derivative make two."""
+
+    @staticmethod
+    def forward(ctx: Any, outputs: Tensor, weights: Tensor, tokens: Tensor, count: int) -> Tensor:
+        ctx.save_for_backward(outputs, weights, tokens)
+        weighted = outputs * weights.unsqueeze(1)
+        return outputs.new_zeros(count, outputs.shape[1]).index_add_(0, tokens, weighted)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor, None, None]:
+        outputs, weights, tokens = ctx.saved_tensors
+        mine = gradient.index_select(0, tokens)
+        to_weights = (mine * outputs).sum(dim=1)
+        return mine.mul_(weights.unsqueeze(1)), to_weights, None, None
 
 
 class _Counted(torch.autograd.Function):
@@ -132,3 +150,8 @@ class _Counted(torch.autograd.Function):
             return gradient, None, None, None
         share = torch.full((), ctx.mixture.auxiliary_share, dtype=ctx.like.dtype, device=ctx.device)
         return gradient, share, None, None
+
+
+def mixtures(model: nn.Module) -> Iterator[MixtureMLP]:
+    """The model's mixtures, in its order."""
+    return (module for module in model.modules() if isinstance(module, MixtureMLP))

@@ -52,7 +52,7 @@ class Router(nn.Module):
         with torch.no_grad():
             experts = chosen(scores if self.bias is None else scores + self.bias, self.spec)
         auxiliary = None
-        if self.spec.balance is Balance.AUXILIARY and self.training:
+        if self.spec.balance is Balance.AUXILIARY and torch.is_grad_enabled():
             auxiliary = balance_loss(scores, experts, sequences, self.spec)
         return Routing(experts, self._weights(scores, experts), auxiliary)
 
@@ -78,7 +78,7 @@ def chosen(scores: Tensor, spec: Experts) -> Tensor:
         best = min(1 if spec.scoring is Scoring.SOFTMAX else 2, apart.shape[-1])
         groups = apart.topk(best, dim=-1).values.sum(dim=-1).topk(spec.top_groups, dim=-1).indices
         closed = torch.ones(len(scores), spec.groups, dtype=torch.bool, device=scores.device)
-        closed.scatter_(1, groups, False)  # noqa: FBT003 (torch's value)
+        closed.scatter_(1, groups, False)
         scores = apart.masked_fill(closed.unsqueeze(-1), float("-inf")).flatten(1)
     return scores.topk(spec.top_k, dim=-1).indices
 
