@@ -7,6 +7,8 @@ from dataclasses import dataclass, replace
 from suite.cpu_workspace import CpuWorkspace
 from suite.layout import Recompute, RecomputeKind
 from suite.models.decoder import Activation, DecoderSpec, Norm, Position
+from suite.models.experts_layers import experts_buffers, has_experts
+from suite.models.experts_ledger import mixture
 from suite.models.latent_ledger import latent_attention
 from suite.operators import Array, DType, Ledger, Placed, Segment, Size, Split
 from suite.selective import kept_outputs
@@ -59,16 +61,17 @@ def decoder_ledger(
     labels = Array("labels", (sizes.b, sizes.s), DType.INT64)
     embedding = _embedding(tape(), spec, sizes, ids)
     stream = Array("block input", (sizes.b, sizes.part, sizes.h), numerics.stream)
+    form = [(recompute.covers_block(index), has_experts(spec, index)) for index in range(spec.layers)]
     kinds = {
-        rerun: _block(tape(), spec, sizes, stream, workload.attention, recompute, rerun)
-        for rerun in {recompute.covers_block(index) for index in range(spec.layers)}
+        kind: _block(tape(), spec, sizes, stream, workload.attention, recompute, *kind) for kind in dict.fromkeys(form)
     }
-    blocks = [Placed(f"blocks.{index}", kinds[recompute.covers_block(index)]) for index in range(spec.layers)]
+    blocks = [Placed(f"blocks.{index}", kinds[kind]) for index, kind in enumerate(form)]
     norm = _final_norm(tape(), spec, sizes, stream)
     assert norm.output is not None
     hidden = Array("final norm output", norm.output.shape, norm.output.dtype)
     head = _head(tape(replace(numerics, scaling=None)), spec, sizes, hidden, labels, workload.loss)
     buffers, shared = _rope_tables(spec, sizes, numerics, share)
+    buffers += experts_buffers(spec)
     return Ledger(
         segments=(Placed("", embedding), *blocks, Placed("", norm), Placed("", head)),
         loss=frozenset({head.name}),
@@ -128,6 +131,7 @@ def _block(
     kernel: AttentionKernel,
     recompute: Recompute,
     rerun: bool,
+    is_mixture: bool,
 ) -> Segment:
     """x + attention(norm(x)), then x + mlp(norm(x)); as one region if the whole block is rerun in backward."""
     normed = _norm(tape, spec, "attention_norm", x)
@@ -135,7 +139,11 @@ def _block(
     mixed = dropout(tape, "attention_dropout", mixed, spec.dropout, sizes.whole)
     middle = tape.add("residual after attention", x, mixed)
     normed = _norm(tape, spec, "mlp_norm", middle)
-    mixed = dropout(tape, "mlp_dropout", _mlp(tape, spec, sizes, normed), spec.dropout, sizes.whole)
+    if is_mixture and spec.experts is not None:
+        mixed = mixture(tape, normed, spec.experts, sizes.s, sizes.part)
+    else:
+        mixed = _mlp(tape, spec, sizes, normed)
+    mixed = dropout(tape, "mlp_dropout", mixed, spec.dropout, sizes.whole)
     out = tape.add("block output", middle, mixed)
     if rerun:
         is_selective = recompute.kind is RecomputeKind.SELECTIVE_OP

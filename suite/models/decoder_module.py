@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from suite.models.blocks import Attention, GeluMLP, Rope, SwiGLU, compute_dtype
 from suite.models.decoder import Activation, DecoderSpec, Norm, Position
 from suite.models.dropout import SequenceDropout
+from suite.models.experts_module import MixtureMLP, mixtures
 from suite.models.latent_attention import LatentAttention
 from suite.models.loss import LOSSES
 from suite.spec import AttentionKernel, LossKernel
@@ -33,6 +34,14 @@ def build_attention(spec: DecoderSpec, kernel: AttentionKernel) -> nn.Module:
     )
 
 
+def build_mlp(spec: DecoderSpec, block: int) -> nn.Module:
+    """The MLP of a block: one, or from the first block that is not dense on a mixture of experts."""
+    if spec.experts is not None and block >= spec.dense_layers:
+        return MixtureMLP(spec.experts, spec.hidden)
+    mlp = GeluMLP if spec.activation is Activation.GELU else SwiGLU
+    return mlp(spec.hidden, spec.ffn, spec.bias)
+
+
 class Block(nn.Module):
     """x + attention(norm(x)), then x + mlp(norm(x)); what is added may be dropped out."""
 
@@ -42,8 +51,7 @@ class Block(nn.Module):
         self.attention = build_attention(spec, kernel)
         self.attention_dropout = SequenceDropout(spec.dropout, site)
         self.mlp_norm = build_norm(spec)
-        mlp = GeluMLP if spec.activation is Activation.GELU else SwiGLU
-        self.mlp = mlp(spec.hidden, spec.ffn, spec.bias)
+        self.mlp = build_mlp(spec, block=site // 2)
         self.mlp_dropout = SequenceDropout(spec.dropout, site + 1)
 
     def forward(self, x: Tensor, rope: tuple[Tensor, Tensor] | None, keys: Tensor | None = None) -> Tensor:
@@ -118,7 +126,9 @@ class Decoder(nn.Module):
             if parameter.dim() < 2:
                 parameter.fill_(1.0 if name.endswith("norm.weight") else 0.0)
                 continue
-            residual = name.endswith((".wo.weight", ".down.weight"))
+            residual = name.endswith((".wo.weight", ".down.weight", ".experts.down"))
             nn.init.normal_(parameter, std=INIT_STD / math.sqrt(2 * self.spec.layers) if residual else INIT_STD)
         if self.rope is not None:
             self.rope.reset_parameters()
+        for mixture in mixtures(self):
+            mixture.reset_buffers()

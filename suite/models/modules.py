@@ -9,6 +9,7 @@ from torch import nn
 
 from suite.models.base import ModelSpec
 from suite.models.decoder_module import Decoder
+from suite.models.experts_module import mixtures
 from suite.spec import Workload
 
 
@@ -16,7 +17,10 @@ def _decoder(spec: ModelSpec, workload: Workload) -> nn.Module:
     from suite.models.decoder import DecoderSpec
 
     assert isinstance(spec, DecoderSpec)
-    return Decoder(spec, workload.attention, workload.loss)
+    model = Decoder(spec, workload.attention, workload.loss)
+    for mixture in mixtures(model):
+        mixture.auxiliary_share = 1 / workload.micro_batches
+    return model
 
 
 #: family -> its module, weights unset: with `reset_parameters()`, and called as model(ids, labels, keys, **extras)
