@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from suite.layout import ContextMethod, Layout, Offload, ReduceType, Schedule
 from suite.layout_rules import Rule
+from suite.models.experts import Dispatch
 from suite.optimizer_rules import OPTIMIZER_RULES
 from suite.parse import require
 from suite.spec import Precision
@@ -60,6 +61,15 @@ CASE_RULES: tuple[Rule[Case], ...] = (
         lambda case: case.model.experts.count if case.model.experts else 0,
         "ep",
         "each expert-parallel rank takes as many whole experts",
+    ),
+    Rule(
+        "imbalance that no routing has",
+        "a token goes to an expert once, so the busiest of ep ranks gets at most"
+        " ep * min(top_k, count / ep) / top_k times the mean, and as much as the others without ep or with capacity,"
+        " whose places are computed even if empty; use 1.0",
+        lambda case: case.workload.imbalance > most_imbalance(case),
+        lambda case: f"workload.imbalance({case.workload.imbalance}) > {most_imbalance(case):g}"
+        f" with layout.ep({case.layout.ep})",
     ),
     Rule(
         "serving with ep",
@@ -208,6 +218,14 @@ CASE_RULES: tuple[Rule[Case], ...] = (
     ),
     *OPTIMIZER_RULES,
 )  # fmt: skip
+
+
+def most_imbalance(case: Case) -> float:
+    """The largest imbalance that a routing of the case's model over its ranks can have."""
+    experts, ep = case.model.experts, case.layout.ep
+    if experts is None or ep == 1 or experts.dispatch is Dispatch.CAPACITY:
+        return 1.0
+    return ep * min(experts.top_k, experts.count // ep) / experts.top_k
 
 
 def sequence_parts(layout: Layout) -> int:

@@ -17,7 +17,7 @@ def own_rows(rows: int, ranks: int, rank: int) -> range:
 
 @dataclass(frozen=True)
 class Share:
-    """What tensor and context parallelism leave one rank: degrees, and the rank's place in each."""
+    """What tensor, context and expert parallelism leave one rank: degrees, and the rank's place in each."""
 
     tp: int = 1
     tp_rank: int = 0
@@ -28,6 +28,11 @@ class Share:
     context: ContextMethod = ContextMethod.RING
     is_balanced: bool = False
     """Does a ring's rank hold an early and a late chunk?"""
+    ep: int = 1
+    is_busiest: bool = True
+    """With ep: is it the rank whose experts are chosen most? The first is taken to be"""
+    rows: tuple[int, ...] = ()
+    """With ep, and a recorded routing: rows that the experts here receive in a micro-batch, block by block"""
 
     def rows(self, whole: int) -> int:
         """How many of a weight's rows this rank holds."""
@@ -52,4 +57,6 @@ def share_of(layout: Layout, rank: int) -> Share:
         cp_rank=layout.place("cp", rank),
         context=layout.context,
         is_balanced=layout.is_balanced,
+        ep=layout.ep,
+        is_busiest=layout.place("ep", rank) == 0,
     )

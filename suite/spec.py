@@ -88,11 +88,18 @@ class Workload:
     )
     attention: AttentionKernel = setting(AttentionKernel.FLASH, "attention kernel: flash, eager")
     loss: LossKernel = setting(LossKernel.PLAIN, "cross-entropy: plain, chunked")
+    imbalance: float = setting(
+        1.0, "with ep > 1: rows that the busiest expert-parallel rank receives over the mean of all"
+    )
 
     def __post_init__(self) -> None:
         for name in ("seq_len", "micro_batch", "micro_batches"):
             size = getattr(self, name)
             require(size >= 1, f"workload.{name}: must be at least 1, got {size}")
+        require(
+            1 <= self.imbalance < math.inf,
+            f"workload.imbalance: must be at least 1, the busiest rank's rows over the mean, got {self.imbalance}",
+        )
 
 
 @dataclass(frozen=True)

@@ -56,6 +56,12 @@ class _Mixture:
             return Size("b*s*k", self.choices)
         return Size("E*b*C", self.spec.count * self.b.value * self.spec.capacity(self.s.value))
 
+    @property
+    def own(self) -> Size:
+        """Experts on this rank."""
+        ep = self.tape.share.ep
+        return self.experts if ep == 1 else Size("E/ep", self.spec.count // ep)
+
     def array(self, name: str, shape: tuple[Size, ...], kind: DType) -> Array:
         return Array(f"mlp: {name}", shape, kind)
 
@@ -84,7 +90,7 @@ def _mixed(m: _Mixture, x: Array) -> Array:
     narrow = _in(m, "tokens", tokens, m.tape.numerics.compute)
     rows = m.array("rows of experts", (m.rows, m.h), narrow.dtype)
     m.run("gather", Kernel("index_select", (narrow, places[0]), (rows,), (places[0],), (narrow,)))
-    outputs = _experts(m, rows, places[2])
+    outputs = _experts(m, rows, places[2]) if tape_is_whole(m) else _exchanged(m, rows, places[2])
     y = _combine(m, outputs, weights, places, narrow)
     if m.spec.shared:
         y = _with_shared(m, y, narrow)
