@@ -134,6 +134,12 @@ class DecoderSpec(ModelSpec):
                 count == 0 or self.experts is not None,
                 f"model.{name}: {count} without experts, whose models have it; give experts, or leave it out",
             )
+        is_swiglu = self.activation is Activation.SWIGLU and not self.bias
+        require(
+            self.experts is None or is_swiglu,
+            f"model.experts: with model.activation({self.activation}), model.bias({self.bias}); experts are SwiGLUs"
+            " without biases, as Mixtral's and DeepSeek's; use swiglu and no bias",
+        )
         require(
             self.experts is None or self.dense_layers < self.layers,
             f"model.dense_layers: {self.dense_layers} of layers({self.layers}) leave no block with experts",

@@ -1,4 +1,4 @@
-"""Which of a model's blocks have experts, and what their routers hold beside weights. Torch-free."""
+"""Which of a model's blocks have experts, what their routers hold beside weights, and what a token uses. Torch-free."""
 
 from __future__ import annotations
 
@@ -24,3 +24,27 @@ def experts_buffers(spec: ModelSpec) -> tuple[Array, ...]:
                 found.append(Array(f"blocks.{block}.mlp.router.bias", (count,), DType.FP32))
             found.append(Array(f"blocks.{block}.mlp.tally", (count,), DType.INT64))
     return tuple(found)
+
+
+def router_biases(spec: ModelSpec) -> int:
+    """Elements of the routers' biases, which are buffers: no optimizer moves them. DeepSeek-V3's published count of
+    parameters has them, ours of a model's parameters has not."""
+    return sum(array.elements for array in experts_buffers(spec) if array.name.endswith("router.bias"))
+
+
+def idle_parameters(spec: ModelSpec) -> int:
+    """Parameters that one token does not use: of every mixture (multi-token prediction's left out), the matrices of the
+    routed experts that it does not go to, 3 h f each."""
+    if spec.experts is None:
+        return 0
+    blocks = sum(has_experts(spec, block) for block in range(spec.layers))
+    return blocks * (spec.experts.count - spec.experts.top_k) * 3 * spec.hidden * spec.experts.ffn
+
+
+def active_parameters(spec: ModelSpec, parameters: int) -> int:
+    """Of a whole model's `parameters` (without multi-token prediction's), those that one token's forward pass uses.
+
+    Counted: everything that is not a routed expert, embedding and head included, and top_k experts of every mixture;
+    routers' biases where `parameters` has them. So Mixtral's and DeepSeek-V3's published figures count.
+    """
+    return parameters - idle_parameters(spec)

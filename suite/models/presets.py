@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from suite.models.decoder import Activation, DecoderSpec, Norm, Position, RopeScaling
+from suite.models.expert_presets import EXPERT_PRESETS
 from suite.models.latent_shape import Latent
 
 GPT2_VOCAB, MEGATRON_VOCAB = 50257, 51200
@@ -146,4 +147,4 @@ _PRESETS: tuple[DecoderSpec, ...] = (
     llama("minimind", 16, 768, 8, 2048, 6400, kv_heads=2, positions=32768, theta=1e6, tied=True),
 )
 
-PRESETS: dict[str, DecoderSpec] = {spec.name: spec for spec in _PRESETS}
+PRESETS: dict[str, DecoderSpec] = {spec.name: spec for spec in (*_PRESETS, *EXPERT_PRESETS)}
