@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
 from functools import cache, cached_property
 
 from memory.events import Label
@@ -70,6 +70,9 @@ class MemoryModel:
 
     case: Case
     memo: Memo = field(default_factory=Memo, compare=False, repr=False)
+    received: Mapping[int, tuple[int, ...]] = field(default_factory=dict)
+    """with expert parallelism, a recorded routing: by rank, rows that its experts received in a micro-batch, block by
+    block; ranks without one are taken to be as the workload's imbalance has them"""
 
     @cached_property
     def ledger(self) -> Ledger:
@@ -78,7 +81,12 @@ class MemoryModel:
 
     def ledger_of_share(self, rank: int) -> Ledger:
         """The operator ledger of one micro-batch of a rank's share of the whole model, every pipeline stage of it."""
-        return self._whole(share_of(self.case.layout, rank))
+        return self._whole(self._share(rank))
+
+    def _share(self, rank: int) -> Share:
+        """A rank's share of the model, and of what is routed."""
+        share = share_of(self.case.layout, rank)
+        return replace(share, received=self.received[rank]) if rank in self.received else share
 
     def ledger_of_rank(self, rank: int) -> Ledger:
         """The operator ledger of one micro-batch of what a rank holds: its share of its stages."""
@@ -125,7 +133,7 @@ class MemoryModel:
 
     def _kind(self, rank: int) -> tuple[Share, int]:
         """What tells ranks apart whose ledgers and walks differ: their share, and their place in the pipeline."""
-        return share_of(self.case.layout, rank), self.case.layout.place("pp", rank)
+        return self._share(rank), self.case.layout.place("pp", rank)
 
     @cached_property
     def _whole(self) -> Callable[[Share], Ledger]:

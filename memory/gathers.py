@@ -125,7 +125,7 @@ class Gathers:
             self.reshard(unit)
             return
         for parameter in unit.parameters:
-            flat = exchange.compute_bytes * parameter.padded * unit.ranks
+            flat = exchange.compute_bytes * parameter.flat
             self._add(flat // exchange.reshard_to, "parameters resharded to n")
             self._add(-flat, "gathered parameters")
 

@@ -1,12 +1,13 @@
-"""Holding: a row of what a rank keeps; and the parameters that it keeps them for."""
+"""Holding: a row of what a rank keeps; and the parameters that it keeps it for."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from parallelism.data.fsdp import padded_elements, weight_ranks
 from suite.case import Case
-from suite.layout import Offload
+from suite.layout import Layout, Offload
 from suite.operators import Ledger, Weight
 from suite.record import Component
 
@@ -23,12 +24,18 @@ class Holding:
     is_lazy: bool = False  # made in the first step, and kept
 
 
-def parameter_shapes(ledger: Ledger) -> Iterator[tuple[int, tuple[int, ...]]]:
-    """(how often, shape) of every parameter that owns its storage."""
+def owned_weights(ledger: Ledger) -> Iterator[tuple[int, Weight]]:
+    """(how often, weight) of every parameter that owns its storage."""
     for segment, count in ledger.counts.items():
         for weight in segment.weights:
             if not weight.tied_to:
-                yield count, shape_of(weight)
+                yield count, weight
+
+
+def padded_shards(ledger: Ledger, layout: Layout) -> Iterator[tuple[int, int]]:
+    """(how often, elements of this rank's padded shard) of every parameter that owns its storage."""
+    for count, weight in owned_weights(ledger):
+        yield count, padded_elements(shape_of(weight), weight_ranks(weight, layout))
 
 
 def shape_of(weight: Weight) -> tuple[int, ...]:

@@ -25,10 +25,10 @@ def leftovers(case: Case, ledger: Ledger, is_last: bool) -> Phase:
     layout, element = case.layout, formats_of(case).gradients.nbytes
     tensors: list[tuple[int, Naming]] = []
     if replicate.is_used(layout) and (is_last or layout.reduction is Reduction.MICRO_BATCH):
-        weights = [weight for placed in ledger.segments for weight in placed.segment.weights if not weight.tied_to]
-        sizes = [element * weight.elements for weight in reversed(weights)]
-        for bucket in replicate.buckets(sizes, replicate.bucket_cap_bytes(layout)):
-            tensors.append(_flat_copy("bucket of gradients", sum(sizes[bucket.start : bucket.stop]), element))
+        for _, sizes in replicate.averaged(layout, ledger):
+            for bucket in replicate.buckets([element * size for size in sizes], replicate.bucket_cap_bytes(layout)):
+                filled = element * sum(sizes[bucket.start : bucket.stop])
+                tensors.append(_flat_copy("bucket of gradients", filled, element))
     if is_last and layout.tp > 1 and layout.sequence_parallel:
         whole = sum(
             count * padded_elements(shape_of(weight), layout.shard_ranks)

@@ -8,7 +8,7 @@ from itertools import repeat
 
 from memory.holding import Holding, is_on_host, shape_of
 from memory.update_kernels import PASSING, Passing
-from parallelism.data.fsdp import shard_place, shard_rows
+from parallelism.data.fsdp import shard_rows, weight_place, weight_ranks
 from parallelism.zero.redundancy import is_zero_redundancy, share_of_rank
 from suite.case import Case
 from suite.formats import formats_of
@@ -135,10 +135,11 @@ def _counted(case: Case, ledger: Ledger, rank: int) -> Iterator[tuple[int, Updat
 
 
 def _of_segment(case: Case, segment: Segment, is_in_block: bool, rank: int) -> Iterator[Updated]:
-    ranks, place, kind = case.layout.shard_ranks, shard_place(case.layout, rank), case.workload.optimizer
+    layout, kind = case.layout, case.workload.optimizer
     for weight in segment.weights:
         if not weight.tied_to:
             rows, *rest = shape_of(weight)
+            ranks, place = weight_ranks(weight, layout), weight_place(weight, layout, rank)
             shape = (shard_rows(rows, ranks, place), *rest)
             yield Updated(rule_of(kind, shape, is_in_block), shape, weight.is_part)
 

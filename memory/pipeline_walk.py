@@ -15,7 +15,7 @@ from memory.sharded_stage import ShardedStage, Sharding, StageGathering, held_af
 from memory.stage_passes import Doing, Plain, PlainStage, Progress, StagePasses
 from memory.stage_walk import StageWalk
 from memory.step import StepWalk, Stretch, reduced_gradients
-from memory.units import Exchange, exchange_of
+from memory.units import Exchange, exchange_of, shards_of
 from parallelism.pipeline.strategy import joins_weights, stream_bytes
 from parallelism.schedules.ledgers import ledger_of_stages
 from parallelism.schedules.stages import Stage, head_is_copied, stages_of, stages_of_rank
@@ -173,4 +173,4 @@ class Pipeline:
             return None
         gradients = reduced_gradients(self.numerics)
         depths = layout.forward_prefetch, layout.backward_prefetch
-        return StageGathering(self.exchange, gradients, *depths, layout.shard_ranks)
+        return StageGathering(self.exchange, gradients, *depths, shards_of(layout))

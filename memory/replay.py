@@ -33,7 +33,7 @@ from memory.optimizer import optimizer_transient
 from memory.pipeline_buffers import BUFFER
 from memory.step import StepWalk, Stretch
 from memory.tensors import tensor_sizes
-from memory.units import unit_of
+from memory.units import shards_of, unit_of
 from suite.formats import formats_of
 from suite.layout import Schedule
 from suite.operators import Ledger, Weight
@@ -151,13 +151,13 @@ def _groups(model: MemoryModel, rank: int) -> dict[int, tuple[int, ...]]:
     if layout.fsdp == 1:
         return {}
     to = 1 if isinstance(layout.reshard_after_forward, bool) else layout.reshard_after_forward
-    formats, ranks = formats_of(model.case), layout.shard_ranks
+    formats = formats_of(model.case)
     element = formats.numerics.weights.nbytes
     found: dict[int, tuple[int, ...]] = {}
     for weights in _units(model.ledger_of_rank(rank)):
-        parameters = unit_of(weights, ranks).parameters
+        parameters = unit_of(weights, *shards_of(layout)).parameters
         parts = [
-            *(tuple(element * ranks * item.padded // share for item in parameters) for share in {1, to}),
+            *(tuple(element * item.flat // share for item in parameters) for share in {1, to}),
             *(tuple(size * item.elements for item in parameters[:-1]) for size in (element, formats.reduced.nbytes)),
         ]
         found |= {sum(part): part for part in parts}

@@ -81,7 +81,7 @@ class StageGathering:
     gradients: Label  # what autograd makes
     forward_prefetch: int
     backward_prefetch: int
-    ranks: int
+    ranks: tuple[int, int]  # that a unit is sharded over, and its experts
 
 
 class ShardedStage:
@@ -95,8 +95,8 @@ class ShardedStage:
         segments, form = walk.ledger.segments, walk.form
         blocks = {form.pattern[place]: segments[place].segment.weights for place in form.blocks}
         rest = [weight for placed in segments if not placed.prefix for weight in placed.segment.weights]
-        units = tuple((kind, unit_of(weights, gathering.ranks)) for kind, weights in blocks.items())
-        self.units = memo.same((units, unit_of(rest, gathering.ranks)))
+        units = tuple((kind, unit_of(weights, *gathering.ranks)) for kind, weights in blocks.items())
+        self.units = memo.same((units, unit_of(rest, *gathering.ranks)))
         self.key = "stage", memo.name(form), memo.name(self.units), memo.name(memo.same(gathering))
 
     def passes(self, doing: Doing, progress: Progress) -> tuple[Chain, Chain]:

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from memory.holding import Holding, is_on_host, parameter_shapes
+from memory.holding import Holding, is_on_host, padded_shards
 from memory.optimizer import optimizer_holding
 from parallelism.data.ddp import DDP, bucket_bytes
-from parallelism.data.fsdp import padded_elements
 from parallelism.zero.state import Place, held
 from suite.case import Case
 from suite.formats import formats_of
@@ -20,9 +19,8 @@ def parameter_bytes(case: Case, ledger: Ledger) -> int:
     they are kept in host memory."""
     if is_on_host(case):
         return 0
-    ranks = case.layout.shard_ranks
     element = formats_of(case).parameters.nbytes
-    return element * sum(count * padded_elements(shape, ranks) for count, shape in parameter_shapes(ledger))
+    return element * sum(count * elements for count, elements in padded_shards(ledger, case.layout))
 
 
 def holdings(case: Case, ledger: Ledger, rank: int) -> tuple[Holding, ...]:

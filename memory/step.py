@@ -10,7 +10,7 @@ from memory.events import Chain, Event, Label, Phase, gradient_label, phase_of
 from memory.leftovers import leftovers
 from memory.micro_batch import Gathering, MicroScripts, plain_scripts, sharded_scripts
 from memory.scripts import Form, form_of
-from memory.units import Unit, exchange_of, micro_of, unit_of
+from memory.units import Unit, exchange_of, micro_of, shards_of, unit_of
 from memory.walk import SegmentWalk, WalkRules, walk_segment
 from memory.zero_walk import Acts, acts_of
 from parallelism.data import replicate
@@ -217,22 +217,23 @@ class _MicroBatch:
             self.exchange, self.micro, self.gradient, layout.forward_prefetch, layout.backward_prefetch,
             layout.reshard_after_forward is not False,
         )  # fmt: skip
-        key = "units", self.memo.name(self.ledger), layout.shard_ranks
+        key = "units", self.memo.name(self.ledger), shards_of(layout)
         units, root = self.memo.once(key, lambda: self.memo.same(self._units(form)))
         key_of_scripts = "sharded scripts", self.memo.name(form), self.memo.name(units), self.memo.name(root), gathering
         return self.memo.once(key_of_scripts, lambda: sharded_scripts(form, dict(units), root, gathering))
 
     def _units(self, form: Form) -> tuple[tuple[tuple[int, Unit], ...], Unit]:
         """The unit of each kind of block, and the root's: everything else."""
-        ranks, placed = self.layout.shard_ranks, self.ledger.segments
+        placed, ranks = self.ledger.segments, shards_of(self.layout)
         blocks = {form.pattern[place]: placed[place].segment for place in form.blocks}
         rest = [weight for each in placed if not each.prefix for weight in each.segment.weights]
-        return tuple((kind, unit_of(each.weights, ranks)) for kind, each in blocks.items()), unit_of(rest, ranks)
+        return tuple((kind, unit_of(each.weights, *ranks)) for kind, each in blocks.items()), unit_of(rest, *ranks)
 
     def _leftovers(self) -> Phase:
         layout = self.layout
         key = (
-            "leftovers", self.memo.name(self.ledger), self.is_last, layout.shard_ranks, layout.tp, layout.reduction,
+            "leftovers", self.memo.name(self.ledger), self.is_last, layout.shard_ranks, layout.expert_replica_ranks,
+            layout.tp, layout.reduction,
             layout.sequence_parallel, layout.bucket_mib, replicate.is_used(layout), formats_of(self.case),
         )  # fmt: skip
         return self.memo.once(key, lambda: leftovers(self.case, self.ledger, self.is_last))

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from memory.holding import Holding, parameter_shapes
+from memory.holding import Holding, padded_shards
 from memory.pipeline_buffers import BUFFER
 from parallelism.data.ddp import DDP, buckets
-from parallelism.data.fsdp import padded_elements
 from parallelism.pipeline.strategy import stream_bytes
 from suite.case import Case
 from suite.formats import formats_of
@@ -29,11 +28,9 @@ def tensor_sizes(case: Case, ledger: Ledger, held: Holding) -> tuple[int, ...]:
         return _parts(held.nbytes, (1, 1))
     if case.layout.is_deepspeed and case.layout.zero:
         return (held.nbytes,)
-    ranks, formats = case.layout.shard_ranks, formats_of(case)
+    formats = formats_of(case)
     element = (formats.optimizer if held.component is Component.OPTIMIZER else formats.parameters).nbytes
-    sizes = tuple(
-        element * padded_elements(shape, ranks) for count, shape in parameter_shapes(ledger) for _ in range(count)
-    )
+    sizes = tuple(element * elements for count, elements in padded_shards(ledger, case.layout) for _ in range(count))
     if held.component is Component.COMMUNICATION and DDP.is_used(case.layout) and held.nbytes == sum(sizes):
         return tuple(buckets(reversed(sizes), case.layout.bucket_mib * 2**20))
     if held.component in (Component.PARAMETERS, Component.OPTIMIZER):

@@ -18,18 +18,27 @@ from suite.tape import Backend, Numerics
 
 @dataclass(frozen=True)
 class Parameter:
-    """Elements of a parameter: all of them, and a rank's padded shard."""
+    """Elements of a parameter: all of them, and a rank's padded shard, one of so many."""
 
     elements: int
     padded: int
+    ranks: int
+
+    @property
+    def flat(self) -> int:
+        """Every rank's padded shard."""
+        return self.ranks * self.padded
 
 
 @dataclass(frozen=True)
 class Unit:
-    """Parameters that are gathered together, over so many ranks. Sizes are in bytes on each rank."""
+    """Parameters that are gathered together. Sizes are in bytes on each rank.
+
+    With expert parallelism a block's experts are gathered over fewer ranks than the rest, right after it. Here both
+    are one gather and one reduction: what each needs in passing is counted together.
+    """
 
     parameters: tuple[Parameter, ...]
-    ranks: int
 
     def shard(self, element: int) -> int:
         """This rank's padded shards, in elements of so many bytes."""
@@ -37,7 +46,7 @@ class Unit:
 
     def flat(self, element: int) -> int:
         """Every rank's padded shards: what a gather makes, and what a reduce-scatter takes."""
-        return self.ranks * self.shard(element)
+        return element * self._flat
 
     def part(self, exchange: Exchange) -> int:
         """What a rank keeps after it is resharded to n, in the compute type."""
@@ -52,23 +61,32 @@ class Unit:
         return sum([item.padded for item in self.parameters])
 
     @cached_property
+    def _flat(self) -> int:
+        return sum([item.flat for item in self.parameters])
+
+    @cached_property
     def _elements(self) -> int:
         return sum([item.elements for item in self.parameters])
 
     def padded_copies(self, element: int) -> int:
         """Whole gradients with padded rows, of those parameters that need padding."""
-        sizes = ((item.elements, self.ranks * item.padded) for item in self.parameters)
+        sizes = ((item.elements, item.flat) for item in self.parameters)
         return element * sum(padded for elements, padded in sizes if padded != elements)
 
     def largest_padded(self, element: int) -> int:
         """The largest whole gradient with padded rows."""
-        return element * self.ranks * max(item.padded for item in self.parameters)
+        return element * max(item.flat for item in self.parameters)
 
 
-def unit_of(weights: Sequence[Weight], ranks: int) -> Unit:
-    """The unit of these parameters over so many ranks; a tied weight belongs to its owner's unit."""
-    owned = (weight for weight in weights if not weight.tied_to)
-    return Unit(tuple(Parameter(weight.elements, padded_elements(shape_of(weight), ranks)) for weight in owned), ranks)
+def shards_of(layout: Layout) -> tuple[int, int]:
+    """Ranks that a unit is sharded over, and those that a rank's experts are."""
+    return layout.shard_ranks, layout.expert_shard_ranks
+
+
+def unit_of(weights: Sequence[Weight], ranks: int, expert_ranks: int) -> Unit:
+    """The unit of these parameters; a tied weight belongs to its owner's unit."""
+    owned = ((weight, expert_ranks if weight.is_expert else ranks) for weight in weights if not weight.tied_to)
+    return Unit(tuple(Parameter(item.elements, padded_elements(shape_of(item), over), over) for item, over in owned))
 
 
 @dataclass(frozen=True)

@@ -21,7 +21,8 @@ def build_mesh(layout: Layout, device_type: str) -> DeviceMesh | None:
 
 
 def replica_mesh(mesh: DeviceMesh, layout: Layout) -> DeviceMesh:
-    """The ranks that average gradients of what they all hold: dp, with ep and cp where FSDP2 does not shard over them."""
+    """The ranks that average gradients of what they all hold: dp, with ep and cp where FSDP2 does not shard over
+    them."""
     return _joined(mesh, layout, ("dp",) if layout.fsdp > 1 else ("dp", "ep", "cp"))
 
 

@@ -26,7 +26,8 @@ def messages_of(case: Case, ledger: Ledger, rank: int = 0) -> tuple[Message, ...
     for strategy in strategies_of(case.layout):
         for part in _parts(case, ledger, rank, strategy):
             rows += strategy.messages(case, part, rank)
-    rows += (*clipping_messages(case.layout), *scaling_messages(case))
+    experts = any(weight.is_expert for part in _parts(case, ledger, rank, FSDP) for weight in part.weights)
+    rows += (*clipping_messages(case.layout, experts), *scaling_messages(case))
     return tuple(row for row in rows if row.ranks > 1 and row.count)
 
 
@@ -59,17 +60,20 @@ def scaling_messages(case: Case) -> tuple[Message, ...]:
     )  # fmt: skip
 
 
-def clipping_messages(layout: Layout) -> tuple[Message, ...]:
+def clipping_messages(layout: Layout, has_experts: bool = False) -> tuple[Message, ...]:
     """The gradient norm, at every setting of the clip (parallelism/clipping.py).
 
     The sum of the squares of what a rank holds, an fp32 scalar, added up over each axis that divides gradients, the
-    pipeline's stages too. Whole gradients (DDP) need none.
+    pipeline's stages too. Whole gradients (DDP) need none. Experts that expert parallelism divides are summed by
+    themselves over tp, ep and their shards.
     """
-    groups = {"tp": layout.tp, "fsdp": layout.shard_ranks, "pp": layout.pp}
+    groups = [("tp", layout.tp), ("fsdp", layout.shard_ranks), ("pp", layout.pp)]
+    if has_experts:
+        groups += [("tp", layout.tp), ("ep", layout.ep), ("fsdp", layout.expert_shard_ranks)]
     return tuple(
         Message(
             Collective.ALL_REDUCE, axis, ranks, NORM_BYTES, 1,
             "squares of the divided gradients, for clipping", "4", "parallelism/clipping.py",
         )
-        for axis, ranks in groups.items()
+        for axis, ranks in groups
     )  # fmt: skip

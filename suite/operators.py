@@ -95,6 +95,7 @@ class Weight(Array):
     split: Split = Split.NONE
     tied_to: str | None = None  # name of the weight whose storage this one shares
     is_part: bool = False  # a part of it is on this rank, wrapped as a DTensor
+    is_expert: bool = False  # expert parallelism divides it along its first dimension
 
 
 @dataclass(frozen=True, eq=False)
@@ -267,6 +268,11 @@ class Ledger:
     def counts(self) -> dict[Segment, int]:
         """How often each distinct segment is placed."""
         return Counter(placed.segment for placed in self.segments)
+
+    @cached_property
+    def weights(self) -> tuple[Weight, ...]:
+        """The weights of its distinct segments, each once."""
+        return tuple(weight for segment in self.counts for weight in segment.weights)
 
     @cached_property
     def blocks(self) -> range:

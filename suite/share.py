@@ -31,7 +31,7 @@ class Share:
     ep: int = 1
     is_busiest: bool = True
     """With ep: is it the rank whose experts are chosen most? The first is taken to be"""
-    rows: tuple[int, ...] = ()
+    received: tuple[int, ...] = ()
     """With ep, and a recorded routing: rows that the experts here receive in a micro-batch, block by block"""
 
     def rows(self, whole: int) -> int:

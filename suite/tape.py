@@ -88,11 +88,13 @@ class Tape:
         return self.project(name, x, weights)
 
     def weight(
-        self, name: str, shape: tuple[Size, ...], split: Split = Split.NONE, tied_to: str | None = None
-    ) -> Weight:
-        """A parameter of this rank's sizes."""
-        is_part = split is not Split.NONE and self.share.tp > 1
-        return Weight(name, shape, self.numerics.weights, split, tied_to, is_part)
+        self, name: str, shape: tuple[Size, ...], split: Split = Split.NONE, tied_to: str | None = None,
+        is_expert: bool = False,
+    ) -> Weight:  # fmt: skip
+        """A parameter of this rank's sizes; experts' are wrapped where expert parallelism divides them."""
+        is_expert = is_expert and self.share.ep > 1
+        is_part = is_expert or (split is not Split.NONE and self.share.tp > 1)
+        return Weight(name, shape, self.numerics.weights, split, tied_to, is_part, is_expert)
 
     def project(self, name: str, x: Array, weights: tuple[Weight, ...], is_strided: bool = False) -> Array:
         """`linear` with the weights given: one matrix, and perhaps a bias. A strided x is copied if no cast does it."""

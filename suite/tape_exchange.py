@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from suite.operators import Array, Derivative, DType, Kernel, OperatorKind, Size
+from suite.share import Share
 from suite.tape import Tape
 from suite.tape_attention import release
 
@@ -13,11 +14,25 @@ POINTWISE = OperatorKind.POINTWISE
 DISPATCH, COMBINE, COUNTS = "mlp.dispatch", "mlp.combine outputs", "mlp.exchange counts"
 
 
-def balanced_rows(sent: int, imbalance: float, ranks: int, is_busiest: bool) -> int:
-    """Rows that reach a rank's experts from all ranks, each of which sends so many: as many as it sends, times the
-    imbalance on the busiest rank; the others share the rest, rounded up."""
-    busiest = round(sent * imbalance)
-    return busiest if is_busiest else -(-(ranks * sent - busiest) // (ranks - 1))
+@dataclass(frozen=True)
+class Load:
+    """What is known of a block's routing: how many rows reach this rank's experts, or how uneven it is."""
+
+    recorded: int | None = None
+    imbalance: float = 1.0
+
+    def received(self, sent: int, share: Share) -> int:
+        """Rows that reach this rank's experts from all ranks, each of which sends so many: as many as it sends, times
+        the imbalance on the busiest rank; the others share the rest, rounded up."""
+        if self.recorded is not None:
+            return self.recorded
+        busiest = round(sent * self.imbalance)
+        return busiest if share.is_busiest else -(-(share.ep * sent - busiest) // (share.ep - 1))
+
+
+def load_of(share: Share, block: int, imbalance: float) -> Load:
+    """A block's load on a rank with that share."""
+    return Load(share.received[block]) if share.received else Load(imbalance=imbalance)
 
 
 @dataclass(frozen=True)
@@ -55,7 +70,7 @@ def dispatch(tape: Tape, rows: Array, counts: Array, received: int) -> Exchanged
     )
     tape.operator(DISPATCH, POINTWISE, [
         Kernel("all_to_all", (rows,), (arrived,)),
-        Kernel("index_select", (arrived, rows), (ordered,), (order, inverse), (rows,), derivative=back),
+        Kernel("index_select", (arrived, rows), (ordered,), (inverse,), (rows,), derivative=back),
     ])  # fmt: skip
     return Exchanged(ordered, here, order, inverse)
 
@@ -72,7 +87,7 @@ def combine(tape: Tape, outputs: Array, given: Exchanged, rows: Array) -> Array:
     )
     tape.operator(COMBINE, POINTWISE, [
         Kernel("index_select", (outputs, given.inverse), (picked,)),
-        Kernel("all_to_all", (picked, outputs), (y,), (given.order, given.inverse), (outputs,), derivative=back),
+        Kernel("all_to_all", (picked, outputs), (y,), (given.order,), (outputs,), derivative=back),
     ])  # fmt: skip
     release(tape, "mlp.exchange returns", given.rows, given.counts, given.order, given.inverse, outputs)
     return y

@@ -56,24 +56,43 @@ def shard_place(layout: Layout, rank: int) -> int:
     return place * layout.cp + layout.place("cp", rank)
 
 
+def weight_ranks(weight: Weight, layout: Layout) -> int:
+    """Ranks that a rank's part of a parameter is sharded over: of experts that expert parallelism divides, fewer."""
+    return layout.expert_shard_ranks if weight.is_expert else layout.shard_ranks
+
+
+def weight_place(weight: Weight, layout: Layout, rank: int) -> int:
+    """A rank's place among them."""
+    place = shard_place(layout, rank)
+    return place // (layout.ep * layout.cp) * layout.cp + place % layout.cp if weight.is_expert else place
+
+
 @dataclass(frozen=True)
 class ShardedUnit:
-    """Parameters that travel together, as often as the model has such a unit: a block, or the root with the rest."""
+    """Parameters that travel together, as often as the model has such a unit: a block, its experts where expert
+    parallelism divides them, or the root with the rest."""
 
     name: str
     count: int
     elements: int  # on all ranks together, each rank's part padded to the first rank's
+    ranks: int
     is_root: bool = False
 
 
-def sharded_units(ledger: Ledger, ranks: int) -> Iterator[ShardedUnit]:
-    """The units of a model over so many ranks: its distinct blocks, then the root."""
+def sharded_units(ledger: Ledger, layout: Layout) -> Iterator[ShardedUnit]:
+    """The units of a model: its distinct blocks, each followed by its experts if they are a unit, then the root."""
     for segment in dict.fromkeys(placed.segment for placed in ledger.segments if placed.prefix):
-        elements = _padded(segment.weights, ranks)
-        yield ShardedUnit(segment.name, ledger.counts[segment], elements)
+        count = ledger.counts[segment]
+        experts = [weight for weight in segment.weights if weight.is_expert]
+        rest = [weight for weight in segment.weights if not weight.is_expert]
+        yield ShardedUnit(segment.name, count, _padded(rest, layout.shard_ranks), layout.shard_ranks)
+        if experts:
+            ranks = layout.expert_shard_ranks
+            yield ShardedUnit(f"the experts of {segment.name}", count, _padded(experts, ranks), ranks)
     rest = [weight for placed in ledger.segments if not placed.prefix for weight in placed.segment.weights]
     if rest:  # a pipeline's middle stage has blocks alone
-        yield ShardedUnit("what is not in a block", 1, _padded(rest, ranks), is_root=True)
+        elements = _padded(rest, layout.shard_ranks)
+        yield ShardedUnit("what is not in a block", 1, elements, layout.shard_ranks, is_root=True)
 
 
 def _padded(weights: Iterable[Weight], ranks: int) -> int:
@@ -94,7 +113,7 @@ def messages(case: Case, ledger: Ledger, rank: int) -> tuple[Message, ...]:
     reductions = micro_batches if layout.reduction is Reduction.MICRO_BATCH else 1
     formats = formats_of(case)
     rows = []
-    for unit in sharded_units(ledger, layout.shard_ranks):
+    for unit in sharded_units(ledger, layout):
         for use, ranks, count in _gathers(case, ledger, unit):
             rows.append(gather_message(unit, ranks, formats.numerics.weights.nbytes, use, unit.count * count))
         rows += reduction_messages(layout, unit, formats.reduced.nbytes, reductions)
@@ -103,7 +122,7 @@ def messages(case: Case, ledger: Ledger, rank: int) -> tuple[Message, ...]:
 
 def _gathers(case: Case, ledger: Ledger, unit: ShardedUnit) -> list[tuple[str, int, int]]:
     """What a unit is gathered for in a step, from how many ranks, and how often."""
-    layout, ranks = case.layout, case.layout.shard_ranks
+    layout, ranks = case.layout, unit.ranks
     freed = False if unit.is_root else layout.reshard_after_forward
     after_forward = Held.SHARD if freed is True else Held.PART if freed else Held.WHOLE
     if layout.pp > 1:
@@ -125,7 +144,7 @@ def gather_message(unit: ShardedUnit, ranks: int, nbytes: int, use: str, count: 
 
 def reduction_messages(layout: Layout, unit: ShardedUnit, nbytes: int, reductions: int) -> list[Message]:
     """A unit's gradients, so often a step: over the shards, then each shard over its replicas."""
-    shards, replicas = layout.shard_ranks, layout.replica_ranks
+    shards, replicas = unit.ranks, layout.replica_ranks
     return [
         Message(
             Collective.REDUCE_SCATTER, "fsdp", shards, unit.elements * nbytes, unit.count * reductions,

@@ -1,8 +1,8 @@
 """Data parallel where DDP cannot be: gradients averaged over the replicas in flat buckets. Each rank averages its own
 parts with the ranks that hold the same.
 
-DDP takes no DTensors, which tensor and expert parallelism make, and it reduces when a whole backward pass ends: a schedule that computes gradients of weights
-apart does so by calls that DDP does not hear."""
+DDP takes no DTensors, which tensor and expert parallelism make, and it reduces when a whole backward pass ends: a
+schedule that computes gradients of weights apart does so by calls that DDP does not hear."""
 
 from __future__ import annotations
 
@@ -41,20 +41,29 @@ def buckets(sizes: Sequence[int], cap: int) -> list[range]:
     return [*found, range(start, len(sizes))] if sizes else []
 
 
+def averaged(layout: Layout, ledger: Ledger) -> list[tuple[int, list[int]]]:
+    """Gradients that are averaged over as many ranks: (ranks, elements of each, from the last to the first). Experts
+    that expert parallelism divides have fewer replicas, or none."""
+    weights = [weight for placed in ledger.segments for weight in placed.segment.weights if not weight.tied_to]
+    alike = [weight.elements for weight in reversed(weights) if not weight.is_expert]
+    experts = [weight.elements for weight in reversed(weights) if weight.is_expert]
+    rows = [(layout.replica_ranks, alike), (layout.expert_replica_ranks, experts)]
+    return [(ranks, sizes) for ranks, sizes in rows if ranks > 1 and sizes]
+
+
 def messages(case: Case, ledger: Ledger, rank: int) -> tuple[Message, ...]:
     """A rank's all-reduces of one step: its parts of all gradients, in buckets, from the last parameter to the
     first, once a step or every micro-batch as the layout says."""
     layout, element = case.layout, formats_of(case).gradients.nbytes
-    weights = [weight for placed in ledger.segments for weight in placed.segment.weights if not weight.tied_to]
-    sizes = [weight.elements * element for weight in reversed(weights)]
     count = case.workload.micro_batches if layout.reduction is Reduction.MICRO_BATCH else 1
     return tuple(
         Message(
-            Collective.ALL_REDUCE, "dp", layout.replica_ranks, sum(sizes[index] for index in bucket), count,
+            Collective.ALL_REDUCE, "dp", ranks, element * sum(sizes[index] for index in bucket), count,
             "average the gradients of a bucket over the replicas", f"elements*{element}",
             "parallelism/data/leftovers.py",
         )
-        for bucket in buckets(sizes, bucket_cap_bytes(layout))
+        for ranks, sizes in averaged(layout, ledger)
+        for bucket in buckets([element * size for size in sizes], bucket_cap_bytes(layout))
     )  # fmt: skip
 
 

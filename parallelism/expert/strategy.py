@@ -69,8 +69,8 @@ EXPERT = Strategy(
     divides=frozenset({Component.PARAMETERS, Component.GRADIENTS, Component.OPTIMIZER}),
     overheads="rows as they come, beside those in the experts' order; a rank whose experts are chosen more often holds"
     " and computes more of them",
-    sends="of every block with experts an all-to-all of counts and one of rows, one of outputs back, and in backward two"
-    " of their gradients; the experts' gradients need no reduction over ep",
+    sends="of every block with experts all-to-alls of counts, rows, and outputs back, and in backward two of their"
+    " gradients; the experts' gradients need no reduction over ep",
     is_used=_is_used,
     apply=apply,
     messages=messages,

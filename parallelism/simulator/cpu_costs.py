@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from functools import cached_property
 
-from parallelism.data.fsdp import shard_elements
+from parallelism.data.fsdp import shard_elements, weight_ranks
 from parallelism.simulator.cpu_operators import Use, format_of, optimizer_of, uses_of
 from parallelism.simulator.plan import Cost, Unit
 from suite.case import Case
@@ -123,6 +123,5 @@ def items_of(case: Case, ledger: Ledger) -> set[tuple[Use, Format]]:
 
 def updated_sizes(case: Case, ledger: Ledger) -> Counter[int]:
     """How many tensors of each size a rank clips and updates: whole, or its shards (parallelism/data/fsdp.py)."""
-    ranks = case.layout.shard_ranks if case.layout.fsdp > 1 else 1
     weights = [weight for placed in ledger.segments for weight in placed.segment.weights if not weight.tied_to]
-    return Counter(shard_elements(weight.values, ranks, 0) for weight in weights)
+    return Counter(shard_elements(weight.values, weight_ranks(weight, case.layout), 0) for weight in weights)

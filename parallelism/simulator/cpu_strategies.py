@@ -181,11 +181,11 @@ class _Costs:
 
     def _replicas(self, ledger: Ledger, part: tuple[Placed, ...]) -> float:
         """HSDP: the all-reduce of one unit's reduced gradients."""
-        shards, replicas = self.case.layout.shard_ranks, self.case.layout.replica_ranks
+        replicas = self.case.layout.replica_ranks
         if replicas == 1:
             return 0.0
-        [unit] = sharded_units(replace(ledger, segments=part), shards)
-        payload = unit.elements // shards * formats_of(self.case).reduced.nbytes
+        units = sharded_units(replace(ledger, segments=part), self.case.layout)
+        payload = sum(unit.elements // unit.ranks for unit in units) * formats_of(self.case).reduced.nbytes
         groups = max(1, self.case.cluster.per_node // replicas)
         return self._seconds(Exchange(Collective.ALL_REDUCE, Form.DIRECT, replicas, groups, payload))
 

@@ -51,22 +51,23 @@ def sharded_exchanges(case: Case, part: Ledger, seconds: Seconds) -> list[Exchan
 
 def _sharded(case: Case, own: Ledger, seconds: Seconds) -> Exchange:
     layout, formats = case.layout, formats_of(case)
-    (unit,) = fsdp.sharded_units(own, layout.shard_ranks)
+    units = tuple(fsdp.sharded_units(own, layout))  # a block's experts come by themselves under expert parallelism
     compute, reduced = formats.numerics.weights.nbytes, formats.reduced.nbytes
-    is_kept, freed = unit.is_root, layout.reshard_after_forward
-    uses = [fsdp.gather_message(unit, layout.shard_ranks, compute, "forward", 1)]
+    is_kept, freed = units[0].is_root, layout.reshard_after_forward
+    uses = [[fsdp.gather_message(unit, unit.ranks, compute, "forward", 1) for unit in units]]
     if not is_kept and freed is not True and freed:
-        uses.append(fsdp.gather_message(unit, int(freed), compute, "backward", 1))
-    rows = fsdp.reduction_messages(layout, unit, reduced, 1)
-    copied_out = Moved(2 * unit.elements * compute)
+        uses.append([fsdp.gather_message(unit, int(freed), compute, "backward", 1) for unit in units])
+    rows = [row for unit in units for row in fsdp.reduction_messages(layout, unit, reduced, 1)]
+    elements = sum(unit.elements for unit in units)
+    copied_out = Moved(2 * elements * compute)
     again = () if is_kept or freed is False else (copied_out,)
     return Exchange(
-        gather=sum(map(seconds, uses)) / len(uses),
+        gather=sum(total_seconds(use, seconds) for use in uses) / len(uses),
         reduce=sum(seconds(row) * _often(case, row) for row in rows if row.ranks > 1),
         is_kept=is_kept,
         forward_copies=(copied_out,),
         backward_copies=again,
-        reduction_copies=(Moved(unit.elements * (compute + reduced)),),
+        reduction_copies=(Moved(elements * (compute + reduced)),),
     )
 
 

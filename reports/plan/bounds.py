@@ -293,7 +293,7 @@ class Bounds:
                 Collective.ALL_REDUCE, "dp", layout.replica_ranks, elements * of.gradients.nbytes, 1, *"   "
             )
             return Exchanged(0.0, seconds(whole) if whole.ranks > 1 else 0.0)
-        unit = ShardedUnit("all", 1, elements)
+        unit = ShardedUnit("all", 1, elements, layout.shard_ranks)
         gather = gather_message(unit, layout.shard_ranks, of.numerics.weights.nbytes, "forward", 1)
         rows = reduction_messages(layout, unit, of.reduced.nbytes, 1)
         return Exchanged(seconds(gather), sum(seconds(row) for row in rows if row.ranks > 1))

@@ -18,6 +18,7 @@ from suite.tape import Backend, Numerics, Tape
 from suite.tape_attention import Heads, eager, flash, merge_heads, release, rotate
 from suite.tape_context import merge_spread_heads, spread_attention
 from suite.tape_dropout import dropout
+from suite.tape_exchange import Load, load_of
 from suite.tape_loss import chunked_head, cross_entropy
 from suite.tape_tensor import enter, own_places, rows, vocabulary_rows
 
@@ -61,7 +62,10 @@ def decoder_ledger(
     labels = Array("labels", (sizes.b, sizes.s), DType.INT64)
     embedding = _embedding(tape(), spec, sizes, ids)
     stream = Array("block input", (sizes.b, sizes.part, sizes.h), numerics.stream)
-    form = [(recompute.covers_block(index), has_experts(spec, index)) for index in range(spec.layers)]
+    form = [
+        (recompute.covers_block(index), has_experts(spec, index), load_of(share, index, workload.imbalance))
+        for index in range(spec.layers)
+    ]
     kinds = {
         kind: _block(tape(), spec, sizes, stream, workload.attention, recompute, *kind) for kind in dict.fromkeys(form)
     }
@@ -132,6 +136,7 @@ def _block(
     recompute: Recompute,
     rerun: bool,
     is_mixture: bool,
+    load: Load,
 ) -> Segment:
     """x + attention(norm(x)), then x + mlp(norm(x)); as one region if the whole block is rerun in backward."""
     normed = _norm(tape, spec, "attention_norm", x)
@@ -140,7 +145,7 @@ def _block(
     middle = tape.add("residual after attention", x, mixed)
     normed = _norm(tape, spec, "mlp_norm", middle)
     if is_mixture and spec.experts is not None:
-        mixed = mixture(tape, normed, spec.experts, sizes.s, sizes.part)
+        mixed = mixture(tape, normed, spec.experts, sizes.s, sizes.part, load)
     else:
         mixed = _mlp(tape, spec, sizes, normed)
     mixed = dropout(tape, "mlp_dropout", mixed, spec.dropout, sizes.whole)

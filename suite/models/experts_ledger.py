@@ -12,11 +12,13 @@ from suite.models.experts import Balance, Dispatch, Experts, Scoring
 from suite.operators import Array, DType, Flops, Kernel, OperatorKind, Size, Split, Weight
 from suite.tape import ONE, Tape, parts_of
 from suite.tape_attention import release
+from suite.tape_exchange import Load, combine, dispatch
 from suite.tape_tensor import enter, leave
 
 POINTWISE = OperatorKind.POINTWISE
 FP32, INT64 = DType.FP32, DType.INT64
 INT32_BYTES = 4
+BALANCED = Load()
 
 
 @dataclass(frozen=True)
@@ -30,6 +32,7 @@ class _Mixture:
     h: Size
     f: Size  # a routed expert's width here
     shared: Size  # the shared experts' together
+    load: Load  # with expert parallelism
 
     @property
     def experts(self) -> Size:
@@ -69,13 +72,14 @@ class _Mixture:
         self.tape.operator(f"mlp.{name}", POINTWISE, kernels, weights, flops)
 
 
-def mixture(tape: Tape, x: Array, spec: Experts, seq: Size, part: Size) -> Array:
-    """x [b, s/t, h] of the stream -> the same: routed to experts, of each of which this rank has f/t channels."""
+def mixture(tape: Tape, x: Array, spec: Experts, seq: Size, part: Size, load: Load = BALANCED) -> Array:
+    """x [b, s/t, h] of the stream -> the same: routed to experts, of each of which this rank has f/t channels. With
+    expert parallelism it has E/ep experts, whose rows come from all ranks, as `load` has it."""
     t = "" if tape.share.tp == 1 else "/t"
     whole = enter(tape, "mlp", x, seq)
     m = _Mixture(
         tape, spec, whole.shape[0], whole.shape[1], whole.shape[2],
-        Size(f"f{t}", tape.share.rows(spec.ffn)), Size(f"f_s{t}", tape.share.rows(spec.shared * spec.ffn)),
+        Size(f"f{t}", tape.share.rows(spec.ffn)), Size(f"f_s{t}", tape.share.rows(spec.shared * spec.ffn)), load,
     )  # fmt: skip
     y = leave(tape, "mlp", _mixed(m, whole), part)
     release(tape, "mlp returns", x, whole)
@@ -90,7 +94,7 @@ def _mixed(m: _Mixture, x: Array) -> Array:
     narrow = _in(m, "tokens", tokens, m.tape.numerics.compute)
     rows = m.array("rows of experts", (m.rows, m.h), narrow.dtype)
     m.run("gather", Kernel("index_select", (narrow, places[0]), (rows,), (places[0],), (narrow,)))
-    outputs = _experts(m, rows, places[2]) if tape_is_whole(m) else _exchanged(m, rows, places[2])
+    outputs = _experts(m, rows, places[2]) if m.tape.share.ep == 1 else _exchanged(m, rows, places[2])
     y = _combine(m, outputs, weights, places, narrow)
     if m.spec.shared:
         y = _with_shared(m, y, narrow)
@@ -221,9 +225,15 @@ def _dispatch(m: _Mixture, chosen: Array) -> tuple[Array, ...]:
     return tokens, choices, counts, load, filled
 
 
+def _exchanged(m: _Mixture, rows: Array, counts: Array) -> Array:
+    """The experts' outputs where their ranks have computed them."""
+    given = dispatch(m.tape, rows, counts, m.load.received(m.rows.value, m.tape.share))
+    return combine(m.tape, _experts(m, given.rows, given.counts), given, rows)
+
+
 def _experts(m: _Mixture, rows: Array, counts: Array) -> Array:
     """The experts' MLPs: three grouped products."""
-    ends = m.array("ends of experts' rows", (Size("E/2", -(-m.spec.count * INT32_BYTES // INT64.nbytes)),), INT64)
+    ends = m.array("ends of experts' rows", (Size("E/2", -(-m.own.value * INT32_BYTES // INT64.nbytes)),), INT64)
     m.run("experts.ends", Kernel("cumsum", (counts,), (ends,)))
     gate = m.tape.silu("mlp.experts.silu", _grouped(m, "gate", rows, (m.f, m.h), Split.COLUMN, ends))
     wide = m.tape.mul("mlp.experts.mul", gate, _grouped(m, "up", rows, (m.f, m.h), Split.COLUMN, ends))
@@ -235,16 +245,16 @@ def _experts(m: _Mixture, rows: Array, counts: Array) -> Array:
 def _grouped(m: _Mixture, name: str, x: Array, shape: tuple[Size, Size], split: Split, ends: Array) -> Array:
     """x W^T of every expert's rows. Keeps x, and autocast's copy of the experts' matrices, made here at every use."""
     tape = m.tape
-    weight = tape.weight(f"mlp.experts.{name}", (m.experts, *shape), split)
+    weight = tape.weight(f"mlp.experts.{name}", (m.own, *shape), split, is_expert=True)
     kernels = parts_of((weight,))
     read: Array = weight
     if weight.dtype is not x.dtype:
         read = Array(f"{x.dtype.label} copies of weights", weight.shape, x.dtype)
         kernels.append(Kernel("cast", (weight,), (read,), gradients=(weight,)))
-    y = m.array(f"experts' {name}", (m.rows, shape[0]), x.dtype)
+    y = m.array(f"experts' {name}", (x.shape[0], shape[0]), x.dtype)
     saves = (x, ends) if read is weight else (x, ends, read)
     kernels.append(Kernel("grouped_mm", (x, read, ends), (y,), saves, (read, x)))
-    forward = 2 * m.rows.value * shape[0].value * shape[1].value
+    forward = 2 * x.shape[0].value * shape[0].value * shape[1].value
     tape.operator(f"mlp.experts.{name}", OperatorKind.MATMUL, kernels, (weight,), Flops(forward, 2 * forward))
     return y
 

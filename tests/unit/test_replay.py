@@ -11,8 +11,8 @@ from memory.allocator_settings import AllocatorSettings
 from memory.estimate import MemoryModel
 from memory.events import Event, Label
 from memory.gathers import SOURCE
+from memory.holding import owned_weights
 from memory.replay import ON_GATHER, ON_REDUCE, Stream, replay, segregated_bytes, stream_of
-from memory.state import parameter_shapes
 from memory.tensors import tensor_sizes
 from suite.case import Case, case_from
 from suite.record import Component
@@ -72,7 +72,7 @@ def test_every_free_finds_what_it_undoes_and_nothing_shrinks(name: str) -> None:
 def test_tensors_sum_to_what_is_held(name: str) -> None:
     model = MemoryModel(case(LAYOUTS[name]))
     ledger = model.ledger_of_rank(0)
-    tensors = sum(count for count, _ in parameter_shapes(ledger))
+    tensors = sum(count for count, _ in owned_weights(ledger))
     for item in model.held(0):
         sizes = tensor_sizes(model.case, ledger, item)
         assert sum(sizes) == item.nbytes

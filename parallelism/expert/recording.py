@@ -1,0 +1,44 @@
+"""A recorded routing: the rows that a rank's experts received, so that formulas speak of the same routing as a run."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from suite.models.experts_module import Exchange, MixtureMLP
+
+
+@contextmanager
+def recorded_rows(model: nn.Module) -> Iterator[dict[int, list[int]]]:
+    """What the experts here receive in each forward pass of the block, by the block's number in the model. Reruns in a
+    backward pass are not counted again."""
+    found: dict[int, list[int]] = {}
+    heard: list[tuple[MixtureMLP, Exchange]] = []
+    for name, module in model.named_modules():
+        if isinstance(module, MixtureMLP) and module.exchange is not None:
+            block = next(int(part) for part in reversed(name.split(".")) if part.isdigit())
+            heard.append((module, module.exchange))
+            module.exchange = _Heard(module.exchange, found.setdefault(block, []))
+    try:
+        yield found
+    finally:
+        for module, exchange in heard:
+            module.exchange = exchange
+
+
+@dataclass(frozen=True)
+class _Heard:
+    """An exchange that writes down how many rows came."""
+
+    exchange: Exchange
+    rows: list[int]
+
+    def __call__(self, rows: Tensor, counts: Tensor) -> tuple[Tensor, Tensor, Callable[[Tensor], Tensor]]:
+        arrived, here, back = self.exchange(rows, counts)
+        if torch._C._current_graph_task_id() == -1:  # not in a backward pass
+            self.rows.append(len(arrived))
+        return arrived, here, back
