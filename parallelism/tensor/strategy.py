@@ -36,8 +36,12 @@ def apply(model: nn.Module, mesh: DeviceMesh | None, case: Case) -> nn.Module:
     assert isinstance(model, Decoder)
     regions = Regions(mesh["tp"], case.layout.sequence_parallel)
     is_tied = model.head is not None and model.embedding is not None and model.head.weight is model.embedding.weight
-    children = dict(model.named_children())
-    plan = {name: style for name, style in plan_of(case).items() if name.split(".")[0] in children}
+    children, modules = dict(model.named_children()), dict(model.named_modules())
+    plan = {
+        name: style
+        for name, style in plan_of(case).items()
+        if name.split(".")[0] in children and ("*" in name or name in modules)
+    }
     parallelize_module(model, mesh["tp"], {name: STYLES[style](regions) for name, style in plan.items()})
     if is_tied:
         cast("nn.Linear", model.head).weight = cast("nn.Embedding", model.embedding).weight
