@@ -26,7 +26,7 @@ def make_trainer(
     if case.layout.is_deepspeed:
         from parallelism.zero.trainer import make_deepspeed_trainer
 
-        return make_deepspeed_trainer(model, case, device, mark)
+        return make_deepspeed_trainer(model, case, device, mark, mesh)
     optimizer = _optimizer(model, mesh, case)
     if case.layout.pp > 1:
         from parallelism.pipeline.trainer import PipelineTrainer

@@ -5,6 +5,7 @@ from __future__ import annotations
 from parallelism.base import Strategy
 from parallelism.data.ddp import DDP
 from parallelism.data.fsdp import FSDP
+from parallelism.expert_loads import load_messages
 from parallelism.schedules.ledgers import ledger_of_stages, rank_stages
 from parallelism.strategies import strategies_of
 from suite.case import Case
@@ -28,6 +29,7 @@ def messages_of(case: Case, ledger: Ledger, rank: int = 0) -> tuple[Message, ...
             rows += strategy.messages(case, part, rank)
     experts = any(weight.is_expert for part in _parts(case, ledger, rank, FSDP) for weight in part.weights)
     rows += (*clipping_messages(case.layout, experts), *scaling_messages(case))
+    rows += load_messages(case, _blocks(case, rank))
     return tuple(row for row in rows if row.ranks > 1 and row.count)
 
 
@@ -39,6 +41,13 @@ def _parts(case: Case, ledger: Ledger, rank: int, strategy: Strategy) -> list[Le
     stages = rank_stages(case, rank)
     parts = [(stage,) for stage in stages] if strategy in (DDP, FSDP) else [stages]
     return [ledger_of_stages(case, ledger, part) for part in parts]
+
+
+def _blocks(case: Case, rank: int) -> tuple[int, ...]:
+    """The blocks that a rank holds; multi-token prediction's, behind the others, are the last stage's."""
+    stages = rank_stages(case, rank)
+    extra = range(case.model.layers, case.model.layers + getattr(case.model, "mtp", 0))
+    return (*(block for stage in stages for block in stage.blocks), *(extra if stages[-1].has_head else ()))
 
 
 def estimate_traffic(case: Case, ledger: Ledger, rank: int = 0) -> TrafficEstimate:

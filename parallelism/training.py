@@ -19,6 +19,7 @@ from parallelism.data.accumulation import reduction_left_out
 from parallelism.data.leftovers import average_replicas, sum_sequence_parts
 from parallelism.dtypes import torch_dtype
 from parallelism.expert.gradients import average_exchanged
+from parallelism.expert_loads import move_biases, take_loads
 from suite import memory_probe as phases
 from suite.case import Case
 from suite.formats import formats_of
@@ -58,6 +59,7 @@ class StepResult:
 
     loss: Tensor  # mean over this rank's micro-batches, nats a token; 0 on a pipeline rank without the loss
     gradient_norm: Tensor
+    routed: Tensor | None = None  # tokens of this rank that went to each expert, [mixtures here, experts]
 
 
 @dataclass(frozen=True)
@@ -88,8 +90,10 @@ class Trainer:
         self.finish_gradients()
         self.mark(phases.OPTIMIZER)
         norm = self.clip_and_update()
+        routed = take_loads(self.model)
+        move_biases(self.model, routed, self.mesh, self.case)
         self.mark(phases.IDLE)
-        return StepResult(loss, norm)
+        return StepResult(loss, norm, routed)
 
     def forward_backward(self, batch: Batch) -> Tensor:
         """Gradients of the batch's mean loss, reduced over the data-parallel ranks; the mean loss of this rank."""

@@ -19,6 +19,7 @@ from torch.distributed.tensor.parallel import ParallelStyle
 
 from parallelism.tensor.plan import Style
 from parallelism.tensor.regions import Regions
+from suite.models.experts_module import ExpertWeights, MixtureMLP, expert_outputs
 from suite.share import own_rows
 
 Forward = Callable[..., Tensor]
@@ -59,6 +60,38 @@ class Rows(_RegionStyle):
             return y if module.bias is None else y + module.bias.to(y.dtype)
 
         return self._divide(module, {"weight": 1}, rows)
+
+
+class OwnRows(_RegionStyle):
+    """A projection of which each rank reads some input features, and whose results something around it sums."""
+
+    def _apply(self, module: nn.Module, device_mesh: DeviceMesh) -> nn.Module:
+        def rows(module: nn.Linear, x: Tensor) -> Tensor:
+            return F.linear(x, local(module.weight))
+
+        return self._divide(module, {"weight": 1}, rows)
+
+
+class DividedExperts(_RegionStyle):
+    """Experts of each of which every rank has some channels."""
+
+    def _apply(self, module: nn.Module, device_mesh: DeviceMesh) -> nn.Module:
+        def outputs(module: ExpertWeights, rows: Tensor, counts: Tensor) -> Tensor:
+            return expert_outputs(rows, counts, *(local(each) for each in (module.gate, module.up, module.down)))
+
+        return self._divide(module, {"gate": 1, "up": 1, "down": 2}, outputs)
+
+
+class Around(_RegionStyle):
+    """A mixture of experts: it reads the whole stream, and its output is summed once. Each rank counts its part of the
+    balance loss, which all of them compute alike."""
+
+    def _apply(self, module: nn.Module, device_mesh: DeviceMesh) -> nn.Module:
+        assert isinstance(module, MixtureMLP)
+        module.auxiliary_share /= self.regions.ranks
+        module.register_forward_pre_hook(lambda _, given: (self.regions.enter(given[0]), *given[1:]))
+        module.register_forward_hook(lambda _, __, output: self.regions.leave(output))
+        return module
 
 
 class VocabularyRows(_RegionStyle):
@@ -116,4 +149,7 @@ STYLES: dict[Style, type[_RegionStyle]] = {
     Style.OWN_POSITIONS: OwnPositions,
     Style.ENTER_BEFORE: EnterBefore,
     Style.ENTER_AFTER: EnterAfter,
+    Style.AROUND: Around,
+    Style.EXPERTS: DividedExperts,
+    Style.OWN_ROWS: OwnRows,
 }

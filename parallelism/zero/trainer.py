@@ -12,6 +12,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+from torch.distributed.device_mesh import DeviceMesh
 
 from parallelism.batches import Batch
 from parallelism.clipping import clip_gradients
@@ -113,8 +114,9 @@ def _forget_groups() -> None:
 
 
 def make_deepspeed_trainer(
-    model: nn.Module, case: Case, device: torch.device, mark: Callable[[str], None] = lambda name: None
-) -> DeepSpeedTrainer:
+    model: nn.Module, case: Case, device: torch.device, mark: Callable[[str], None] = lambda name: None,
+    mesh: DeviceMesh | None = None,
+) -> DeepSpeedTrainer:  # fmt: skip
     """An engine around a bare (or checkpointed) model, over all ranks of the process group that is there.
 
     Every rank has built the same weights; DeepSpeed broadcasts rank 0's once more.
@@ -128,4 +130,4 @@ def make_deepspeed_trainer(
     engine, *_ = deepspeed.initialize(model=model, optimizer=optimizer, config=deepspeed_config(case))
     if case.layout.zero == 0 and case.workload.precision is Precision.BF16_MIXED:
         optimizer.state.clear()
-    return DeepSpeedTrainer(case, engine, optimizer, device, mark)
+    return DeepSpeedTrainer(case, engine, optimizer, device, mark, mesh)

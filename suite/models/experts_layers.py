@@ -12,6 +12,13 @@ def has_experts(spec: ModelSpec, block: int) -> bool:
     return spec.experts is not None and block >= getattr(spec, "dense_layers", 0)
 
 
+def mixture_blocks(spec: ModelSpec) -> tuple[int, ...]:
+    """The blocks with a mixture, those of multi-token prediction behind the others."""
+    if spec.experts is None:
+        return ()
+    return tuple(block for block in range(spec.layers + getattr(spec, "mtp", 0)) if has_experts(spec, block))
+
+
 def experts_buffers(spec: ModelSpec) -> tuple[Array, ...]:
     """Of every mixture, how many tokens were routed to each expert; and the router's biases where it has some."""
     if spec.experts is None:
