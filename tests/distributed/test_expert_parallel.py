@@ -21,15 +21,15 @@ from tests.distributed.traces import RankTrace, merged, record
 pytestmark = pytest.mark.distributed
 
 SEQUENCES = 8
-#: 6 experts of width 10: some ranks have shards of 2 experts and of 1
+#: 6 experts: some ranks have shards of 2 experts and of 1
 MIXTRAL = DecoderSpec(
     name="mixtral", layers=2, hidden=24, heads=4, kv_heads=2, ffn=28, vocab=53, max_positions=20,
-    experts=Experts(count=6, top_k=2, ffn=10),
+    experts=Experts(count=6, top_k=2, ffn=16),
 )  # fmt: skip
 DEEPSEEK = replace(
     MIXTRAL, name="deepseek", layers=3, dense_layers=1,
-    experts=Experts(count=4, top_k=2, ffn=10, shared=1, scoring=Scoring.SIGMOID, groups=2, top_groups=1,
-                    balance=Balance.NONE),
+    experts=Experts(count=4, top_k=2, ffn=16, shared=1, scoring=Scoring.SIGMOID, groups=2, top_groups=1,
+                    balance=Balance.AUXILIARY, rate=0.1),
 )  # fmt: skip
 
 
@@ -45,7 +45,7 @@ CASES = [
     case_of(MIXTRAL, ep=2, dp=2),
     case_of(DEEPSEEK, 2, ep=2, fsdp=2),
     case_of(MIXTRAL, ep=2, fsdp=2, recompute=Recompute.parse("full")),
-    # case_of(MIXTRAL, ep=2, tp=2),
+    case_of(MIXTRAL, ep=2, tp=2),
     case_of(MIXTRAL, 2, ep=2, pp=2),
 ]
 
