@@ -7,6 +7,8 @@ _fsdp_param_group.py, _fsdp_param.py and _fsdp_collectives.py and held to alloca
 - units gathered ahead hold their flat outputs until their turn;
 - resharded to n, a unit keeps n-th parts in the compute type until it is gathered for backward;
 - a unit's gradients are copied into a flat reduce-scatter input, which is freed when the next unit reduces;
+- a unit's parts (units.py) are gathered, copied out and resharded in turn, and reduced the last one first, with all
+  their inputs kept to the next unit's;
 - the CPU pads gradients whose rows the ranks do not divide before it copies them together;
 - gloo copies each collective's input in passing; NCCL does not.
 """
@@ -18,6 +20,7 @@ from functools import cache
 
 from memory.events import Event, Label, Phase, phase_of
 from memory.units import Exchange, Micro, Unit
+from parallelism.data.fsdp import IMPLICIT_BACKWARD_PREFETCH
 from suite.record import Component
 from suite.tape import Backend
 
@@ -28,7 +31,7 @@ SOURCE = "FSDP2: torch/distributed/fsdp/_fully_shard/_fsdp_collectives.py"
 class Mark:
     """Where the gathers are: what the next ones depend on, units still to be gathered ahead, and what only grows."""
 
-    state: tuple[tuple[Unit, ...], int, int]
+    state: tuple[tuple[tuple[Unit, ...], ...], int, int]
     ahead: int
     all_reduced: int
 
@@ -43,7 +46,8 @@ class Gathers:
     """what autograd makes: whole gradients in the compute type"""
     events: list[Event] = field(default_factory=list)
     forward_flat: int = 0
-    fetched: list[Unit] = field(default_factory=list)
+    fetched: list[tuple[Unit, ...]] = field(default_factory=list)
+    """of each unit that waits for its turn, the parts that were gathered ahead"""
     ahead: list[Unit] = field(default_factory=list)
     reduce_input: int = 0
     all_reduced: int = 0
@@ -77,7 +81,23 @@ class Gathers:
             self.fetch(self.ahead.pop(0), in_backward)
 
     def fetch(self, unit: Unit, in_backward: bool = False) -> None:
-        """Gather a unit into a flat output, from its shards or from what it was resharded to after forward."""
+        """Gather a unit ahead, all its parts."""
+        self._fetch_parts(unit.parts, in_backward)
+
+    def begin_backward(self, depth: int) -> None:
+        """What the root gathers ahead. FSDP2's own prefetch, of one unit, looks back one part from a unit of a single
+        part, as the root is, and finds the last block's last part alone (_fsdp_param_group.py, _backward_prefetch)."""
+        if depth == IMPLICIT_BACKWARD_PREFETCH and self.ahead and not self.fetched:
+            self._fetch_parts(self.ahead.pop(0).parts[-1:], True)
+        self.fetch_ahead(depth, True)
+
+    def _fetch_parts(self, parts: tuple[Unit, ...], in_backward: bool) -> None:
+        for part in parts:
+            self._fetch(part, in_backward)
+        self.fetched.append(parts)
+
+    def _fetch(self, unit: Unit, in_backward: bool) -> None:
+        """Gather a part into a flat output, from its shards or from what it was resharded to after forward."""
         exchange = self.exchange
         source = 0
         if in_backward and exchange.reshard_to:
@@ -89,16 +109,17 @@ class Gathers:
         self._add(flat, "gather output")
         self._gloo(flat, "gathered parameters")
         self._add(-source, "shard to be gathered")
-        self.fetched.append(unit)
 
     def use_in_forward(self, unit: Unit) -> None:
         """Before a unit's forward: copy out what was gathered, free the flat output of the unit before."""
-        if not self.fetched:
-            self.fetch(unit)
-        flat = self.fetched.pop(0).flat(self.exchange.compute_bytes)
-        self._add(flat, "gathered parameters")
-        self._add(-self.forward_flat, "gather output")
-        self.forward_flat = flat
+        there = self.fetched.pop(0) if self.fetched else ()
+        for part in unit.parts:
+            if part not in there:
+                self._fetch(part, False)
+            flat = part.flat(self.exchange.compute_bytes)
+            self._add(flat, "gathered parameters")
+            self._add(-self.forward_flat, "gather output")
+            self.forward_flat = flat
 
     def use(self, unit: Unit, in_backward: bool) -> None:
         """Copy out what was gathered, and free the flat output at once."""
@@ -110,13 +131,15 @@ class Gathers:
 
     def use_in_backward(self, unit: Unit) -> None:
         """Before a unit's backward: copy out what was gathered, and free the flat output."""
-        if not self.fetched:
-            self.fetch(unit, in_backward=True)
-        flat = self.fetched.pop(0).flat(self.exchange.compute_bytes)
-        self._add(flat, "gathered parameters")
-        if self.exchange.reshard_to:
-            self._add(-unit.part(self.exchange), "parameters resharded to n")
-        self._add(-flat, "gather output")
+        there = self.fetched.pop(0) if self.fetched else ()
+        for part in unit.parts:
+            if part not in there:
+                self._fetch(part, True)
+            flat = part.flat(self.exchange.compute_bytes)
+            self._add(flat, "gathered parameters")
+            if self.exchange.reshard_to:
+                self._add(-part.part(self.exchange), "parameters resharded to n")
+            self._add(-flat, "gather output")
 
     def reshard_after_forward(self, unit: Unit) -> None:
         """Free a unit's gathered parameters; resharded to n, one by one, each after its part is copied."""
@@ -145,6 +168,10 @@ class Gathers:
         has made gradients since the last call."""
         if not unit.parameters:
             return
+        for part in reversed(unit.parts):
+            self._reduce(part, is_new, is_first=part is unit.parts[-1])
+
+    def _reduce(self, unit: Unit, is_new: bool, is_first: bool) -> None:
         converts, has_kept = self.exchange.converts, self.micro.has_whole
         if converts and has_kept and is_new:
             self._add_to_whole(unit)
@@ -154,9 +181,11 @@ class Gathers:
             if converts and not has_kept and is_new:
                 self._convert_to_whole(unit)
             return
-        self._add(-self.reduce_input, "reduce-scatter input")
-        self.reduce_input = unit.flat(self.exchange.reduce_bytes)
-        self._add(self.reduce_input, "reduce-scatter input")
+        if is_first:
+            self._add(-self.reduce_input, "reduce-scatter input")
+            self.reduce_input = 0
+        self.reduce_input += unit.flat(self.exchange.reduce_bytes)
+        self._add(unit.flat(self.exchange.reduce_bytes), "reduce-scatter input")
         gradient = _label("whole gradients") if converts and has_kept else self.gradient
         element = self.exchange.reduce_bytes if converts and has_kept else self.exchange.compute_bytes
         if self.exchange.backend is Backend.CPU:
@@ -184,7 +213,7 @@ class Gathers:
         name = "partly reduced gradients" if is_partial else "reduced gradients, before they are cast or added"
         label = _shards(unit, exchange.master_bytes) if is_new else _label(name)
         self.events.append(Event(reduced, label))
-        self._gloo(self.reduce_input, "reduce-scatter input")
+        self._gloo(unit.flat(exchange.reduce_bytes), "reduce-scatter input")
         if micro.all_reduces and casts:
             self._cast(unit)
         self.events.append(last_gradient)

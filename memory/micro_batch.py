@@ -139,7 +139,8 @@ class _ShardedWriter(_Writer):
 
     def _begin_backward(self) -> None:
         self.gathers.ahead = self._blocks[::-1]
-        self._fetch_back()
+        if self.gathering.reshards:
+            self.gathers.begin_backward(self.gathering.backward_prefetch)
 
     def _derive(self, place: int) -> None:
         unit = self._unit(place)

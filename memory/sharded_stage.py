@@ -184,7 +184,7 @@ class _Writer:
         """Before a pass: copy out what was gathered ahead."""
         if self.state.is_fetched:
             missing = self._missing()
-            self.gathers.fetched = [unit for unit, _ in missing]
+            self.gathers.fetched = [unit.parts for unit, _ in missing]
             for unit, held in missing:
                 self.gathers.use(unit, held is Held.PART)
         self.state = self.state.copied_out()
@@ -237,7 +237,7 @@ class _Writer:
         self._copy_out()
         is_missing = self.state.blocks is not Held.WHOLE
         gathers.ahead = self.blocks[::-1] if is_missing else []
-        gathers.fetch_ahead(self.gathering.backward_prefetch, True)
+        gathers.begin_backward(self.gathering.backward_prefetch)
         last = len(self.form.pattern) - 1
 
         def derive(index: int) -> None:

@@ -34,11 +34,19 @@ class Parameter:
 class Unit:
     """Parameters that are gathered together. Sizes are in bytes on each rank.
 
-    With expert parallelism a block's experts are gathered over fewer ranks than the rest, right after it. Here both
-    are one gather and one reduction: what each needs in passing is counted together.
+    With expert parallelism a block's experts are gathered over fewer ranks than the rest: parts, gathered and reduced
+    one after the other.
     """
 
     parameters: tuple[Parameter, ...]
+
+    @cached_property
+    def parts(self) -> tuple[Unit, ...]:
+        """What is gathered over as many ranks, in the order of the parameters."""
+        ranks = dict.fromkeys(item.ranks for item in self.parameters)
+        if len(ranks) <= 1:
+            return (self,)
+        return tuple(Unit(tuple(item for item in self.parameters if item.ranks == each)) for each in ranks)
 
     def shard(self, element: int) -> int:
         """This rank's padded shards, in elements of so many bytes."""

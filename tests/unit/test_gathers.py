@@ -15,7 +15,7 @@ from suite.tape import Backend
 pytestmark = pytest.mark.unit
 
 #: over two ranks: 8 elements that halve, and 3 rows of 1 that do not: padded to 4
-UNIT = Unit((Parameter(8, 4), Parameter(3, 2)), ranks=2)
+UNIT = Unit((Parameter(8, 4, 2), Parameter(3, 2, 2)))
 GRADIENT = gradient_label(Component.TRANSIENTS, "gradients", 2)
 
 
@@ -44,7 +44,7 @@ def test_a_gather_holds_shard_output_and_gloos_copy_then_output_and_parameters()
 
 def test_a_unit_resharded_to_one_of_two_ranks_is_gathered_from_what_it_kept() -> None:
     """Four ranks back to groups of two: 8 and 2 padded elements a rank, 40 gathered, 20 of them kept, 2 bytes each."""
-    unit = Unit((Parameter(32, 8), Parameter(5, 2)), ranks=4)
+    unit = Unit((Parameter(32, 8, 4), Parameter(5, 2, 4)))
     gathers = Gathers(exchange(to=2), Micro(), GRADIENT)
     gathers.use_in_forward(unit)
     gathers.take()
