@@ -16,9 +16,9 @@ from torch.distributed.device_mesh import DeviceMesh
 from parallelism.batches import Batch
 from parallelism.clipping import clip_gradients
 from parallelism.data.accumulation import reduction_left_out
+from parallelism.data.expert_gradients import average_exchanged
 from parallelism.data.leftovers import average_replicas, sum_sequence_parts
 from parallelism.dtypes import torch_dtype
-from parallelism.expert.gradients import average_exchanged
 from parallelism.expert_loads import move_biases, take_loads
 from suite import memory_probe as phases
 from suite.case import Case

@@ -188,7 +188,7 @@ def _expert_placement(mesh: DeviceMesh, layout: Layout) -> Callable[[nn.Paramete
     from torch.distributed.fsdp._fully_shard._fsdp_common import ShardPlacementResult
     from torch.distributed.fsdp._fully_shard._fsdp_init import _get_mesh_info
 
-    from parallelism.expert.gradients import is_expert
+    from parallelism.data.expert_gradients import is_expert
 
     own = expert_hsdp_mesh(mesh, layout) if layout.dp > 1 else expert_shard_mesh(mesh, layout)
     experts = ShardPlacementResult(None, cast("Any", _get_mesh_info(own)))

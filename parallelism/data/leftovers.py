@@ -7,8 +7,8 @@ from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.tensor import DTensor
 
 from parallelism.data import replicate
+from parallelism.data.expert_gradients import is_expert
 from parallelism.data.flat import all_reduce_flat, local_gradients
-from parallelism.expert.gradients import is_expert
 from parallelism.mesh import expert_replica_mesh, replica_mesh
 from suite.layout import Layout
 
