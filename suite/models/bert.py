@@ -52,9 +52,7 @@ class BertSpec(ModelSpec):
             f"model.vocab: {self.vocab} leaves no token beside [PAD], [CLS], [SEP] and [MASK]; at least 5",
         )
         require(self.segments >= 2, f"model.segments: must be at least 2, a pair's two texts, got {self.segments}")
-        require(
-            0 < self.norm_eps < float("inf"), f"model.norm_eps: must be positive and finite, got {self.norm_eps}"
-        )
+        require(0 < self.norm_eps < float("inf"), f"model.norm_eps: must be positive and finite, got {self.norm_eps}")
         require(0 <= self.dropout < 1, f"model.dropout: must be in [0, 1), got {self.dropout}")
         require(
             self.hidden % self.heads == 0,

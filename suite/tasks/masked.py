@@ -14,9 +14,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from suite.models.base import IGNORED
 from suite.models.bert import BertSpec, Masking
 from suite.parse import SpecError, require
-from suite.tasks.base import IGNORED, Examples, Rows, Task, TextWindows, row_random
+from suite.tasks.base import Examples, Rows, Task, TextWindows, row_random
 
 if TYPE_CHECKING:
     from suite.case import Case
@@ -59,9 +60,7 @@ def examples(case: Case, windows: TextWindows, step: int, rows: int) -> Examples
     """A step's rows; what a row becomes follows from the recipe's seed, the step and its place in the batch."""
     spec = _spec(case)
     texts, _ = windows.global_batch(step, rows)
-    made = [
-        _row(spec, text, windows, row_random(case.recipe.seed, step, place)) for place, text in enumerate(texts)
-    ]
+    made = [_row(spec, text, windows, row_random(case.recipe.seed, step, place)) for place, text in enumerate(texts)]
     shape = (rows, case.workload.seq_len)
     ids, labels, segments = np.full(shape, spec.pad), np.full(shape, IGNORED), np.zeros(shape, np.int64)
     for place, row in enumerate(made):
