@@ -107,6 +107,8 @@ class Bert(nn.Module):
         super().__init__()
         self.spec = spec
         self.loss = SUMS[loss]
+        #: of so many equal parts of this rank's tokens the stream holds one (no more than one: suite/case_rules.py)
+        self.stream_shards = 1
         self.embedding = BertEmbedding(spec)
         self.blocks = nn.ModuleDict(
             {str(index): BertBlock(spec, kernel, 2 * index + 1) for index in range(spec.layers)}
