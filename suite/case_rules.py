@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from suite.expert_rules import EXPERT_RULES
 from suite.layout import ContextMethod, Layout, Offload, ReduceType, Schedule
 from suite.layout_rules import Rule
+from suite.models.base import TaskKind
 from suite.models.experts import Dispatch
 from suite.optimizer_rules import OPTIMIZER_RULES
 from suite.parse import require
@@ -83,6 +84,14 @@ CASE_RULES: tuple[Rule[Case], ...] = (
         "torch's gradient scaler unscales plain tensors or DTensors of one mesh, and ep has both; use bf16-mixed",
         lambda case: case.layout.ep > 1 and case.workload.precision is Precision.FP16_MIXED,
         lambda case: f"workload.precision({case.workload.precision}) with layout.ep({case.layout.ep})",
+    ),
+    Rule(
+        "sequence parallelism of what reads its first token",
+        "the pair is told from the first token, which one rank's part of the sequence has alone; use"
+        " layout.sequence_parallel false",
+        lambda case: case.layout.tp > 1 and case.layout.sequence_parallel and case.model.task is TaskKind.MASKED,
+        lambda case: f"layout.tp({case.layout.tp}), layout.sequence_parallel({case.layout.sequence_parallel})"
+        f" with model.family({case.model.family})",
     ),
     _divides("model.heads", lambda case: case.model.heads, "tp", "each rank takes whole heads"),
     Rule(

@@ -23,8 +23,16 @@ def _decoder(spec: ModelSpec, workload: Workload) -> nn.Module:
     return model
 
 
+def _bert(spec: ModelSpec, workload: Workload) -> nn.Module:
+    from suite.models.bert import BertSpec
+    from suite.models.bert_module import Bert
+
+    assert isinstance(spec, BertSpec)
+    return Bert(spec, workload.attention, workload.loss)
+
+
 #: family -> its module, weights unset: with `reset_parameters()`, and called as model(ids, labels, keys, **extras)
-MODULES: dict[str, Callable[[ModelSpec, Workload], nn.Module]] = {"decoder": _decoder}
+MODULES: dict[str, Callable[[ModelSpec, Workload], nn.Module]] = {"decoder": _decoder, "bert": _bert}
 
 
 def new_module(spec: ModelSpec, workload: Workload) -> nn.Module:
