@@ -7,13 +7,19 @@ from typing import Any
 
 from suite.models.base import ModelSpec
 from suite.models.decoder import DecoderSpec
-from suite.models.presets import PRESETS
+from suite.models.encoder_decoder_presets import ENCODER_DECODERS
+from suite.models.presets import PRESETS as DECODERS
+from suite.models.t5 import T5Spec
+from suite.models.transformer import TransformerSpec
 from suite.parse import SpecError, from_mapping, nearest
 
 __all__ = ["PRESETS", "SPECS", "DecoderSpec", "ModelSpec", "model_from", "preset"]
 
 #: family name -> its specification
-SPECS: dict[str, type[ModelSpec]] = {"decoder": DecoderSpec}
+SPECS: dict[str, type[ModelSpec]] = {"decoder": DecoderSpec, "transformer": TransformerSpec, "t5": T5Spec}
+
+#: name -> published or tiny model, of every family
+PRESETS: dict[str, ModelSpec] = {**DECODERS, **{spec.name: spec for spec in ENCODER_DECODERS}}
 
 
 def preset(name: str) -> ModelSpec:

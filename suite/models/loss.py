@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 
 import torch
 import torch.nn.functional as F
@@ -10,6 +11,7 @@ from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
 from suite.spec import LOSS_CHUNKS, LossKernel
+from suite.tasks.base import IGNORED
 
 Head = Callable[[Tensor], Tensor]
 #: of logits [n, V] and labels [n], with the reduction as a keyword: torch's, or one over divided logits
@@ -42,3 +44,16 @@ LOSSES: dict[LossKernel, Callable[..., Tensor]] = {
     LossKernel.PLAIN: plain_cross_entropy,
     LossKernel.CHUNKED: chunked_cross_entropy,
 }
+
+
+def answered_loss(
+    kernel: LossKernel, head: Head, hidden: Tensor, labels: Tensor, label_smoothing: float = 0.0, weight: float = 1.0
+) -> Tensor:
+    """Mean cross-entropy over the labels that are not IGNORED, in nats, times `weight`; 0 where none is asked.
+    hidden [b, s, h], labels [b, s]."""
+    answers = (labels != IGNORED).sum().clamp(min=1)
+    summed = partial(F.cross_entropy, ignore_index=IGNORED, label_smoothing=label_smoothing, reduction="sum")
+    total = LOSSES[kernel](head, hidden, labels, summed)
+    if kernel is LossKernel.CHUNKED:
+        total = total * labels.numel()  # of which it made a mean
+    return total * (weight / answers)
