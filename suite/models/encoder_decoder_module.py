@@ -11,7 +11,8 @@ from suite.models.blocks import compute_dtype
 from suite.models.encoder_decoder import EncoderDecoderSpec
 from suite.models.encoder_decoder_blocks import PostNormBlock, PreNormBlock
 from suite.models.loss import answered_loss
-from suite.models.masked_attention import causal_mask, padding_mask
+from suite.models.masked_attention import causal_mask
+from suite.models.padded_attention import padding_bias
 from suite.models.relative_bias import RelativeBias
 from suite.models.sinusoidal import Sinusoids
 from suite.models.t5 import T5Spec
@@ -103,7 +104,7 @@ class Transformer(EncoderDecoder):
     def encode(self, ids: Tensor, source_lengths: Tensor | None) -> tuple[Tensor, Tensor | None]:
         """As the base class says."""
         x = self.embed(ids)
-        mask = None if source_lengths is None else padding_mask(source_lengths, ids.shape[1], compute_dtype(x))
+        mask = None if source_lengths is None else padding_bias(source_lengths, ids.shape[1], compute_dtype(x))
         for block in self.encoder:
             x = block(x, mask)
         return x, mask
@@ -154,7 +155,7 @@ class T5(EncoderDecoder):
         """As the base class says."""
         x = self.embedding(ids)
         bias = self.encoder_bias(ids.shape[1], compute_dtype(x))
-        padding = None if source_lengths is None else padding_mask(source_lengths, ids.shape[1], bias.dtype)
+        padding = None if source_lengths is None else padding_bias(source_lengths, ids.shape[1], bias.dtype)
         if padding is not None:
             bias = bias + padding
         for block in self.encoder:

@@ -31,7 +31,7 @@ def _t5_v1_1(name: str, layers: int, hidden: int, ffn: int, heads: int) -> T5Spe
     )  # fmt: skip
 
 
-ENCODER_DECODERS: tuple[ModelSpec, ...] = (
+_PRESETS: tuple[ModelSpec, ...] = (
     # for a 2-core CPU: about 1 M parameters
     _transformer("transformer-1m", 2, 128, 4, 1024),
     T5Spec(name="t5-1m", layers=4, hidden=128, heads=4, ffn=512, vocab=1024),
@@ -51,3 +51,5 @@ ENCODER_DECODERS: tuple[ModelSpec, ...] = (
     _t5_v1_1("t5-v1.1-xl", 24, 2048, 5120, 32),
     _t5_v1_1("t5-v1.1-xxl", 24, 4096, 10240, 64),
 )
+
+ENCODER_DECODERS: dict[str, ModelSpec] = {spec.name: spec for spec in _PRESETS}

@@ -13,17 +13,6 @@ from torch import Tensor, nn
 from suite.spec import AttentionKernel
 
 
-def hidden_where(hidden: Tensor, dtype: torch.dtype) -> Tensor:
-    """The added mask of a boolean one: the type's lowest number where `hidden`, else 0."""
-    return torch.zeros(hidden.shape, dtype=dtype, device=hidden.device).masked_fill_(hidden, torch.finfo(dtype).min)
-
-
-def padding_mask(lengths: Tensor, seq_len: int, dtype: torch.dtype) -> Tensor:
-    """What hides the keys from a row's length on, [b, 1, 1, s]; lengths [b]."""
-    places = torch.arange(seq_len, device=lengths.device)
-    return hidden_where(places >= lengths[:, None], dtype)[:, None, None, :]
-
-
 def causal_mask(seq_len: int, dtype: torch.dtype, device: torch.device) -> Tensor:
     """What hides the keys after a query, [s, s]."""
     return torch.full((seq_len, seq_len), torch.finfo(dtype).min, dtype=dtype, device=device).triu_(1)

@@ -19,6 +19,14 @@ def _decoder(spec: ModelSpec, workload: Workload) -> nn.Module:
     return Decoder(spec, workload.attention, workload.loss)
 
 
+def _bert(spec: ModelSpec, workload: Workload) -> nn.Module:
+    from suite.models.bert import BertSpec
+    from suite.models.bert_module import Bert
+
+    assert isinstance(spec, BertSpec)
+    return Bert(spec, workload.attention, workload.loss)
+
+
 def _transformer(spec: ModelSpec, workload: Workload) -> nn.Module:
     from suite.models.encoder_decoder_module import Transformer
     from suite.models.transformer import TransformerSpec
@@ -38,6 +46,7 @@ def _t5(spec: ModelSpec, workload: Workload) -> nn.Module:
 #: family -> its module, weights unset: with `reset_parameters()`, and called as model(ids, labels, keys, **extras)
 MODULES: dict[str, Callable[[ModelSpec, Workload], nn.Module]] = {
     "decoder": _decoder,
+    "bert": _bert,
     "transformer": _transformer,
     "t5": _t5,
 }
