@@ -49,6 +49,12 @@ CASE_RULES: tuple[Rule[Case], ...] = (
         lambda case: case.layout.cp > 1 and not case.model.is_causal_decoder,
         lambda case: f"layout.cp({case.layout.cp}) with model.family({case.model.family})",
     ),
+    Rule(
+        "tensor parallelism of encoder-decoders",
+        "its plans divide one stream's blocks: cross-attention and a bias by heads are not built; use fsdp, zero or dp",
+        lambda case: case.layout.tp > 1 and case.model.is_encoder_decoder,
+        lambda case: f"layout.tp({case.layout.tp}) with model.family({case.model.family})",
+    ),
     _divides("model.heads", lambda case: case.model.heads, "tp", "each rank takes whole heads"),
     Rule(
         "model.kv_heads that tp does not divide",
@@ -194,5 +200,6 @@ def sequence_parts(layout: Layout) -> int:
 
 def check_case(case: Case) -> None:
     """Refuse a layout that does not fit the case's model or workload."""
+    case.model.target_len(case.workload.seq_len)
     for rule in CASE_RULES:
         require(not rule.is_broken(case), f"{rule.values(case)}: {rule.why}")
