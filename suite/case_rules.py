@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from suite.layout import ContextMethod, Layout, Offload, ReduceType, Schedule
 from suite.layout_rules import Rule
+from suite.models.base import TaskKind
 from suite.optimizer_rules import OPTIMIZER_RULES
 from suite.parse import require
 from suite.spec import Precision
@@ -54,6 +55,14 @@ CASE_RULES: tuple[Rule[Case], ...] = (
         "its plans divide one stream's blocks: cross-attention and a bias by heads are not built; use fsdp, zero or dp",
         lambda case: case.layout.tp > 1 and case.model.is_encoder_decoder,
         lambda case: f"layout.tp({case.layout.tp}) with model.family({case.model.family})",
+    ),
+    Rule(
+        "sequence parallelism of what reads its first token",
+        "the pair is told from the first token, which one rank's part of the sequence has alone; use"
+        " layout.sequence_parallel false",
+        lambda case: case.layout.tp > 1 and case.layout.sequence_parallel and case.model.task is TaskKind.MASKED,
+        lambda case: f"layout.tp({case.layout.tp}), layout.sequence_parallel({case.layout.sequence_parallel})"
+        f" with model.family({case.model.family})",
     ),
     _divides("model.heads", lambda case: case.model.heads, "tp", "each rank takes whole heads"),
     Rule(

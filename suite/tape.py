@@ -122,7 +122,9 @@ class Tape:
         forward_scratch = backward_scratch = 0
         if self.packs_products:
             forward_scratch = self.workspace.product(rows, wide.value, width.value)
-            backward_scratch = self.workspace.product_backward(rows, wide.value, width.value, len(weights) > 1)
+            backward_scratch = self.workspace.product_backward(
+                rows, wide.value, width.value, len(weights) > 1 and not is_strided
+            )
         kernels.append(
             Kernel(
                 "linear", (read_x, *read_weights), (y,), saved, gradients, through_view=True,
