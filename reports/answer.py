@@ -133,7 +133,7 @@ def model_rows() -> list[dict[str, Any]]:
     return [
         {
             "name": spec.name,
-            "parameters": MemoryModel(Case(spec, workload=Workload(seq_len=2))).ledger.parameters,
+            "parameters": MemoryModel(Case(spec, workload=Workload(seq_len=8))).ledger.parameters,
             "layers": spec.layers,
             "hidden": spec.hidden,
             "heads": spec.heads,

@@ -86,6 +86,12 @@ CASE_RULES: tuple[Rule[Case], ...] = (
         lambda case: f"workload.precision({case.workload.precision}) with layout.ep({case.layout.ep})",
     ),
     Rule(
+        "tensor parallelism of encoder-decoders",
+        "its plans divide one stream's blocks: cross-attention and a bias by heads are not built; use fsdp, zero or dp",
+        lambda case: case.layout.tp > 1 and case.model.is_encoder_decoder,
+        lambda case: f"layout.tp({case.layout.tp}) with model.family({case.model.family})",
+    ),
+    Rule(
         "sequence parallelism of what reads its first token",
         "the pair is told from the first token, which one rank's part of the sequence has alone; use"
         " layout.sequence_parallel false",
@@ -247,5 +253,6 @@ def sequence_parts(layout: Layout) -> int:
 
 def check_case(case: Case) -> None:
     """Refuse a layout that does not fit the case's model or workload."""
+    case.model.target_len(case.workload.seq_len)
     for rule in CASE_RULES:
         require(not rule.is_broken(case), f"{rule.values(case)}: {rule.why}")

@@ -195,7 +195,8 @@ class Region:
 class Segment:
     """A run of operators with one input and one output: an embedding, a block, a head. What FSDP gathers together.
 
-    `inputs` come from the segment before; `batch` arrays are the step's and outlive the segment.
+    `inputs` come from the segment before; `batch` arrays are the step's and outlive the segment. `makes` are read by
+    later segments, whose `borrows` they are; the other fields say of a lent array what suite/lending.py finds out.
     """
 
     name: str
@@ -203,6 +204,11 @@ class Segment:
     inputs: tuple[Array, ...]
     batch: tuple[Array, ...]
     output: Array | None
+    makes: tuple[Array, ...] = ()
+    borrows: tuple[Array, ...] = ()
+    opens: frozenset[Array] = frozenset()  # borrowed arrays whose gradient begins here: no later segment gives one
+    closes: frozenset[Array] = frozenset()  # lent arrays that nothing outside holds once this segment lets go
+    awaits: frozenset[Array] = frozenset()  # made arrays that receive a gradient
 
     def operators(self) -> Iterator[Operator]:
         """Every operator, those inside regions included, in order."""
@@ -279,6 +285,14 @@ class Ledger:
         """Places of the model's blocks among the segments, from the first to the last."""
         places = [index for index, placed in enumerate(self.segments) if placed.prefix]
         return range(places[0], places[-1] + 1)
+
+    @cached_property
+    def in_module_order(self) -> tuple[Placed, ...]:
+        """The segments as a module registers them: what comes before its blocks, these, and everything else."""
+        inside = [placed for placed in self.segments if placed.prefix]
+        start = self.segments.index(inside[0]) if inside else 0
+        rest = [placed for placed in self.segments if not placed.prefix]
+        return (*rest[:start], *inside, *rest[start:])
 
     @cached_property
     def parameters(self) -> int:

@@ -49,3 +49,13 @@ class ModelSpec:
         """A stack of blocks that each read only what is before a token: what pipelines, context parallelism, caches and
         generation are built for."""
         return False
+
+    @property
+    def is_encoder_decoder(self) -> bool:
+        """Two stacks of blocks, of which the second reads what the first made: what tensor parallelism is not built
+        for."""
+        return False
+
+    def target_len(self, seq_len: int) -> int:
+        """Tokens of the answers to a text of seq_len. SpecError where the family's task has none so short."""
+        return seq_len

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 
 import torch
 import torch.nn.functional as F
@@ -60,3 +61,13 @@ LOSSES: dict[LossKernel, Callable[..., Tensor]] = {
 }
 #: of the labels that count: for tasks that ask nothing at some places
 SUMS: dict[LossKernel, Callable[..., Tensor]] = {LossKernel.PLAIN: plain_sum, LossKernel.CHUNKED: chunked_sum}
+
+
+def answered_loss(
+    kernel: LossKernel, head: Head, hidden: Tensor, labels: Tensor, label_smoothing: float = 0.0, weight: float = 1.0
+) -> Tensor:
+    """Mean cross-entropy over the labels that count, in nats, times `weight`; 0 where none does. hidden [b, s, h],
+    labels [b, s]."""
+    summed = partial(F.cross_entropy, label_smoothing=label_smoothing, ignore_index=IGNORED)
+    total: Tensor = SUMS[kernel](head, hidden, labels, summed)
+    return total * (weight / answered(labels))
