@@ -7,13 +7,18 @@ from typing import Any
 
 from suite.models.base import ModelSpec
 from suite.models.decoder import DecoderSpec
-from suite.models.presets import PRESETS
+from suite.models.presets import PRESETS as DECODERS
+from suite.models.recurrent import RecurrentSpec
+from suite.models.recurrent_presets import RECURRENT_PRESETS
 from suite.parse import SpecError, from_mapping, nearest
 
 __all__ = ["PRESETS", "SPECS", "DecoderSpec", "ModelSpec", "model_from", "preset"]
 
 #: family name -> its specification
-SPECS: dict[str, type[ModelSpec]] = {"decoder": DecoderSpec}
+SPECS: dict[str, type[ModelSpec]] = {"decoder": DecoderSpec, "recurrent": RecurrentSpec}
+
+#: name -> specification, of every family
+PRESETS: dict[str, ModelSpec] = {**DECODERS, **RECURRENT_PRESETS}
 
 
 def preset(name: str) -> ModelSpec:

@@ -19,8 +19,16 @@ def _decoder(spec: ModelSpec, workload: Workload) -> nn.Module:
     return Decoder(spec, workload.attention, workload.loss)
 
 
+def _recurrent(spec: ModelSpec, workload: Workload) -> nn.Module:
+    from suite.models.recurrent import RecurrentSpec
+    from suite.models.recurrent_module import RecurrentModel
+
+    assert isinstance(spec, RecurrentSpec)
+    return RecurrentModel(spec, workload.loss)
+
+
 #: family -> its module, weights unset: with `reset_parameters()`, and called as model(ids, labels, keys, **extras)
-MODULES: dict[str, Callable[[ModelSpec, Workload], nn.Module]] = {"decoder": _decoder}
+MODULES: dict[str, Callable[[ModelSpec, Workload], nn.Module]] = {"decoder": _decoder, "recurrent": _recurrent}
 
 
 def new_module(spec: ModelSpec, workload: Workload) -> nn.Module:
