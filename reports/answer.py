@@ -19,7 +19,7 @@ from reports.tables import term_table
 from reports.text import plain, plural
 from suite.case import Case
 from suite.hardware import DEVICES, Device, MatmulDtype
-from suite.models.presets import PRESETS
+from suite.models import PRESETS
 from suite.spec import Workload
 from suite.units import (
     NOT_KNOWN,

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from suite.layout import ContextMethod, Layout, Offload, ReduceType, Schedule
 from suite.layout_rules import Rule
+from suite.models.base import TaskKind
 from suite.optimizer_rules import OPTIMIZER_RULES
 from suite.parse import require
 from suite.spec import Precision
@@ -48,6 +49,14 @@ CASE_RULES: tuple[Rule[Case], ...] = (
         "its ring and its all-to-all are built for causal attention; use fsdp, zero or dp",
         lambda case: case.layout.cp > 1 and not case.model.is_causal_decoder,
         lambda case: f"layout.cp({case.layout.cp}) with model.family({case.model.family})",
+    ),
+    Rule(
+        "sequence parallelism of what reads its first token",
+        "the pair is told from the first token, which one rank's part of the sequence has alone; use"
+        " layout.sequence_parallel false",
+        lambda case: case.layout.tp > 1 and case.layout.sequence_parallel and case.model.task is TaskKind.MASKED,
+        lambda case: f"layout.tp({case.layout.tp}), layout.sequence_parallel({case.layout.sequence_parallel})"
+        f" with model.family({case.model.family})",
     ),
     _divides("model.heads", lambda case: case.model.heads, "tp", "each rank takes whole heads"),
     Rule(

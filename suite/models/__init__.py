@@ -6,8 +6,10 @@ from collections.abc import Mapping
 from typing import Any
 
 from suite.models.base import ModelSpec
+from suite.models.bert import BertSpec
+from suite.models.bert_presets import BERT_PRESETS
 from suite.models.decoder import DecoderSpec
-from suite.models.presets import PRESETS as DECODERS
+from suite.models.presets import PRESETS as DECODER_PRESETS
 from suite.models.recurrent import RecurrentSpec
 from suite.models.recurrent_presets import RECURRENT_PRESETS
 from suite.parse import SpecError, from_mapping, nearest
@@ -15,10 +17,10 @@ from suite.parse import SpecError, from_mapping, nearest
 __all__ = ["PRESETS", "SPECS", "DecoderSpec", "ModelSpec", "model_from", "preset"]
 
 #: family name -> its specification
-SPECS: dict[str, type[ModelSpec]] = {"decoder": DecoderSpec, "recurrent": RecurrentSpec}
+SPECS: dict[str, type[ModelSpec]] = {"decoder": DecoderSpec, "bert": BertSpec, "recurrent": RecurrentSpec}
 
 #: name -> specification, of every family
-PRESETS: dict[str, ModelSpec] = {**DECODERS, **RECURRENT_PRESETS}
+PRESETS: dict[str, ModelSpec] = {**DECODER_PRESETS, **BERT_PRESETS, **RECURRENT_PRESETS}
 
 
 def preset(name: str) -> ModelSpec:

@@ -7,6 +7,9 @@ from enum import StrEnum
 from suite.models.experts import Experts
 from suite.models.latent_shape import Latent
 
+#: the label of a place where nothing is asked: torch's cross_entropy's own
+IGNORED = -100
+
 
 class TaskKind(StrEnum):
     """What a family is trained to do, and so how its batches are made of a corpus (suite/tasks)."""

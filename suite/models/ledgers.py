@@ -7,6 +7,7 @@ from collections.abc import Callable
 from suite.cpu_workspace import CpuWorkspace
 from suite.layout import Recompute
 from suite.models import ModelSpec
+from suite.models.bert_ledger import bert_ledger
 from suite.models.decoder_ledger import decoder_ledger
 from suite.models.recurrent_ledger import recurrent_ledger
 from suite.operators import Ledger
@@ -14,7 +15,11 @@ from suite.share import WHOLE, Share
 from suite.spec import Workload
 from suite.tape import Backend, Numerics
 
-LEDGERS: dict[str, Callable[..., Ledger]] = {"decoder": decoder_ledger, "recurrent": recurrent_ledger}
+LEDGERS: dict[str, Callable[..., Ledger]] = {
+    "decoder": decoder_ledger,
+    "bert": bert_ledger,
+    "recurrent": recurrent_ledger,
+}
 
 
 def ledger_of(

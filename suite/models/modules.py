@@ -27,8 +27,20 @@ def _recurrent(spec: ModelSpec, workload: Workload) -> nn.Module:
     return RecurrentModel(spec, workload.loss)
 
 
+def _bert(spec: ModelSpec, workload: Workload) -> nn.Module:
+    from suite.models.bert import BertSpec
+    from suite.models.bert_module import Bert
+
+    assert isinstance(spec, BertSpec)
+    return Bert(spec, workload.attention, workload.loss)
+
+
 #: family -> its module, weights unset: with `reset_parameters()`, and called as model(ids, labels, keys, **extras)
-MODULES: dict[str, Callable[[ModelSpec, Workload], nn.Module]] = {"decoder": _decoder, "recurrent": _recurrent}
+MODULES: dict[str, Callable[[ModelSpec, Workload], nn.Module]] = {
+    "decoder": _decoder,
+    "bert": _bert,
+    "recurrent": _recurrent,
+}
 
 
 def new_module(spec: ModelSpec, workload: Workload) -> nn.Module:

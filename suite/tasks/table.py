@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from suite.models.base import ModelSpec, TaskKind
 from suite.tasks.base import Task
+from suite.tasks.masked import MASKED
 from suite.tasks.next_token import NEXT_TOKEN
 
-TASKS: dict[TaskKind, Task] = {TaskKind.NEXT_TOKEN: NEXT_TOKEN}
+TASKS: dict[TaskKind, Task] = {TaskKind.NEXT_TOKEN: NEXT_TOKEN, TaskKind.MASKED: MASKED}
 
 
 def task_of(spec: ModelSpec) -> Task:

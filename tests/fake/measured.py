@@ -6,7 +6,6 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from unittest.mock import patch
 
-import numpy as np
 import torch
 
 from memory.estimate import MemoryModel
@@ -19,9 +18,9 @@ from parallelism.training import Trainer
 from suite.caches.build import build_cache
 from suite.caches.core import next_logits, through
 from suite.case import Case
+from suite.data import made_up_examples
 from suite.models.decoder_module import Decoder
 from suite.record import STATE, Component, Moment, Sample
-from suite.tasks.base import Examples
 
 CPU = torch.device("cpu")
 #: A loss's scalars, a norm a parameter, AdamW's few: allocated, and not modelled.
@@ -78,9 +77,8 @@ def measure(case: Case, rank: int = 0) -> Beside:
         return make_trainer(case, mesh, torch.device("cpu"), mark)
 
     def batch(step: int) -> Batch:
-        shape = (case.global_batch, case.workload.seq_len)
-        ids, labels = (np.random.default_rng(step).integers(case.model.vocab, size=shape) for _ in range(2))
-        return batch_of(case, rank, step, Examples(ids, labels), torch.device("cpu"))
+        examples = made_up_examples(case, step, case.global_batch)
+        return batch_of(case, rank, step, examples, torch.device("cpu"))
 
     samples = cpu_memory(make, batch, rank, lambda text: None)
     # a forked rank has one thread, whatever the machine would give a worker
