@@ -50,6 +50,7 @@ class RecurrentSpec(ModelSpec):
     heads = 1
     kv_heads = 1
     max_positions = 2**20
+    has_attention = False
 
     def __post_init__(self) -> None:
         for name in ("layers", "hidden", "vocab"):

@@ -14,6 +14,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensor
 from torch.autograd import Function
 from torch.autograd.function import once_differentiable
 
@@ -35,7 +36,7 @@ class LstmFunction(Function):
         gates, cells, out = _start(x, weight_ih, weight_hh, bias_ih)
         none = x.new_zeros(len(x), out.shape[2])
         product = x.new_empty(len(x), gates.shape[2])
-        for t in range(x.shape[1]):
+        for t in _tokens(x):
             state, cell = (out[:, t - 1], cells[:, t - 1]) if t else (none, none)
             torch.addmm(bias_hh, state, weight_hh.t(), out=product)
             step = gates[:, t].add_(product)
@@ -61,7 +62,7 @@ class LstmFunction(Function):
         """Fill the gates' gradients, before their non-linearities."""
         dy, dc = torch.zeros_like(given[:, 0]), torch.zeros_like(given[:, 0])
         squashed, passed = torch.empty_like(dy), torch.empty_like(dy)
-        for t in reversed(range(given.shape[1])):
+        for t in reversed(_tokens(given)):
             i, f, g, o = gates[:, t].chunk(4, 1)
             di, df, dg, do = grads[:, t].chunk(4, 1)
             dy.add_(given[:, t])
@@ -89,7 +90,7 @@ class GruFunction(Function):
         width = out.shape[2]
         none = x.new_zeros(len(x), width)
         product = x.new_empty(len(x), gates.shape[2])
-        for t in range(x.shape[1]):
+        for t in _tokens(x):
             state = out[:, t - 1] if t else none
             torch.addmm(bias_hh, state, weight_hh.t(), out=product)
             step = gates[:, t]
@@ -120,7 +121,7 @@ class GruFunction(Function):
         """Fill the gates' gradients, before their non-linearities."""
         dy, kept = torch.zeros_like(given[:, 0]), torch.empty_like(given[:, 0])
         none, product = torch.zeros_like(kept), torch.empty_like(grads[:, 0])
-        for t in reversed(range(given.shape[1])):
+        for t in reversed(_tokens(given)):
             r, z, n = gates[:, t].chunk(3, 1)
             dr, dz, dn = grads[:, t].chunk(3, 1)
             dy.add_(given[:, t])
@@ -131,6 +132,12 @@ class GruFunction(Function):
             _sigmoid_backward(torch.mul(dn, inner[:, t], out=dr), r, grad_input=dr)
             product.copy_(grads[:, t]).chunk(3, 1)[2].mul_(r)
             torch.addmm(kept, product, weight_hh, out=dy)
+
+
+def _tokens(x: Tensor) -> range:
+    """Places of x's tokens, [b, s, h]. Of tensors without data, as a trace's, the first alone: every token's kernels
+    write into the same room."""
+    return range(min(1, x.shape[1]) if isinstance(x, FakeTensor) else x.shape[1])
 
 
 def _start(x: Tensor, weight_ih: Tensor, weight_hh: Tensor, bias_ih: Tensor) -> tuple[Tensor, Tensor, Tensor]:
