@@ -75,6 +75,7 @@ class Walker:
     def run(self) -> SegmentWalk:
         """The three stretches."""
         forward, uncache = self.run_forward()
+        self._take_back_output()
         self._backward(self.segment.body)
         waiting = {str(array.tied_to): left.is_view for array, left in self.gradients.items() if is_tied(array)}
         waiting |= {array.name: left.is_view for array, left in self.gradients.items() if array in self.segment.opens}
@@ -111,6 +112,13 @@ class Walker:
                 is_last = not is_view and not weight.is_part
                 self.gradients[weight] = Gradient(self._gradient_storage(weight, is_last), is_view)
         return forward, uncache
+
+    def _take_back_output(self) -> None:
+        """The next segment's backward pass has let go of the output; what this one's kernels keep of it lives on."""
+        output = self.segment.output
+        if output is not None and self.storages[output].references > 1:
+            self.storages[output].references -= 1
+            self.log.add(output.nbytes, self.storages[output].naming)
 
     # --- forward ----------------------------------------------------------------------------------------
 

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from suite.expert_rules import EXPERT_RULES
+from suite.family_rules import FAMILY_RULES
 from suite.layout import ContextMethod, Layout, Offload, ReduceType, Schedule
 from suite.layout_rules import Rule
 from suite.models.base import TaskKind
@@ -40,6 +41,7 @@ def _precision_on_engine(case: Case) -> str:
 
 
 CASE_RULES: tuple[Rule[Case], ...] = (
+    *FAMILY_RULES,
     Rule(
         "pipelines of what is no decoder",
         "stages are cut between a decoder's blocks, which pass one stream on; use fsdp, zero or dp",

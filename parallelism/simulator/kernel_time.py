@@ -9,7 +9,7 @@ from functools import cached_property
 from parallelism.simulator.fused_work import compiled_work
 from parallelism.simulator.plan import NOTHING, Cost
 from parallelism.simulator.stack import Execution, Flash, Reruns, Stack
-from parallelism.simulator.work import Attention, Moved, Product, SegmentWork, Work, eager_work
+from parallelism.simulator.work import Attention, Moved, Product, Repeated, SegmentWork, Work, eager_work
 from suite.hardware.device import Device, MatmulDtype
 from suite.hardware.speeds import Speeds
 from suite.hardware.training_rates import MEMORY_SHARE, product_rate
@@ -61,8 +61,10 @@ class Rates:
     """of the attention kernel's rate, where an older generation of it runs"""
 
     def seconds(self, work: Work) -> float:
-        """Of one kernel, its launch included."""
+        """Of one kernel, or of those that are repeated; launches included."""
         match work:
+            case Repeated(kernels=kernels, times=times):
+                return times * sum(map(self.seconds, kernels))
             case Product(dtype=dtype, side=side, flops=flops):
                 alone = flops / self.matmul(dtype, side)
             case Attention(flops=flops, tokens=tokens, dtype=dtype, width=width):
@@ -138,7 +140,7 @@ class GpuPricing:
     def cost(self, works: Iterable[Work]) -> Cost:
         """Kernels one after the other; compiled, the host issues them without keeping the device waiting."""
         listed = list(works)
-        host = 0.0 if self.stack.execution is Execution.COMPILED else len(listed) * self.rates.speeds.host_s
+        host = 0.0 if self.stack.execution is Execution.COMPILED else _launches(listed) * self.rates.speeds.host_s
         return Cost(sum(map(self._rates.seconds, listed)), host)
 
     @cached_property
@@ -157,3 +159,8 @@ class GpuPricing:
         )
         parts = [self.cost(part) for part in (work.forward, work.inputs, work.weights, work.rerun)]
         return Passes(parts[0], parts[1], parts[2], parts[3], (forward, backward, rerun))
+
+
+def _launches(works: Iterable[Work]) -> int:
+    """Kernels that the host issues."""
+    return sum(work.times * len(work.kernels) if isinstance(work, Repeated) else 1 for work in works)

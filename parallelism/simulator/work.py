@@ -7,9 +7,11 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 from parallelism.simulator.float8_work import backward_casts, forward_casts, linear_sizes
+from parallelism.simulator.recurrent_work import recurrence_of
 from suite.float8 import FP8_LINEAR
 from suite.hardware.matrix_rate import equivalent_side
 from suite.operators import TO_LOCAL, Array, DType, Kernel, Operator, Region, Weight
+from suite.tape_recurrent import RECURRENCE
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +53,15 @@ class Moved:
     nbytes: float
 
 
-Work = Product | Attention | Moved
+@dataclass(frozen=True, slots=True)
+class Repeated:
+    """Kernels that run `times` over, one after the other."""
+
+    kernels: tuple[Product | Moved, ...]
+    times: int
+
+
+Work = Product | Attention | Moved | Repeated
 
 
 @dataclass(frozen=True)
@@ -124,7 +134,7 @@ def regions_of(body: Iterable[Operator | Region]) -> Iterator[Region]:
 
 def is_arithmetic(kernel: Kernel) -> bool:
     """Is it bound by arithmetic: a matrix product, or attention?"""
-    return kernel.name in ("linear", "bmm", FP8_LINEAR) or kernel.name in FUSED_ATTENTION
+    return kernel.name in ("linear", "bmm", FP8_LINEAR, RECURRENCE) or kernel.name in FUSED_ATTENTION
 
 
 def forward_work(operator: Operator, kernel: Kernel) -> Iterator[Work]:
@@ -140,6 +150,8 @@ def forward_work(operator: Operator, kernel: Kernel) -> Iterator[Work]:
         yield _batched(operator, kernel)
     elif kernel.name in FUSED_ATTENTION:
         yield _attention(operator, kernel, 1.0)
+    elif kernel.name == RECURRENCE:
+        yield from _recurrent_forward(kernel)
     else:
         yield Moved(_forward_bytes(kernel))
 
@@ -161,6 +173,8 @@ def backward_work(operator: Operator, kernel: Kernel) -> tuple[list[Work], list[
         return [_batched(operator, kernel)] * 2, []
     if kernel.name in FUSED_ATTENTION:
         return [_attention(operator, kernel, ATTENTION_BACKWARD)], []
+    if kernel.name == RECURRENCE:
+        return _recurrent_backward(kernel)
     nbytes = _backward_bytes(kernel)
     return ([Moved(nbytes)] if nbytes else []), []
 
@@ -200,6 +214,25 @@ def _batched(operator: Operator, kernel: Kernel) -> Product:
     count = max(1, sum(item.name == kernel.name for item in operator.kernels))
     size = Product(rows, columns, max(1, width), arrays[0].dtype)
     return Product(rows, columns, max(1, width), size.dtype, operator.flops.forward / count / size.flops)
+
+
+def _recurrent_forward(kernel: Kernel) -> Iterator[Work]:
+    """All tokens' inputs at once, then one token after the other."""
+    size = recurrence_of(kernel)
+    yield Product(size.batch * size.tokens, size.rows, size.inputs, size.dtype)
+    state = Product(size.batch, size.rows, size.width, size.dtype)
+    yield Repeated((state, *map(Moved, size.forward_moves)), size.tokens)
+
+
+def _recurrent_backward(kernel: Kernel) -> tuple[list[Work], list[Work]]:
+    """One token after the other, then products over all of them; biases' sums, and the outputs one token on."""
+    size = recurrence_of(kernel)
+    tokens = size.batch * size.tokens
+    state = Product(size.batch, size.width, size.rows, size.dtype)
+    steps = Repeated((state, *map(Moved, size.backward_moves)), size.tokens)
+    matrices = [Product(size.rows, width, tokens, size.dtype) for width in (size.inputs, size.width)]
+    moved = [Moved(nbytes) for nbytes in (size.gate_bytes, size.gate_bytes, 2 * size.output_bytes)]
+    return [steps, Product(tokens, size.inputs, size.rows, size.dtype)], [*matrices, *moved]
 
 
 # --- fp8 ------------------------------------------------------------------------------------------------------------

@@ -11,6 +11,8 @@ from suite.models.bert_presets import BERT_PRESETS
 from suite.models.decoder import DecoderSpec
 from suite.models.encoder_decoder_presets import ENCODER_DECODERS
 from suite.models.presets import PRESETS as DECODER_PRESETS
+from suite.models.recurrent import RecurrentSpec
+from suite.models.recurrent_presets import RECURRENT_PRESETS
 from suite.models.t5 import T5Spec
 from suite.models.transformer import TransformerSpec
 from suite.parse import SpecError, from_mapping, nearest
@@ -23,10 +25,11 @@ SPECS: dict[str, type[ModelSpec]] = {
     "bert": BertSpec,
     "transformer": TransformerSpec,
     "t5": T5Spec,
+    "recurrent": RecurrentSpec,
 }
 
 #: name -> specification, of every family
-PRESETS: dict[str, ModelSpec] = {**DECODER_PRESETS, **BERT_PRESETS, **ENCODER_DECODERS}
+PRESETS: dict[str, ModelSpec] = {**DECODER_PRESETS, **BERT_PRESETS, **ENCODER_DECODERS, **RECURRENT_PRESETS}
 
 
 def preset(name: str) -> ModelSpec:

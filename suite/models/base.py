@@ -44,6 +44,9 @@ class ModelSpec:
     reserved_ids: int = 0
     """the vocabulary's last ids, which no text becomes: a mask's, sentinels', padding's"""
 
+    has_attention: bool = True
+    """do its blocks have attention, with heads and a kernel that can be chosen?"""
+
     @property
     def is_causal_decoder(self) -> bool:
         """A stack of blocks that each read only what is before a token: what pipelines, context parallelism, caches and

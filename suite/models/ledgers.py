@@ -9,6 +9,7 @@ from suite.layout import Recompute
 from suite.models import ModelSpec
 from suite.models.bert_ledger import bert_ledger
 from suite.models.decoder_ledger import decoder_ledger
+from suite.models.recurrent_ledger import recurrent_ledger
 from suite.models.t5_ledger import t5_ledger
 from suite.models.transformer_ledger import transformer_ledger
 from suite.operators import Ledger
@@ -21,6 +22,7 @@ LEDGERS: dict[str, Callable[..., Ledger]] = {
     "bert": bert_ledger,
     "transformer": transformer_ledger,
     "t5": t5_ledger,
+    "recurrent": recurrent_ledger,
 }
 
 

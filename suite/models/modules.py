@@ -23,6 +23,14 @@ def _decoder(spec: ModelSpec, workload: Workload) -> nn.Module:
     return model
 
 
+def _recurrent(spec: ModelSpec, workload: Workload) -> nn.Module:
+    from suite.models.recurrent import RecurrentSpec
+    from suite.models.recurrent_module import RecurrentModel
+
+    assert isinstance(spec, RecurrentSpec)
+    return RecurrentModel(spec, workload.loss)
+
+
 def _bert(spec: ModelSpec, workload: Workload) -> nn.Module:
     from suite.models.bert import BertSpec
     from suite.models.bert_module import Bert
@@ -53,6 +61,7 @@ MODULES: dict[str, Callable[[ModelSpec, Workload], nn.Module]] = {
     "bert": _bert,
     "transformer": _transformer,
     "t5": _t5,
+    "recurrent": _recurrent,
 }
 
 
