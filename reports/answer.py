@@ -19,7 +19,7 @@ from reports.tables import term_table
 from reports.text import plain, plural
 from suite.case import Case
 from suite.hardware import DEVICES, Device, MatmulDtype
-from suite.models.presets import PRESETS
+from suite.models import PRESETS
 from suite.spec import Workload
 from suite.units import (
     NOT_KNOWN,
@@ -133,7 +133,7 @@ def model_rows() -> list[dict[str, Any]]:
     return [
         {
             "name": spec.name,
-            "parameters": MemoryModel(Case(spec, workload=Workload(seq_len=1))).ledger.parameters,
+            "parameters": MemoryModel(Case(spec, workload=Workload(seq_len=8))).ledger.parameters,
             "layers": spec.layers,
             "hidden": spec.hidden,
             "heads": spec.heads,

@@ -83,9 +83,12 @@ class Tape:
         """y = x W^T (+ b): F.linear. Keeps x (its cast copy under autocast) and autocast's copy of W."""
         weights: tuple[Weight, ...] = (self.weight(f"{name}.weight", (width, x.shape[-1]), split, tied_to),)
         if bias:
-            bias_split = Split.COLUMN if split is Split.COLUMN else Split.NONE
-            weights += (self.weight(f"{name}.bias", (width,), bias_split),)
+            weights += (self.bias(name, width, split),)
         return self.project(name, x, weights)
+
+    def bias(self, name: str, width: Size, split: Split) -> Weight:
+        """A projection's bias: divided where its output features are."""
+        return self.weight(f"{name}.bias", (width,), split if split in (Split.COLUMN, Split.VOCAB) else Split.NONE)
 
     def weight(
         self, name: str, shape: tuple[Size, ...], split: Split = Split.NONE, tied_to: str | None = None
@@ -163,14 +166,15 @@ class Tape:
     # --- pointwise and norms ----------------------------------------------------------------------------
 
     def layer_norm(self, name: str, x: Array, bias: bool) -> Array:
-        """LayerNorm over the last dimension. Keeps x, mean and 1/std."""
+        """LayerNorm over the last dimension. Keeps x, mean and 1/std, these in the weights' type."""
         weights = tuple(
             Weight(f"{name}.{part}", (x.shape[-1],), self.numerics.weights)
             for part in (("weight", "bias") if bias else ("weight",))
         )
         y = Array(f"{name} output", x.shape, x.dtype)
         row = (*x.shape[:-1], ONE)
-        moments = (Array(f"{name} mean", row, x.dtype), Array(f"{name} 1/std", row, x.dtype))
+        kind = self.numerics.weights
+        moments = (Array(f"{name} mean", row, kind), Array(f"{name} 1/std", row, kind))
         is_cpu = self.backend is Backend.CPU
         scratch = self.workspace.layer_norm_backward(x.shape[-1].value, x.dtype.nbytes) if is_cpu else 0
         kernel = Kernel(

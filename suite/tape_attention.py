@@ -77,8 +77,9 @@ def rotate(tape: Tape, name: str, x: Array, heads: Size, rotary: Size, width: Si
     return y
 
 
-def flash(tape: Tape, name: str, heads: Heads) -> Array:
-    """torch's scaled_dot_product_attention, causal. Keeps q, k, v, the output and a log-sum-exp a row."""
+def flash(tape: Tape, name: str, heads: Heads, bias: Array | None = None) -> Array:
+    """torch's scaled_dot_product_attention, causal, or in both directions with a bias on scores. Keeps q, k, v, the
+    output and a log-sum-exp a row, and the bias."""
     q, k, v = heads.q, heads.k, heads.v
     out = Array(f"{name} output", q.shape, q.dtype)
     lse = Array(f"{name} log-sum-exp", (heads.batch, heads.count, heads.seq), DType.FP32)
@@ -88,7 +89,8 @@ def flash(tape: Tape, name: str, heads: Heads) -> Array:
         forward_scratch=forward_scratch, backward_scratch=backward_scratch,
     )  # fmt: skip
     # q, k and v stay named until the frame returns
-    tape.operator(name, OperatorKind.ATTENTION, [kernel, Kernel("release", (q, k, v))], flops=_flops(heads))
+    kernels = [kernel, Kernel("release", (q, k, v))]
+    tape.operator(name, OperatorKind.ATTENTION, kernels, flops=_flops(heads, bias is None))
     return out
 
 
@@ -101,10 +103,10 @@ def _flash_scratch(tape: Tape, heads: Heads) -> tuple[int, int]:
     return tape.workspace.attention(batch, count, kv_count, seq, width, heads.q.dtype.nbytes)
 
 
-def eager(tape: Tape, name: str, heads: Heads) -> Array:
+def eager(tape: Tape, name: str, heads: Heads, bias: Array | None = None) -> Array:
     """softmax(q k^T / sqrt(d) + mask) v with every step a tensor. Keeps the probabilities, and q, k and v, copied
     where batched products need another layout. Queries that share a key-value head are stacked: keys are never
-    repeated."""
+    repeated. With a bias on scores it stands for the mask, and attention is in both directions."""
     q, k, v = heads.q, heads.k, heads.v
     kind = q.dtype
     square = (heads.batch, heads.count, heads.seq, heads.seq)
@@ -130,8 +132,8 @@ def eager(tape: Tape, name: str, heads: Heads) -> Array:
         Kernel("rebind", (q,)),
         _copy_if(must_fold, k, packed[1]),
         _batched(tape, heads, packed[0], packed[1], scores, (heads.width, heads.seq), strided_k, strided_k),
-        Kernel("mask", (), (mask,)),
-        Kernel("add", (scores, mask), (masked,), passes=(scores,)),
+        *([Kernel("mask", (), (mask,))] if bias is None else []),
+        Kernel("add", (scores, mask if bias is None else bias), (masked,), passes=(scores,)),
         Kernel("softmax", (masked,), (probabilities,), (probabilities,), (masked,)),
         _copy_if(must_fold, v, packed[2]),
         _batched(
@@ -147,7 +149,7 @@ def eager(tape: Tape, name: str, heads: Heads) -> Array:
         # what the frame still names when it returns
         Kernel("release", (packed[0], probabilities, k, v)),
     ]
-    tape.operator(name, OperatorKind.ATTENTION, kernels, flops=_flops(heads))
+    tape.operator(name, OperatorKind.ATTENTION, kernels, flops=_flops(heads, bias is None))
     return out
 
 
@@ -195,8 +197,9 @@ def release(tape: Tape, name: str, *arrays: Array) -> None:
     tape.operator(name, OperatorKind.POINTWISE, [Kernel("release", arrays)])
 
 
-def _flops(heads: Heads) -> Flops:
-    """q k^T and p v over the full square: 2 b a s^2 (d + d_v) forward, twice that backward; half is masked away."""
+def _flops(heads: Heads, is_causal: bool) -> Flops:
+    """q k^T and p v over the full square: 2 b a s^2 (d + d_v) forward, twice that backward; half is masked away where
+    attention is causal."""
     widths = heads.width.value + heads.value_width.value
     forward = 2 * heads.batch.value * heads.count.value * heads.seq.value**2 * widths
-    return Flops(forward, 2 * forward, causal_saving=0.5)
+    return Flops(forward, 2 * forward, causal_saving=0.5 if is_causal else 0.0)

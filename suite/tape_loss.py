@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from suite.operators import Array, DType, Flops, Kernel, OperatorKind, Size, Split
+from suite.operators import Array, DType, Flops, Kernel, OperatorKind, Size, Split, Weight
 from suite.tape import Tape
 from suite.tape_tensor import vocabulary_cross_entropy
 
@@ -13,15 +13,17 @@ def cross_entropy(tape: Tape, name: str, logits: Array, labels: Array, is_mean: 
     Backward holds three fp32 arrays of the logits' size at once: the log-probabilities, the gradient of
     the selection (dense) and the gradient of the logits.
     """
-    kernels: list[Kernel] = []
-    wide = logits
-    if logits.dtype is not DType.FP32:
-        wide = Array("fp32 logits", logits.shape, DType.FP32)
-        kernels.append(Kernel("cast", (logits,), (wide,), gradients=(logits,)))
-    if tape.share.tp > 1:
-        tape.operator(f"{name} input", OperatorKind.POINTWISE, kernels)
-        vocabulary_cross_entropy(tape, name, wide, labels, is_mean)
+    if tape.share.tp == 1:
+        whole_cross_entropy(tape, name, logits, labels)
         return
+    wide, kernels = _widened(logits)
+    tape.operator(f"{name} input", OperatorKind.POINTWISE, kernels)
+    vocabulary_cross_entropy(tape, name, wide, labels, is_mean)
+
+
+def whole_cross_entropy(tape: Tape, name: str, logits: Array, labels: Array) -> None:
+    """The same over logits that every rank has whole."""
+    wide, kernels = _widened(logits)
     log_probs = Array("log-probabilities", logits.shape, DType.FP32)
     loss = Array("loss", (), DType.FP32)
     kernels.append(Kernel("log_softmax", (wide,), (log_probs,), (log_probs,), (wide,)))
@@ -30,12 +32,21 @@ def cross_entropy(tape: Tape, name: str, logits: Array, labels: Array, is_mean: 
     tape.operator(name, OperatorKind.LOSS, kernels, flops=Flops(5 * size, 5 * size))
 
 
+def _widened(logits: Array) -> tuple[Array, list[Kernel]]:
+    if logits.dtype is DType.FP32:
+        return logits, []
+    wide = Array("fp32 logits", logits.shape, DType.FP32)
+    return wide, [Kernel("cast", (logits,), (wide,), gradients=(logits,))]
+
+
 def chunked_head(
-    tape: Tape, name: str, hidden: Array, labels: Array, vocab: Size, tied_to: str | None, chunks: int
-) -> None:
+    tape: Tape, name: str, hidden: Array, labels: Array, vocab: Size, tied_to: str | None, chunks: int,
+    bias: bool = False,
+) -> None:  # fmt: skip
     """Head and cross-entropy over slices of the sequence, each rerun in backward (torch.chunk's split)."""
     batch, seq, width = hidden.shape
-    weight = tape.weight(f"{name}.weight", (vocab, width), Split.VOCAB, tied_to)
+    weights: tuple[Weight, ...] = (tape.weight(f"{name}.weight", (vocab, width), Split.VOCAB, tied_to),)
+    weights += (tape.bias(name, vocab, Split.VOCAB),) if bias else ()
     step = -(-seq.value // chunks)
     lengths = [min(step, seq.value - start) for start in range(0, seq.value, step)]
     pieces = [Array("hidden slice", (batch, Size("c", length), width), hidden.dtype) for length in lengths]
@@ -44,7 +55,7 @@ def chunked_head(
     for index, piece in enumerate(pieces):
         start = len(tape.body)
         # a slice of the sequence is not contiguous: F.linear copies it before it multiplies
-        logits = tape.project(name, piece, (weight,), is_strided=batch.value > 1)
+        logits = tape.project(name, piece, weights, is_strided=batch.value > 1)
         goal = Array("labels slice", piece.shape[:2], DType.INT64)
         is_flat = batch.value == 1  # else flattening a slice of the sequence copies it
         flatten = Kernel("view" if is_flat else "clone", (labels,), (goal,), is_view=is_flat)

@@ -20,7 +20,7 @@ from reports.intake.sources import SOURCES, source_of
 from reports.streams import tell
 from suite.case import PARTS, Case
 from suite.files import write_whole
-from suite.models.presets import PRESETS
+from suite.models import PRESETS
 from suite.parse import to_mapping
 
 

@@ -6,14 +6,27 @@ from collections.abc import Mapping
 from typing import Any
 
 from suite.models.base import ModelSpec
+from suite.models.bert import BertSpec
+from suite.models.bert_presets import BERT_PRESETS
 from suite.models.decoder import DecoderSpec
-from suite.models.presets import PRESETS
+from suite.models.encoder_decoder_presets import ENCODER_DECODERS
+from suite.models.presets import PRESETS as DECODER_PRESETS
+from suite.models.t5 import T5Spec
+from suite.models.transformer import TransformerSpec
 from suite.parse import SpecError, from_mapping, nearest
 
 __all__ = ["PRESETS", "SPECS", "DecoderSpec", "ModelSpec", "model_from", "preset"]
 
 #: family name -> its specification
-SPECS: dict[str, type[ModelSpec]] = {"decoder": DecoderSpec}
+SPECS: dict[str, type[ModelSpec]] = {
+    "decoder": DecoderSpec,
+    "bert": BertSpec,
+    "transformer": TransformerSpec,
+    "t5": T5Spec,
+}
+
+#: name -> specification, of every family
+PRESETS: dict[str, ModelSpec] = {**DECODER_PRESETS, **BERT_PRESETS, **ENCODER_DECODERS}
 
 
 def preset(name: str) -> ModelSpec:

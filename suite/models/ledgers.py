@@ -7,13 +7,14 @@ from collections.abc import Callable
 from suite.cpu_workspace import CpuWorkspace
 from suite.layout import Recompute
 from suite.models import ModelSpec
+from suite.models.bert_ledger import bert_ledger
 from suite.models.decoder_ledger import decoder_ledger
 from suite.operators import Ledger
 from suite.share import WHOLE, Share
 from suite.spec import Workload
 from suite.tape import Backend, Numerics
 
-LEDGERS: dict[str, Callable[..., Ledger]] = {"decoder": decoder_ledger}
+LEDGERS: dict[str, Callable[..., Ledger]] = {"decoder": decoder_ledger, "bert": bert_ledger}
 
 
 def ledger_of(

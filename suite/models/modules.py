@@ -23,8 +23,37 @@ def _decoder(spec: ModelSpec, workload: Workload) -> nn.Module:
     return model
 
 
+def _bert(spec: ModelSpec, workload: Workload) -> nn.Module:
+    from suite.models.bert import BertSpec
+    from suite.models.bert_module import Bert
+
+    assert isinstance(spec, BertSpec)
+    return Bert(spec, workload.attention, workload.loss)
+
+
+def _transformer(spec: ModelSpec, workload: Workload) -> nn.Module:
+    from suite.models.encoder_decoder_module import Transformer
+    from suite.models.transformer import TransformerSpec
+
+    assert isinstance(spec, TransformerSpec)
+    return Transformer(spec, workload.attention, workload.loss)
+
+
+def _t5(spec: ModelSpec, workload: Workload) -> nn.Module:
+    from suite.models.encoder_decoder_module import T5
+    from suite.models.t5 import T5Spec
+
+    assert isinstance(spec, T5Spec)
+    return T5(spec, workload.attention, workload.loss)
+
+
 #: family -> its module, weights unset: with `reset_parameters()`, and called as model(ids, labels, keys, **extras)
-MODULES: dict[str, Callable[[ModelSpec, Workload], nn.Module]] = {"decoder": _decoder}
+MODULES: dict[str, Callable[[ModelSpec, Workload], nn.Module]] = {
+    "decoder": _decoder,
+    "bert": _bert,
+    "transformer": _transformer,
+    "t5": _t5,
+}
 
 
 def new_module(spec: ModelSpec, workload: Workload) -> nn.Module:

@@ -18,6 +18,11 @@ Rows = NDArray[Any]
 class TextWindows(Protocol):
     """Where a task cuts its text from (suite/data.py's Windows)."""
 
+    @property
+    def count(self) -> int:
+        """Windows an epoch."""
+        ...
+
     def global_batch(self, step: int, global_batch_size: int) -> tuple[Rows, Rows]:
         """Ids [B, s] and the ids that follow them, [B, s], of a step."""
         ...

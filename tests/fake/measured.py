@@ -19,9 +19,10 @@ from parallelism.training import Trainer
 from suite.caches.build import build_cache
 from suite.caches.core import next_logits, through
 from suite.case import Case
+from suite.data import Windows
 from suite.models.decoder_module import Decoder
 from suite.record import STATE, Component, Moment, Sample
-from suite.tasks.base import Examples
+from suite.tasks.table import task_of
 
 CPU = torch.device("cpu")
 #: A loss's scalars, a norm a parameter, AdamW's few: allocated, and not modelled.
@@ -78,14 +79,21 @@ def measure(case: Case, rank: int = 0) -> Beside:
         return make_trainer(case, mesh, torch.device("cpu"), mark)
 
     def batch(step: int) -> Batch:
-        shape = (case.global_batch, case.workload.seq_len)
-        ids, labels = (np.random.default_rng(step).integers(case.model.vocab, size=shape) for _ in range(2))
-        return batch_of(case, rank, step, Examples(ids, labels), torch.device("cpu"))
+        task = task_of(case.model)
+        windows = Windows(_random_text(case), task.window(case), task.window(case), seed=0)
+        examples = task.examples(case, windows, step, case.global_batch)
+        return batch_of(case, rank, step, examples, torch.device("cpu"))
 
     samples = cpu_memory(make, batch, rank, lambda text: None)
     # a forked rank has one thread, whatever the machine would give a worker
     with patch("memory.estimate.threads_of", lambda case: torch.get_num_threads()):
         return Beside(_predicted(case, rank), _measured(samples))
+
+
+def _random_text(case: Case) -> np.ndarray:
+    """A few windows of tokens."""
+    size = (case.global_batch + 4) * (case.workload.seq_len + 1)
+    return np.random.default_rng(0).integers(case.model.vocab - case.model.reserved_ids, size=size).astype(np.int32)
 
 
 def _measured(samples: list[Sample]) -> dict[tuple[Moment, Component | None], int]:
