@@ -92,9 +92,25 @@ class Modules:
 
 
 def modules_of(segment: Segment) -> Modules:
-    """An operator with weights is a module."""
-    owners = [operator for operator in segment.operators() if operator.weights]
+    """An operator with weights is a module; several that follow each other with other weights of one module are it
+    together, as the products of a mixture's experts."""
+    owners: list[tuple[Operator, ...]] = []
+    for operator in segment.operators():
+        if not operator.weights:
+            continue
+        if owners and _is_one_module(owners[-1], operator):
+            owners[-1] += (operator,)
+        else:
+            owners.append((operator,))
+    weights = [tuple(weight for operator in module for weight in operator.weights) for module in owners]
     return Modules(
-        {operator.kernels[0]: operator.weights for operator in owners},
-        {operator.kernels[-1]: operator.weights for operator in owners},
+        {module[0].kernels[0]: mine for module, mine in zip(owners, weights, strict=True)},
+        {module[-1].kernels[-1]: mine for module, mine in zip(owners, weights, strict=True)},
     )
+
+
+def _is_one_module(begun: tuple[Operator, ...], operator: Operator) -> bool:
+    """Has the operator other weights of the module that these operators are?"""
+    known = {weight.name for each in begun for weight in each.weights}
+    places = {name.rpartition(".")[0] for name in (*known, *(weight.name for weight in operator.weights))}
+    return len(places) == 1 and known.isdisjoint(weight.name for weight in operator.weights)

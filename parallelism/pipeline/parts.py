@@ -42,7 +42,7 @@ class StageParts(nn.Module):
 def part_of(model: Decoder, stage: Stage) -> Decoder:
     """A decoder of the stage's blocks, which are the model's own modules."""
     with torch.device("meta"):
-        part = Decoder(replace(model.spec, layers=1))
+        part = Decoder(replace(model.spec, layers=model.spec.dense_layers + 1))
     part.spec, part.loss = model.spec, model.loss
     part.rope, part.dropout = model.rope, model.dropout
     part.embedding = model.embedding if stage.has_embedding else None

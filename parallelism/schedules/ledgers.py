@@ -25,7 +25,11 @@ def ledger_of_stages(case: Case, ledger: Ledger, stages: tuple[Stage, ...]) -> L
 
     Its kernels still read the whole model's weight object; what a rank holds and sends is counted by operators.
     """
-    return replace(ledger, segments=tuple(each for stage in stages for each in _segments(case, ledger, stage)))
+    segments = tuple(each for stage in stages for each in _segments(case, ledger, stage))
+    here = {f"{placed.prefix}." for placed in segments}
+    elsewhere = {f"{placed.prefix}." for placed in ledger.segments} - here
+    buffers = tuple(array for array in ledger.buffers if not array.name.startswith(tuple(elsewhere)))
+    return replace(ledger, segments=segments, buffers=buffers)
 
 
 def _segments(case: Case, ledger: Ledger, stage: Stage) -> list[Placed]:

@@ -88,6 +88,11 @@ def _pattern(module: str) -> str:
     return ".".join("*" if part.isdigit() else part for part in module.split("."))
 
 
+def style_of(plan: dict[str, Style], module: str) -> Style | None:
+    """What the plan does to the module of that name in the whole model, if anything."""
+    return plan.get(module) or plan.get(_pattern(module))
+
+
 def plan_of(case: Case) -> dict[str, Style]:
     """The plan of a case's model: it depends on no workload, number format or device."""
     return tensor_plan(ledger_of(case.model, case.workload, Recompute(), FP32, Backend.CPU))

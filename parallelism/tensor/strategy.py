@@ -9,7 +9,7 @@ from functools import partial
 from typing import TYPE_CHECKING, cast
 
 from parallelism.base import Strategy
-from parallelism.tensor.plan import plan_of
+from parallelism.tensor.plan import plan_of, style_of
 from parallelism.tensor.traffic import messages
 from suite.layout import Layout
 from suite.record import Component
@@ -36,13 +36,9 @@ def apply(model: nn.Module, mesh: DeviceMesh | None, case: Case) -> nn.Module:
     assert isinstance(model, Decoder)
     regions = Regions(mesh["tp"], case.layout.sequence_parallel)
     is_tied = model.head is not None and model.embedding is not None and model.head.weight is model.embedding.weight
-    children, modules = dict(model.named_children()), dict(model.named_modules())
-    plan = {
-        name: style
-        for name, style in plan_of(case).items()
-        if name.split(".")[0] in children and ("*" in name or name in modules)
-    }
-    parallelize_module(model, mesh["tp"], {name: STYLES[style](regions) for name, style in plan.items()})
+    plan = plan_of(case)
+    styles = {name: style for name, _ in model.named_modules() if (style := style_of(plan, name)) is not None}
+    parallelize_module(model, mesh["tp"], {name: STYLES[style](regions) for name, style in styles.items()})
     if is_tied:
         cast("nn.Linear", model.head).weight = cast("nn.Embedding", model.embedding).weight
     model.loss = partial(model.loss, cross_entropy=VocabularyCrossEntropy(regions, case.model.vocab))

@@ -51,12 +51,45 @@ def expert_outputs(rows: Tensor, counts: Tensor, gate: Tensor, up: Tensor, down:
 
 
 def grouped(rows: Tensor, weights: Tensor, ends: Tensor) -> Tensor:
-    """x W^T of rows [R, n] that end at ends [E] for each of the weights [E, m, n]: one kernel, which no autocast casts
-    for. It has no fp64: there, a product an expert."""
+    """x W^T of rows [R, n] that end at ends [E] for each of the weights [E, m, n]: [R, m]. No autocast casts for it."""
+    product: Tensor = _Grouped.apply(rows, weights, ends)
+    return product
+
+
+class _Grouped(torch.autograd.Function):
+    """torch's grouped product and its derivative, but that this keeps the weights and not a view of them: what ZeRO-3
+    gathers for a forward pass it then can free, and gather again."""
+
+    @staticmethod
+    def forward(ctx: Any, rows: Tensor, weights: Tensor, ends: Tensor) -> Tensor:
+        ctx.save_for_backward(rows, weights, ends)
+        return _products(rows, weights.transpose(-2, -1), ends)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor, None]:
+        rows, weights, ends = ctx.saved_tensors
+        gradient = gradient.contiguous()
+        to_weights = _sums(gradient, rows, ends)
+        return _products(gradient, weights, ends), to_weights, None
+
+
+def _products(rows: Tensor, weights: Tensor, ends: Tensor) -> Tensor:
+    """Rows [R, n] times their expert's [n, m]: one kernel; it has no fp64, in which each expert has its own."""
     if rows.dtype is not torch.float64:
-        return F.grouped_mm(rows, weights.transpose(-2, -1), offs=ends)
-    sizes = ends.diff(prepend=ends.new_zeros(1)).tolist()
-    return torch.cat([part @ each.t() for part, each in zip(rows.split(sizes), weights, strict=True)])
+        return F.grouped_mm(rows, weights, offs=ends)
+    return torch.cat([part @ each for part, each in zip(_parts(rows, ends), weights, strict=True)])
+
+
+def _sums(left: Tensor, right: Tensor, ends: Tensor) -> Tensor:
+    """Of each expert's rows, left^T right: [E, m, n] of [R, m] and [R, n]."""
+    if left.dtype is not torch.float64:
+        return F.grouped_mm(left.t(), right, offs=ends)
+    return torch.stack([a.t() @ b for a, b in zip(_parts(left, ends), _parts(right, ends), strict=True)])
+
+
+def _parts(rows: Tensor, ends: Tensor) -> tuple[Tensor, ...]:
+    return rows.split(ends.diff(prepend=ends.new_zeros(1)).tolist())
 
 
 class MixtureMLP(nn.Module):
@@ -86,14 +119,14 @@ class MixtureMLP(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """x [b, s, h] -> [b, s, h]."""
         tokens, sequences = x.flatten(0, 1), len(x)
-        routing = self.router(tokens, sequences)
+        experts, weights, auxiliary = self.router(tokens, sequences)
         with torch.no_grad():
-            places = places_of(routing.experts, sequences, self.spec)
+            places = places_of(experts, sequences, self.spec)
         tokens = tokens.to(compute_dtype(tokens))
-        y = _summed(self._routed(tokens, places), routing.weights, places, tokens).view(x.shape)
+        y = _summed(self._routed(tokens, places), weights, places, tokens).view(x.shape)
         if self.shared is not None:
             y = y + self.shared(tokens.view(x.shape))
-        return _Counted.apply(y, routing.auxiliary, places.load, self)
+        return _Counted.apply(y, auxiliary, places.load, self)
 
     def _routed(self, tokens: Tensor, places: Places) -> Tensor:
         """The experts' outputs, [R, h]."""

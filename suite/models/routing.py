@@ -18,16 +18,9 @@ from suite.models.experts import Balance, Dispatch, Experts, Scoring
 TINY = 1e-20
 
 
-@dataclass(frozen=True)
-class Routing:
-    """What a router decides of n tokens."""
-
-    experts: Tensor
-    """[n, k]"""
-    weights: Tensor
-    """[n, k] in fp32"""
-    auxiliary: Tensor | None
-    """the mean over sequences of their balance loss, times the rate"""
+#: of n tokens: experts [n, k], weights [n, k] in fp32, and the mean over sequences of their balance loss, times the
+#: rate (None: it has none). A tuple, which engines' hooks around modules look through.
+Routing = tuple[Tensor, Tensor, Tensor | None]
 
 
 class Router(nn.Module):
@@ -54,7 +47,7 @@ class Router(nn.Module):
         auxiliary = None
         if self.spec.balance is Balance.AUXILIARY and torch.is_grad_enabled():
             auxiliary = balance_loss(scores, experts, sequences, self.spec)
-        return Routing(experts, self._weights(scores, experts), auxiliary)
+        return experts, self._weights(scores, experts), auxiliary
 
     def _scores(self, tokens: Tensor) -> Tensor:
         with torch.autocast(tokens.device.type, enabled=False):
