@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from fractions import Fraction
 
 from parallelism.schedules.ledgers import stages_of_place
+from parallelism.simulator.work import GROUPED
 from suite.cache import CacheKind, LatentForm
 from suite.cache_shape import CacheShape, cache_kind, compute_dtype
 from suite.case import Case
@@ -56,7 +57,7 @@ def decode_work(case: Case, cache: tuple[CacheTerm, ...]) -> Work:
     """One more token of every sequence, on one rank's share of every block (of a pipeline: all its stages, which a
     token passes one after the other).
 
-    Counted: every matrix and norm once, of an embedding its tokens' rows, what a step reads of the cache (CACHE_READ of
+    Counted: every matrix and norm once, of experts those that rows go to, of an embedding its tokens' rows, what a step reads of the cache (CACHE_READ of
     `cache`, of one rank), the products' FLOPs and attention's. Not counted: activations, norms' and rope's arithmetic,
     a cache's write of the new token, turning codes back into numbers. SpecError for a case that is trained.
     """
@@ -152,7 +153,17 @@ def _works(operators: Iterator[Operator], rows: float) -> Iterator[Work]:
             yield Work(0.0, float(sum(array.nbytes for kernel in operator.kernels for array in kernel.writes)))
         elif operator.weights:
             flops = operator.flops.forward * rows if operator.kind is OperatorKind.MATMUL else 0.0
-            yield Work(float(flops), float(sum(weight.nbytes for weight in operator.weights)))
+            yield Work(float(flops), sum(weight.nbytes for weight in operator.weights) * _used_share(operator))
+
+
+def _used_share(operator: Operator) -> float:
+    """Of an operator's weights, the share that is read: all of them, but of experts' those that some row goes to, as
+    many as may be expected where rows go anywhere alike: 1 - (1 - 1/E)^rows."""
+    grouped = next((kernel for kernel in operator.kernels if kernel.name == GROUPED), None)
+    if grouped is None:
+        return 1.0
+    experts, _, width = grouped.reads[1].values
+    return 1.0 - (1.0 - 1.0 / experts) ** (grouped.reads[0].elements // width)
 
 
 def _read_bytes(case: Case, cache: tuple[CacheTerm, ...]) -> float:
