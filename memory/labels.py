@@ -68,8 +68,17 @@ class Labels:
         """What comes from the segment before, or goes to the next."""
         return Label(Component.ACTIVATIONS, BORDER, array.formula, array.nbytes, "kept for the next segment")
 
+    def of_lent(self, array: Array) -> Label:
+        """What one segment makes and later ones read."""
+        if array.name == BORDER:
+            return self.of_border(array)
+        source = "made by one segment, read by later ones"
+        return Label(Component.ACTIVATIONS, array.name, array.formula, array.nbytes, source)
+
     def of_made(self, array: Array) -> Label:
         """What a forward pass makes."""
+        if array in self.segment.makes:
+            return self.of_lent(array)
         if array in self.border:
             return self.of_border(array)
         source = "lives until its last reader has run"

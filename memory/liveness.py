@@ -72,6 +72,11 @@ def contributions_of(body: Iterable[Operator | Region]) -> Counter[Array]:
     return counts
 
 
+def receivers_of(body: Iterable[Operator | Region]) -> set[Array]:
+    """What receives gradients."""
+    return {array for kernel in kernels_of(body) for array in (*kernel.gradients, *kernel.passes)}
+
+
 def casts_of(body: Iterable[Operator | Region]) -> frozenset[Array]:
     """Autocast's copies of weights: its cache holds them to the end of the forward pass, regions or not."""
     found: set[Array] = set()

@@ -161,8 +161,8 @@ class _ShardedWriter(_Writer):
 
     def _unit(self, place: int) -> Unit | None:
         """A block's unit; what is in none has the root's."""
-        return self.units[self.form.pattern[place]] if place in self.form.blocks else None
+        return self.units[self.form.pattern[place]] if self.form.is_block(place) else None
 
     @property
     def _blocks(self) -> list[Unit]:
-        return [self.units[self.form.pattern[place]] for place in self.form.blocks]
+        return [self.units[self.form.pattern[place]] for place in self.form.blocks if self.form.is_block(place)]

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 from memory.events import Chain, Phase, Run, Script
 from memory.gathers import Gathers
@@ -24,14 +25,20 @@ class Form:
     """What a script needs of a ledger: which of its segments are alike, which are blocks, where the loss begins."""
 
     pattern: tuple[int, ...]  # each segment's number among the distinct ones
-    blocks: range  # places of those that are gathered by themselves
+    blocks: range  # places of those that are gathered by themselves, from the first to the last
     loss: int  # place of the first segment of head and loss; their number where there is none
+    between: frozenset[int] = frozenset()  # places among them that are no blocks: between an encoder and a decoder
+
+    def is_block(self, place: int) -> bool:
+        """Is the segment there gathered by itself?"""
+        return place in self.blocks and place not in self.between
 
     @property
     def back(self) -> Form:
         """The same from the last segment to the first."""
         last = len(self.pattern)
-        return Form(self.pattern[::-1], range(last - self.blocks.stop, last - self.blocks.start), 0)
+        between = frozenset(last - 1 - place for place in self.between)
+        return Form(self.pattern[::-1], range(last - self.blocks.stop, last - self.blocks.start), 0, between)
 
 
 def form_of(ledger: Ledger, kinds: Sequence[object]) -> Form:
@@ -40,12 +47,19 @@ def form_of(ledger: Ledger, kinds: Sequence[object]) -> Form:
     pattern = tuple(numbers.setdefault(kind, len(numbers)) for kind in kinds)
     blocks = [place for place, placed in enumerate(ledger.segments) if placed.prefix]
     loss = (place for place, placed in enumerate(ledger.segments) if placed.segment.name in ledger.loss)
-    return Form(pattern, range(blocks[0], blocks[-1] + 1), next(loss, len(pattern)))
+    every = range(blocks[0], blocks[-1] + 1)
+    return Form(pattern, every, next(loss, len(pattern)), frozenset(every) - frozenset(blocks))
 
 
-def repeating_of(form: Form) -> range:
-    """Places of a form's blocks, without those at either end that are like no other."""
-    counts, places = Counter(form.pattern), form.blocks
+def repeating_of(form: Form) -> list[range]:
+    """Places of each run of a form's blocks, without those at either end that are like no other."""
+    edges = [form.blocks.start - 1, *sorted(form.between & frozenset(form.blocks)), form.blocks.stop]
+    runs = [range(left + 1, right) for left, right in pairwise(edges)]
+    return [_repeating(form, run) for run in runs]
+
+
+def _repeating(form: Form, places: range) -> range:
+    counts = Counter(form.pattern)
     while places and counts[form.pattern[places[0]]] == 1:
         places = places[1:]
     while places and counts[form.pattern[places[-1]]] == 1:
@@ -77,11 +91,13 @@ class ScriptWriter:
 
         `state`: what, beside the gathers, a place depends on and leaves to the next.
         """
-        repeating = repeating_of(form)
-        for place in range(repeating.start):
-            write(place)
-        self._repeat(form.pattern, repeating, write, state)
-        for place in range(repeating.stop, len(form.pattern)):
+        done = 0
+        for repeating in repeating_of(form):
+            for place in range(done, repeating.start):
+                write(place)
+            self._repeat(form.pattern, repeating, write, state)
+            done = repeating.stop
+        for place in range(done, len(form.pattern)):
             write(place)
 
     def _repeat(

@@ -225,7 +225,7 @@ class _MicroBatch:
     def _units(self, form: Form) -> tuple[tuple[tuple[int, Unit], ...], Unit]:
         """The unit of each kind of block, and the root's: everything else."""
         ranks, placed = self.layout.shard_ranks, self.ledger.segments
-        blocks = {form.pattern[place]: placed[place].segment for place in form.blocks}
+        blocks = {form.pattern[place]: placed[place].segment for place in form.blocks if form.is_block(place)}
         rest = [weight for each in placed if not each.prefix for weight in each.segment.weights]
         return tuple((kind, unit_of(each.weights, ranks)) for kind, each in blocks.items()), unit_of(rest, ranks)
 

@@ -14,7 +14,7 @@ from functools import partial
 
 from memory.events import Act, Log, Naming, Phase
 from memory.labels import Labels, WalkRules
-from memory.liveness import contributions_of, is_tied, last_reads, modules_of, parts_of
+from memory.liveness import contributions_of, is_tied, last_reads, modules_of, parts_of, receivers_of
 from suite.operators import TO_LOCAL, Array, Derivative, Kernel, Operator, Region, Segment, Weight
 
 
@@ -42,7 +42,7 @@ class SegmentWalk:
     forward: Phase
     uncache: Phase
     backward: Phase
-    #: tied weights whose gradient stays alive for the segment that owns them -> did it come through a view?
+    #: tied weights and lent arrays whose gradient stays alive for an earlier segment -> did it come through a view?
     waiting: Mapping[str, bool]
 
 
@@ -66,6 +66,7 @@ class Walker:
         self.cache: dict[Array, Storage] = {}
         self.kept: dict[Array, Storage] = {}  # outputs that selective checkpointing's cache holds for reruns
         self.pending = contributions_of(segment.body)
+        self.gives = receivers_of(segment.body) & set(segment.borrows)
         self.labels = Labels(segment, rules)
         self.modules = modules_of(segment)
         self.waiting: list[tuple[Act, tuple[Weight, ...]]] = []  # told once a kernel's derivative has let go
@@ -76,6 +77,7 @@ class Walker:
         forward, uncache = self.run_forward()
         self._backward(self.segment.body)
         waiting = {str(array.tied_to): left.is_view for array, left in self.gradients.items() if is_tied(array)}
+        waiting |= {array.name: left.is_view for array, left in self.gradients.items() if array in self.segment.opens}
         return SegmentWalk(forward, uncache, self._cut(), waiting)
 
     def run_forward(self, keeps: bool = True) -> tuple[Phase, Phase]:
@@ -84,11 +86,13 @@ class Walker:
         for array in self.segment.inputs + self.segment.batch:
             naming = partial(self.labels.of_border, array)
             self.storages[array] = Storage(naming, array.nbytes, 1 + self.rules.keeps_input)
-        output = self.segment.output
+        output, lent = self.segment.output, self.segment.borrows + self.segment.makes
+        for array in self.segment.borrows:
+            self.storages[array] = Storage(partial(self.labels.of_lent, array), array.nbytes)
         outputs = (output,) if output is not None else ()
         held = self.segment.inputs + self.segment.batch + outputs
-        self._forward(self.segment.body, keeps, held)
-        for array in self.segment.inputs:
+        self._forward(self.segment.body, keeps, held + tuple(set(lent) - self.segment.closes))
+        for array in (*self.segment.inputs, *self.segment.closes):
             self._release_name(array)
         forward = self._cut()
         for storage in self.cache.values():
@@ -97,6 +101,10 @@ class Walker:
         if output is not None:
             self.gradients[output] = Gradient(self._gradient_storage(output), False)
             self.gradients[output].storage.references += self.rules.keeps_seed
+        given = self.gives - self.segment.opens
+        for array in (item for item in lent if item in given or item in self.segment.awaits):
+            is_view = self.rules.awaiting.get(array.name, False)
+            self.gradients[array] = Gradient(self._gradient_storage(array), is_view)
         for weight in self.segment.weights:
             if weight.name in self.rules.awaiting:
                 is_view = self.rules.awaiting[weight.name]

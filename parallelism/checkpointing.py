@@ -46,8 +46,8 @@ def apply(model: nn.Module, mesh: DeviceMesh | None, case: Case) -> nn.Module:
         if recompute.covers_block(int(name)):
             blocks[name] = wrap(block)
         elif recompute.kind is RecomputeKind.SELECTIVE:
-            attention = block.get_submodule("attention")
-            attention.core = wrap(attention.get_submodule("core"))
+            for attention in [module for module in block.modules() if hasattr(module, "core")]:
+                attention.core = wrap(cast("nn.Module", attention.core))
     return model
 
 

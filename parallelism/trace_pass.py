@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
+from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.distributed.device_mesh import DeviceMesh
 from torch.utils._python_dispatch import _disable_current_modes
@@ -17,10 +18,14 @@ from parallelism.memory_pass import sighted_steps
 from parallelism.mesh import build_mesh
 from parallelism.training import Trainer
 from suite.case import Case
+from suite.data import made_up_examples
 from suite.fake_storages import Scratch, nothing, track_storages
 from suite.memory_probe import Sightings, cpu_samples
 from suite.record import Sample
+from suite.tasks.base import Rows
 
+#: what tokens are
+INTEGERS = torch.int64
 #: makes the trainer that is traced: of a case, its mesh, a device, and who is told each phase's start
 Builder = Callable[[Case, DeviceMesh | None, torch.device, Callable[[str], None]], Trainer]
 
@@ -62,10 +67,18 @@ def trace_memory(case: Case, rank: int, scratch: Scratch = nothing, build: Build
 def _batch(case: Case) -> Batch:
     """A rank's batch, made unheard, as a data loader's: fake tokens; keys for dropout, which the host reads, real."""
     workload = case.workload
-    shape = (workload.micro_batches, workload.micro_batch, workload.seq_len // case.layout.cp)
-    ids, labels = (torch.empty(shape, dtype=torch.int64) for _ in range(2))
-    if not case.model.dropout:
-        return Batch(ids, labels)
+    rows = (workload.micro_batches, workload.micro_batch)
     with _disable_current_modes():
-        keys = torch.zeros(shape[:2], dtype=torch.int64)
-    return Batch(ids, labels, keys)
+        examples = made_up_examples(case, 0, rows[0] * rows[1])
+        keys = torch.zeros(rows, dtype=torch.int64) if case.model.dropout else None
+
+    def fake(array: Rows, cut: int = 1) -> Tensor:
+        return torch.empty((*rows, array.shape[1] // cut, *array.shape[2:]) if array.ndim > 1 else rows, dtype=INTEGERS)
+
+    return Batch(
+        fake(examples.ids, case.layout.cp),
+        fake(examples.labels, case.layout.cp),
+        keys,
+        {name: fake(array) for name, array in examples.extras.items()},
+        () if examples.answers is None else (1.0,) * rows[0],
+    )

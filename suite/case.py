@@ -147,7 +147,8 @@ PARTS: dict[str, type] = {
 
 
 def case_from(data: Mapping[str, Any]) -> Case:
-    """A Case from its JSON form (docs: the machine-readable contract). Left-out keys take their defaults."""
+    """A Case from its JSON form (docs: the machine-readable contract). Left-out keys take their defaults, seq_len at
+    most the model's max_positions."""
     if not isinstance(data, Mapping):
         raise SpecError(f"case: expected an object with keys, got {shown(data)}")
     for key in data:
@@ -155,4 +156,8 @@ def case_from(data: Mapping[str, Any]) -> Case:
             raise SpecError(f"case.{key}: unknown key; {nearest(str(key), ['model', *PARTS])}")
     require("model" in data, "case.model: missing; give a preset's name or an object")
     parts: dict[str, Any] = {key: from_mapping(kind, data[key], key) for key, kind in PARTS.items() if key in data}
-    return Case(model=model_from(data["model"]), **parts)
+    model = model_from(data["model"])
+    work = parts.get("workload", Workload())
+    if "seq_len" not in data.get("workload", {}):
+        parts["workload"] = replace(work, seq_len=min(work.seq_len, model.max_positions))
+    return Case(model=model, **parts)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from suite.expert_rules import EXPERT_RULES
 from suite.layout import ContextMethod, Layout, Offload, ReduceType, Schedule
 from suite.layout_rules import Rule
+from suite.models.base import TaskKind
 from suite.optimizer_rules import OPTIMIZER_RULES
 from suite.parse import require
 from suite.spec import Precision
@@ -49,6 +50,20 @@ CASE_RULES: tuple[Rule[Case], ...] = (
         "its ring and its all-to-all are built for causal attention; use fsdp, zero or dp",
         lambda case: case.layout.cp > 1 and not case.model.is_causal_decoder,
         lambda case: f"layout.cp({case.layout.cp}) with model.family({case.model.family})",
+    ),
+    Rule(
+        "tensor parallelism of encoder-decoders",
+        "its plans divide one stream's blocks: cross-attention and a bias by heads are not built; use fsdp, zero or dp",
+        lambda case: case.layout.tp > 1 and case.model.is_encoder_decoder,
+        lambda case: f"layout.tp({case.layout.tp}) with model.family({case.model.family})",
+    ),
+    Rule(
+        "sequence parallelism of what reads its first token",
+        "the pair is told from the first token, which one rank's part of the sequence has alone; use"
+        " layout.sequence_parallel false",
+        lambda case: case.layout.tp > 1 and case.layout.sequence_parallel and case.model.task is TaskKind.MASKED,
+        lambda case: f"layout.tp({case.layout.tp}), layout.sequence_parallel({case.layout.sequence_parallel})"
+        f" with model.family({case.model.family})",
     ),
     _divides("model.heads", lambda case: case.model.heads, "tp", "each rank takes whole heads"),
     Rule(
@@ -196,5 +211,6 @@ def sequence_parts(layout: Layout) -> int:
 
 def check_case(case: Case) -> None:
     """Refuse a layout that does not fit the case's model or workload."""
+    case.model.target_len(case.workload.seq_len)
     for rule in CASE_RULES:
         require(not rule.is_broken(case), f"{rule.values(case)}: {rule.why}")

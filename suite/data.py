@@ -19,6 +19,7 @@ from suite.case import Case
 from suite.corpus import read_corpus
 from suite.parse import require
 from suite.spec import Recipe
+from suite.tasks.base import Examples
 from suite.tasks.table import task_of
 from suite.tokenizer import load_tokenizer
 
@@ -231,3 +232,13 @@ def check_data(case: Case) -> TokenData:
         size = case.workload.micro_batch * case.layout.data_ranks
         validation_windows(data, case.recipe, tokens, size).global_batch(batches - 1, size)
     return data
+
+
+def made_up_examples(case: Case, step: int, rows: int) -> Examples:
+    """So many rows of the case's task on random tokens, of the sizes that a text's would have: for what depends on
+    nothing but sizes."""
+    task = task_of(case.model)
+    tokens = task.window(case)
+    vocab, size = case.model.vocab - case.model.reserved_ids, (rows + 1) * tokens + 1
+    text = np.random.default_rng(step).integers(vocab, size=size, dtype=np.int32)
+    return task.examples(case, Windows(text, tokens, tokens, case.recipe.seed), step, rows)

@@ -194,7 +194,8 @@ class Region:
 class Segment:
     """A run of operators with one input and one output: an embedding, a block, a head. What FSDP gathers together.
 
-    `inputs` come from the segment before; `batch` arrays are the step's and outlive the segment.
+    `inputs` come from the segment before; `batch` arrays are the step's and outlive the segment. `makes` are read by
+    later segments, whose `borrows` they are; the other fields say of a lent array what suite/lending.py finds out.
     """
 
     name: str
@@ -202,6 +203,11 @@ class Segment:
     inputs: tuple[Array, ...]
     batch: tuple[Array, ...]
     output: Array | None
+    makes: tuple[Array, ...] = ()
+    borrows: tuple[Array, ...] = ()
+    opens: frozenset[Array] = frozenset()  # borrowed arrays whose gradient begins here: no later segment gives one
+    closes: frozenset[Array] = frozenset()  # lent arrays that nothing outside holds once this segment lets go
+    awaits: frozenset[Array] = frozenset()  # made arrays that receive a gradient
 
     def operators(self) -> Iterator[Operator]:
         """Every operator, those inside regions included, in order."""

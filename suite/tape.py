@@ -122,7 +122,9 @@ class Tape:
         forward_scratch = backward_scratch = 0
         if self.packs_products:
             forward_scratch = self.workspace.product(rows, wide.value, width.value)
-            backward_scratch = self.workspace.product_backward(rows, wide.value, width.value, len(weights) > 1)
+            backward_scratch = self.workspace.product_backward(
+                rows, wide.value, width.value, len(weights) > 1 and not is_strided
+            )
         kernels.append(
             Kernel(
                 "linear", (read_x, *read_weights), (y,), saved, gradients, through_view=True,
@@ -227,6 +229,20 @@ class Tape:
         )  # fmt: skip
         return y
 
+    def relu(self, name: str, x: Array) -> Array:
+        """max(0, x). Keeps the result."""
+        y = Array(f"{name} output", x.shape, x.dtype)
+        kernel = Kernel("relu", (x,), (y,), (y,), (x,))
+        self.operator(name, OperatorKind.POINTWISE, [kernel], flops=Flops(x.elements, x.elements))
+        return y
+
+    def scale(self, name: str, x: Array) -> Array:
+        """x times a number. Keeps nothing."""
+        y = Array(f"{name} output", x.shape, x.dtype)
+        kernel = Kernel("mul", (x,), (y,), gradients=(x,))
+        self.operator(name, OperatorKind.POINTWISE, [kernel], flops=Flops(x.elements, x.elements))
+        return y
+
     def mul(self, name: str, x: Array, y: Array) -> Array:
         """x * y. Keeps both."""
         out = Array(f"{name} output", x.shape, x.dtype)
@@ -249,9 +265,11 @@ class Tape:
         self.operator(name, OperatorKind.POINTWISE, [Kernel("arange", (), (places,))])
         return places
 
-    def embedding(self, name: str, ids: Array, rows: Size, width: Size, split: Split = Split.VOCAB) -> Array:
+    def embedding(
+        self, name: str, ids: Array, rows: Size, width: Size, split: Split = Split.VOCAB, tied_to: str | None = None
+    ) -> Array:
         """Rows of a table. Keeps the ids; the gradient is dense, as large as the table."""
-        weight = self.weight(f"{name}.weight", (rows, width), split)
+        weight = self.weight(f"{name}.weight", (rows, width), split, tied_to)
         x = Array(f"{name} output", (*ids.shape, width), self.numerics.stream)
         kernel = Kernel("embedding", (ids, weight), (x,), (ids,), (weight,))
         self.operator(name, OperatorKind.EMBEDDING, [*parts_of((weight,)), kernel], (weight,))

@@ -43,6 +43,11 @@ class Heads:
         """Tokens a sequence."""
         return self.q.shape[1]
 
+    @property
+    def keys(self) -> Size:
+        """Tokens that each of them may read: another sequence's in cross-attention."""
+        return self.k.shape[1]
+
 
 def rotate(tape: Tape, name: str, x: Array, heads: Size, rotary: Size, width: Size) -> Array:
     """Rotary positions on one projection: two products and a sum for each half, then one concatenation.
@@ -77,20 +82,22 @@ def rotate(tape: Tape, name: str, x: Array, heads: Size, rotary: Size, width: Si
     return y
 
 
-def flash(tape: Tape, name: str, heads: Heads, bias: Array | None = None) -> Array:
-    """torch's scaled_dot_product_attention, causal, or in both directions with a bias on scores. Keeps q, k, v, the
-    output and a log-sum-exp a row, and the bias."""
+def flash(tape: Tape, name: str, heads: Heads, bias: Array | None = None, is_causal: bool | None = None) -> Array:
+    """torch's scaled_dot_product_attention, causal, or in both directions with a bias on scores (or where `is_causal`
+    says so). Keeps q, k, v, the output and a log-sum-exp a row, and the bias."""
     q, k, v = heads.q, heads.k, heads.v
     out = Array(f"{name} output", q.shape, q.dtype)
     lse = Array(f"{name} log-sum-exp", (heads.batch, heads.count, heads.seq), DType.FP32)
     forward_scratch, backward_scratch = _flash_scratch(tape, heads)
+    added = () if bias is None else (bias,)
     kernel = Kernel(
-        "flash_attention", (q, k, v), (out, lse), (q, k, v, out, lse), (q, k, v),
+        "flash_attention", (q, k, v, *added), (out, lse), (q, k, v, *added, out, lse), (q, k, v),
         forward_scratch=forward_scratch, backward_scratch=backward_scratch,
     )  # fmt: skip
     # q, k and v stay named until the frame returns
     kernels = [kernel, Kernel("release", (q, k, v))]
-    tape.operator(name, OperatorKind.ATTENTION, kernels, flops=_flops(heads, bias is None))
+    is_halved = bias is None if is_causal is None else is_causal
+    tape.operator(name, OperatorKind.ATTENTION, kernels, flops=_flops(heads, is_halved))
     return out
 
 
@@ -100,16 +107,20 @@ def _flash_scratch(tape: Tape, heads: Heads) -> tuple[int, int]:
     batch, count, kv_count, seq, width = (
         size.value for size in (heads.batch, heads.count, heads.kv_count, heads.seq, heads.width)
     )
-    return tape.workspace.attention(batch, count, kv_count, seq, width, heads.q.dtype.nbytes)
+    return tape.workspace.attention(batch, count, kv_count, seq, width, heads.q.dtype.nbytes, heads.keys.value)
 
 
-def eager(tape: Tape, name: str, heads: Heads, bias: Array | None = None) -> Array:
+def eager(
+    tape: Tape, name: str, heads: Heads, bias: Array | None = None, is_scaled: bool = True, is_learned: bool = False,
+    is_causal: bool | None = None, is_bare: bool = False,
+) -> Array:  # fmt: skip
     """softmax(q k^T / sqrt(d) + mask) v with every step a tensor. Keeps the probabilities, and q, k and v, copied
     where batched products need another layout. Queries that share a key-value head are stacked: keys are never
-    repeated. With a bias on scores it stands for the mask, and attention is in both directions."""
+    repeated. With a bias on scores it stands for the mask, and attention is in both directions unless `is_causal` says
+    otherwise; a learned one receives a gradient, summed over the batch. `is_bare`: nothing at all is added."""
     q, k, v = heads.q, heads.k, heads.v
     kind = q.dtype
-    square = (heads.batch, heads.count, heads.seq, heads.seq)
+    square = (heads.batch, heads.count, heads.seq, heads.keys)
     scaled = Array(f"{name} q / sqrt(d)", q.shape, kind)
     packed = [Array(f"{name} {letter}, contiguous", x.shape, kind) for letter, x in zip("qkv", (q, k, v), strict=True)]
     scores, masked = Array(f"{name} scores", square, kind), Array(f"{name} masked scores", square, kind)
@@ -118,7 +129,7 @@ def eager(tape: Tape, name: str, heads: Heads, bias: Array | None = None) -> Arr
     out = Array(f"{name} output", heads.output_shape, kind)
     is_flat = heads.count.value == 1 or heads.seq.value == 1  # [b, s, a, d] is [b, a, s, d] already
     must_fold = (
-        min(heads.batch.value, heads.kv_count.value, heads.seq.value) > 1
+        min(heads.batch.value, heads.kv_count.value, heads.keys.value) > 1
     )  # [b, k, ...] -> [b k, ...] is no view
     # in bf16 the CPU's products copy what is strided, in passing: keys of one sequence, values, the output's gradient
     is_strided = tape.backend is Backend.CPU and kind is DType.BF16 and not must_fold
@@ -127,13 +138,13 @@ def eager(tape: Tape, name: str, heads: Heads, bias: Array | None = None) -> Arr
     is_grouped = heads.count.value > heads.kv_count.value  # then the stacked gradient is a copy already
     strided_out = out.nbytes if is_strided and not is_grouped else 0
     kernels = [
-        Kernel("mul", (q,), (scaled,), gradients=(q,)),
-        _copy_if(not is_flat, scaled, packed[0]),
+        *([Kernel("mul", (q,), (scaled,), gradients=(q,))] if is_scaled else []),
+        _copy_if(not is_flat, scaled if is_scaled else q, packed[0]),
         Kernel("rebind", (q,)),
         _copy_if(must_fold, k, packed[1]),
-        _batched(tape, heads, packed[0], packed[1], scores, (heads.width, heads.seq), strided_k, strided_k),
-        *([Kernel("mask", (), (mask,))] if bias is None else []),
-        Kernel("add", (scores, mask if bias is None else bias), (masked,), passes=(scores,)),
+        _batched(tape, heads, packed[0], packed[1], scores, (heads.width, heads.keys), strided_k, strided_k),
+        *([Kernel("mask", (), (mask,))] if bias is None and not is_bare else []),
+        _added(scores, None if is_bare else mask if bias is None else bias, masked, is_learned),
         Kernel("softmax", (masked,), (probabilities,), (probabilities,), (masked,)),
         _copy_if(must_fold, v, packed[2]),
         _batched(
@@ -142,15 +153,27 @@ def eager(tape: Tape, name: str, heads: Heads, bias: Array | None = None) -> Arr
             probabilities,
             packed[2],
             out,
-            (heads.seq, heads.value_width),
+            (heads.keys, heads.value_width),
             strided_v,
             strided_v + strided_out,
         ),
         # what the frame still names when it returns
         Kernel("release", (packed[0], probabilities, k, v)),
     ]
-    tape.operator(name, OperatorKind.ATTENTION, kernels, flops=_flops(heads, bias is None))
+    is_halved = bias is None and not is_bare if is_causal is None else is_causal
+    tape.operator(name, OperatorKind.ATTENTION, kernels, flops=_flops(heads, is_halved))
     return out
+
+
+def _added(scores: Array, bias: Array | None, y: Array, is_learned: bool) -> Kernel:
+    """Scores and a bias [1, a, s, t]; without one the scores by another name."""
+    if bias is None:
+        return Kernel("view", (scores,), (y,), passes=(scores,), is_view=True)
+    if not is_learned:
+        return Kernel("add", (scores, bias), (y,), passes=(scores,))
+    if scores.shape[0].value == 1:  # nothing to sum over
+        return Kernel("add", (scores, bias), (y,), passes=(scores, bias))
+    return Kernel("add", (scores, bias), (y,), passes=(scores,), gradients=(bias,))
 
 
 def _batched(
@@ -198,8 +221,8 @@ def release(tape: Tape, name: str, *arrays: Array) -> None:
 
 
 def _flops(heads: Heads, is_causal: bool) -> Flops:
-    """q k^T and p v over the full square: 2 b a s^2 (d + d_v) forward, twice that backward; half is masked away where
+    """q k^T and p v over the full square: 2 b a s t (d + d_v) forward, twice that backward; half is masked away where
     attention is causal."""
     widths = heads.width.value + heads.value_width.value
-    forward = 2 * heads.batch.value * heads.count.value * heads.seq.value**2 * widths
+    forward = 2 * heads.batch.value * heads.count.value * heads.seq.value * heads.keys.value * widths
     return Flops(forward, 2 * forward, causal_saving=0.5 if is_causal else 0.0)

@@ -6,7 +6,7 @@ The residual stream between them is whole on every rank, or under sequence paral
 from __future__ import annotations
 
 from functools import partial
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, Protocol, cast
 
 from parallelism.base import Strategy
 from parallelism.tensor.plan import plan_of, style_of
@@ -15,10 +15,28 @@ from suite.layout import Layout
 from suite.record import Component
 
 if TYPE_CHECKING:
-    from torch import nn
+    from collections.abc import Callable
+
+    from torch import Tensor, nn
     from torch.distributed.device_mesh import DeviceMesh
 
     from suite.case import Case
+
+
+class _Divisible(Protocol):
+    """What a family's module has for tensor parallelism to set."""
+
+    loss: Callable[..., Tensor]
+    """(head, hidden, labels) -> the loss, with the cross-entropy as a keyword"""
+    stream_shards: int
+    """of so many equal parts of the tokens the stream holds one"""
+
+
+def _tied(model: nn.Module) -> dict[str, str]:
+    """Names of parameters that are others by a second name, and those others' names."""
+    first: dict[nn.Parameter, str] = {}
+    names = ((name, item) for name, item in model.named_parameters(remove_duplicate=False))
+    return {name: first[item] for name, item in names if first.setdefault(item, name) != name}
 
 
 def apply(model: nn.Module, mesh: DeviceMesh | None, case: Case) -> nn.Module:
@@ -29,20 +47,20 @@ def apply(model: nn.Module, mesh: DeviceMesh | None, case: Case) -> nn.Module:
     from parallelism.tensor.regions import Regions
     from parallelism.tensor.styles import STYLES
     from parallelism.tensor.vocab_loss import VocabularyCrossEntropy
-    from suite.models.decoder_module import Decoder
     from suite.models.dropout import SequenceDropout
 
     assert mesh is not None
-    assert isinstance(model, Decoder)
     regions = Regions(mesh["tp"], case.layout.sequence_parallel)
-    is_tied = model.head is not None and model.embedding is not None and model.head.weight is model.embedding.weight
+    tied = _tied(model)
     plan = plan_of(case)
     styles = {name: style for name, _ in model.named_modules() if (style := style_of(plan, name)) is not None}
     parallelize_module(model, mesh["tp"], {name: STYLES[style](regions) for name, style in styles.items()})
-    if is_tied:
-        cast("nn.Linear", model.head).weight = cast("nn.Embedding", model.embedding).weight
-    model.loss = partial(model.loss, cross_entropy=VocabularyCrossEntropy(regions, case.model.vocab))
-    model.stream_shards = regions.ranks if case.layout.sequence_parallel else 1
+    for name, first in tied.items():
+        owner, _, own = name.rpartition(".")
+        setattr(model.get_submodule(owner), own, model.get_parameter(first))
+    whole = cast("_Divisible", model)
+    whole.loss = partial(whole.loss, cross_entropy=VocabularyCrossEntropy(regions, case.model.vocab))
+    whole.stream_shards = regions.ranks if case.layout.sequence_parallel else 1
     for module in model.modules():
         if isinstance(module, SequenceDropout) and case.layout.sequence_parallel:
             module.part = (regions.rank, regions.ranks)

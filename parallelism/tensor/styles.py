@@ -112,7 +112,9 @@ class OwnPositions(_RegionStyle):
 
     def _apply(self, module: nn.Module, device_mesh: DeviceMesh) -> nn.Module:
         if self.regions.sequence_parallel:
-            module.register_forward_pre_hook(lambda _, given: (given[0].chunk(self.regions.ranks)[self.regions.rank],))
+            module.register_forward_pre_hook(
+                lambda _, given: (given[0].chunk(self.regions.ranks, dim=-1)[self.regions.rank],)
+            )
         return module
 
 

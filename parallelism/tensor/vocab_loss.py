@@ -14,6 +14,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from parallelism.tensor.regions import Regions
+from suite.models.base import IGNORED
 from suite.share import own_rows
 
 
@@ -25,10 +26,10 @@ class VocabularyCrossEntropy:
     vocab: int
 
     def __call__(self, logits: Tensor, labels: Tensor, reduction: str = "mean") -> Tensor:
-        """Mean or sum over the tokens, in nats, the same on every rank."""
+        """Mean or sum over the tokens, in nats, the same on every rank; what is not asked adds nothing to a sum."""
         rows = own_rows(self.vocab, self.regions.ranks, self.regions.rank)
         each = _EachToken.apply(logits, labels, rows, self.regions.mesh.get_group())
-        return each.mean() if reduction == "mean" else each.sum()
+        return each.mean() if reduction == "mean" else each.masked_fill(labels == IGNORED, 0.0).sum()
 
 
 class _EachToken(torch.autograd.Function):

@@ -7,6 +7,9 @@ from enum import StrEnum
 from suite.models.experts import Experts
 from suite.models.latent_shape import Latent
 
+#: the label of a place where nothing is asked: torch's cross_entropy's own
+IGNORED = -100
+
 
 class TaskKind(StrEnum):
     """What a family is trained to do, and so how its batches are made of a corpus (suite/tasks)."""
@@ -46,3 +49,13 @@ class ModelSpec:
         """A stack of blocks that each read only what is before a token: what pipelines, context parallelism, caches and
         generation are built for."""
         return False
+
+    @property
+    def is_encoder_decoder(self) -> bool:
+        """Two stacks of blocks, of which the second reads what the first made: what tensor parallelism is not built
+        for."""
+        return False
+
+    def target_len(self, seq_len: int) -> int:
+        """Tokens of the answers to a text of seq_len. SpecError where the family's task has none so short."""
+        return seq_len

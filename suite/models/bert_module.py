@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from suite.models.base import IGNORED
 from suite.models.bert import BertSpec
 from suite.models.blocks import compute_dtype
 from suite.models.dropout import SequenceDropout
@@ -15,7 +16,6 @@ from suite.models.loss import SUMS, answered
 from suite.models.padded_attention import PADDED_CORES, padding_bias
 from suite.parse import require
 from suite.spec import AttentionKernel, LossKernel
-from suite.tasks.base import IGNORED
 
 INIT_STD = 0.02  # arXiv:1810.04805's released code: every matrix, whatever the depth
 
@@ -107,6 +107,8 @@ class Bert(nn.Module):
         super().__init__()
         self.spec = spec
         self.loss = SUMS[loss]
+        #: of so many equal parts of this rank's tokens the stream holds one (no more than one: suite/case_rules.py)
+        self.stream_shards = 1
         self.embedding = BertEmbedding(spec)
         self.blocks = nn.ModuleDict(
             {str(index): BertBlock(spec, kernel, 2 * index + 1) for index in range(spec.layers)}

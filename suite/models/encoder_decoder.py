@@ -38,6 +38,11 @@ class EncoderDecoderSpec(ModelSpec):
         """What the decoder's output is multiplied by before the head."""
         return 1.0
 
+    @property
+    def is_encoder_decoder(self) -> bool:
+        """Always."""
+        return True
+
     def target_len(self, seq_len: int) -> int:
         """Tokens of a target whose source has seq_len. SpecError where no source is that short."""
         raise NotImplementedError

@@ -9,12 +9,19 @@ from suite.layout import Recompute
 from suite.models import ModelSpec
 from suite.models.bert_ledger import bert_ledger
 from suite.models.decoder_ledger import decoder_ledger
+from suite.models.t5_ledger import t5_ledger
+from suite.models.transformer_ledger import transformer_ledger
 from suite.operators import Ledger
 from suite.share import WHOLE, Share
 from suite.spec import Workload
 from suite.tape import Backend, Numerics
 
-LEDGERS: dict[str, Callable[..., Ledger]] = {"decoder": decoder_ledger, "bert": bert_ledger}
+LEDGERS: dict[str, Callable[..., Ledger]] = {
+    "decoder": decoder_ledger,
+    "bert": bert_ledger,
+    "transformer": transformer_ledger,
+    "t5": t5_ledger,
+}
 
 
 def ledger_of(

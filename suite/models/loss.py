@@ -10,8 +10,8 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
+from suite.models.base import IGNORED
 from suite.spec import LOSS_CHUNKS, LossKernel
-from suite.tasks.base import IGNORED
 
 Head = Callable[[Tensor], Tensor]
 #: of logits [n, V] and labels [n], with the reduction as a keyword: torch's, or one over divided logits

@@ -15,8 +15,8 @@ class T5Spec(EncoderDecoderSpec):
     """h hidden, a heads of d, f ffn, V vocab; e blocks of the encoder, g of the decoder, r buckets.
 
     Parameters: V h (+ V h untied) + e (4 h a d + n + 2 h) + g (8 h a d + n + 3 h) + 2 r a + 2 h, n = 2 h f (gated
-    3 h f) the feed-forward network: no biases, RMSNorm before each sub-block and after each stack. The relative-position
-    bias is one table a stack, which its blocks share; scores are not divided by sqrt(d).
+    3 h f) the feed-forward network: no biases, RMSNorm before each sub-block and after each stack. The bias of relative
+    positions is one table a stack, which its blocks share; scores are not divided by sqrt(d).
 
     With attention=flash cross-attention runs fused. Self-attention stays in the open: its bias is learned, and no fused
     kernel of torch's on the CPU, and no flash kernel on a GPU, makes a bias's gradient.

@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from suite.models.base import IGNORED
+
 if TYPE_CHECKING:
     from suite.case import Case
 
@@ -44,10 +46,6 @@ class Examples:
         """How many labels of each row count, [B]; None where all do."""
         counted = (self.labels != IGNORED).sum(axis=1)
         return None if (counted == self.labels.shape[1]).all() else counted
-
-
-#: the label of a place where nothing is asked: torch's cross_entropy's own
-IGNORED = -100
 
 
 @dataclass(frozen=True)

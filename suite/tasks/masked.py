@@ -14,9 +14,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from suite.models.base import IGNORED
 from suite.models.bert import BertSpec, Masking
 from suite.parse import SpecError, require
-from suite.tasks.base import IGNORED, Examples, Rows, Task, TextWindows, row_random
+from suite.tasks.base import Examples, Rows, Task, TextWindows, row_random
 
 if TYPE_CHECKING:
     from suite.case import Case

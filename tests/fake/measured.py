@@ -6,7 +6,6 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from unittest.mock import patch
 
-import numpy as np
 import torch
 
 from memory.estimate import MemoryModel
@@ -19,10 +18,9 @@ from parallelism.training import Trainer
 from suite.caches.build import build_cache
 from suite.caches.core import next_logits, through
 from suite.case import Case
-from suite.data import Windows
+from suite.data import made_up_examples
 from suite.models.decoder_module import Decoder
 from suite.record import STATE, Component, Moment, Sample
-from suite.tasks.table import task_of
 
 CPU = torch.device("cpu")
 #: A loss's scalars, a norm a parameter, AdamW's few: allocated, and not modelled.
@@ -79,21 +77,13 @@ def measure(case: Case, rank: int = 0) -> Beside:
         return make_trainer(case, mesh, torch.device("cpu"), mark)
 
     def batch(step: int) -> Batch:
-        task = task_of(case.model)
-        windows = Windows(_random_text(case), task.window(case), task.window(case), seed=0)
-        examples = task.examples(case, windows, step, case.global_batch)
+        examples = made_up_examples(case, step, case.global_batch)
         return batch_of(case, rank, step, examples, torch.device("cpu"))
 
     samples = cpu_memory(make, batch, rank, lambda text: None)
     # a forked rank has one thread, whatever the machine would give a worker
     with patch("memory.estimate.threads_of", lambda case: torch.get_num_threads()):
         return Beside(_predicted(case, rank), _measured(samples))
-
-
-def _random_text(case: Case) -> np.ndarray:
-    """A few windows of tokens."""
-    size = (case.global_batch + 4) * (case.workload.seq_len + 1)
-    return np.random.default_rng(0).integers(case.model.vocab - case.model.reserved_ids, size=size).astype(np.int32)
 
 
 def _measured(samples: list[Sample]) -> dict[tuple[Moment, Component | None], int]:

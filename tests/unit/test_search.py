@@ -92,7 +92,7 @@ def test_what_is_written_once_repeats_to_the_byte(
     case = drawn(model, layout | sharded | pipeline, work, "h100-sxm")
     folded = MemoryModel(case).step(0)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(scripts, "repeating_of", lambda form: range(0))
+        patch.setattr(scripts, "repeating_of", lambda form: [])
         whole = MemoryModel(case).step(0)
     assert [[event.nbytes for event in each.phase.events] for each in folded.stretches] == [
         [event.nbytes for event in each.phase.events] for each in whole.stretches
