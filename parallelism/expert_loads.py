@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from suite.collectives import Collective, Message
 from suite.models.experts import Balance
 from suite.models.experts_layers import mixture_blocks
+from suite.record import Quantity, Sample
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -55,6 +56,27 @@ def move_biases(model: nn.Module, loads: Tensor | None, mesh: DeviceMesh | None,
     for mixture, step in zip(mixtures(model), steps, strict=True):
         assert mixture.router.bias is not None
         mixture.router.bias += step.to(mixture.router.bias.dtype)
+
+
+def load_samples(model: nn.Module, routed: Sequence[Tensor | None], case: Case, rank: int) -> Iterator[Sample]:
+    """How many of a rank's tokens each expert got in all steps together, by block and expert; `routed`: each step's
+    take_loads of the model."""
+    from suite.models.experts_module import MixtureMLP
+
+    experts, steps = case.model.experts, [loads for loads in routed if loads is not None]
+    if experts is None or not steps:
+        return
+    names = [name for name, module in model.named_modules() if isinstance(module, MixtureMLP)]
+    for name, row in zip(names, sum(steps[1:], steps[0]).tolist(), strict=True):
+        for expert, tokens in enumerate(row):
+            index = _block_of(name, case.model.layers) * experts.count + expert
+            yield Sample(Quantity.ROUTED_TOKENS, tokens, rank, index)
+
+
+def _block_of(name: str, layers: int) -> int:
+    """The number of the block that a module is in; those of multi-token prediction come behind the model's own."""
+    parts = name.split(".")
+    return layers + int(parts[parts.index("mtp") + 1]) if "mtp" in parts else int(parts[parts.index("blocks") + 1])
 
 
 def load_messages(case: Case, blocks: Collection[int]) -> tuple[Message, ...]:

@@ -22,6 +22,7 @@ from torch import Tensor
 
 from parallelism.batches import Batch, batch_of, held_out
 from parallelism.building import make_trainer
+from parallelism.expert_loads import load_samples
 from parallelism.group import Place, facts_of, gather_rows, meet, process_group
 from parallelism.memory_pass import cpu_memory, cuda_memory
 from parallelism.mesh import build_mesh
@@ -87,6 +88,8 @@ class Worker:
             self.writer.sample(Sample(Quantity.STEP_TIME, seconds, self.rank, step))
         if held_out:
             self._validate(trainer, self.case.recipe.steps, held_out)
+        for sample in load_samples(trainer.model, [result.routed for result in results], self.case, self.rank):
+            self.writer.sample(sample)
         trainer.close()
         self._report(results)
 

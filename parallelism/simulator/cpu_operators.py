@@ -62,6 +62,8 @@ def untimed(case: Case) -> str:
         return (
             f"model.latent: what {case.model.name} makes keys and values of is not timed on the CPU; models without are"
         )
+    if case.model.experts is not None:
+        return f"model.experts: what {case.model.name} routes is not timed on the CPU; models without experts are"
     if formats_of(case).numerics.scaling is not None:
         return f"workload.precision: {case.workload.precision} is not timed on the CPU; fp32, bf16 and mixed ones are"
     return ""
