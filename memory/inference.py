@@ -19,6 +19,7 @@ from suite.cpu_workspace import has_tiles
 from suite.layout import Recompute
 from suite.models.latent_shape import Latent
 from suite.models.ledgers import ledger_of
+from suite.models.served import weight_bytes
 from suite.operators import Array, Ledger, Segment
 from suite.parse import require
 from suite.record import CacheTerm, Component, Quantity
@@ -135,10 +136,11 @@ class InferenceModel:
 
     def _weights(self, rank: int) -> list[InferenceTerm]:
         """What is there before the first request."""
-        ledger, width = self._ledger(rank, 1, 1), self._numerics.weights.nbytes
-        first = Phase.LOADED
+        ledger, compute = self._ledger(rank, 1, 1), self._numerics.weights.nbytes
+        width = weight_bytes(self.case.model, compute)
+        said = "in the compute type" if width == compute else "as released, scales and what stays in 16 bits left out"
         return [
-            InferenceTerm(first, "weights", ledger.parameters * width, f"parameters*{width}", "in the compute type"),
+            InferenceTerm(Phase.LOADED, "weights", ledger.parameters * width, f"parameters*{width}", said),
             *_buffers(ledger.buffers),
         ]
 

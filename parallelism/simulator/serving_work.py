@@ -13,6 +13,7 @@ from suite.cache import CacheKind, LatentForm
 from suite.cache_shape import CacheShape, cache_kind, compute_dtype
 from suite.case import Case
 from suite.models.ledgers import ledger_of
+from suite.models.served import weight_bytes
 from suite.operators import Ledger, Operator, OperatorKind
 from suite.parse import require
 from suite.record import CacheTerm, Component, Quantity
@@ -139,31 +140,32 @@ def served_ledger(case: Case, sequences: int, tokens: int, backend: Backend = Ba
 def _products(case: Case, sequences: int, tokens: int, count: int) -> Parts:
     """Every operator with weights, for `count` passes over so many tokens of each sequence."""
     ledger = served_ledger(case, sequences, tokens)
+    compute = compute_dtype(case).nbytes
+    width, used = weight_bytes(case.model, compute) / compute, _used_experts(case, sequences * tokens)
     parts: Parts = Counter()
     for segment, often in ledger.counts.items():
         rows = 1 / tokens if segment.name in ledger.loss else 1.0  # the last token's logits alone
-        for work in _works(segment.operators(), rows):
+        for work in _works(segment.operators(), rows, width, used):
             parts[work] += often * count
     return parts
 
 
-def _works(operators: Iterator[Operator], rows: float) -> Iterator[Work]:
+def _works(operators: Iterator[Operator], rows: float, width: float, used: float) -> Iterator[Work]:
+    """Of a grouped product the share `used` of its experts' weights is read; weights are `width` of the compute type's."""
     for operator in operators:
         if operator.kind is OperatorKind.EMBEDDING:
             yield Work(0.0, float(sum(array.nbytes for kernel in operator.kernels for array in kernel.writes)))
         elif operator.weights:
             flops = operator.flops.forward * rows if operator.kind is OperatorKind.MATMUL else 0.0
-            yield Work(float(flops), sum(weight.nbytes for weight in operator.weights) * _used_share(operator))
+            read = used if any(kernel.name == GROUPED for kernel in operator.kernels) else 1.0
+            yield Work(float(flops), sum(weight.nbytes for weight in operator.weights) * width * read)
 
 
-def _used_share(operator: Operator) -> float:
-    """Of an operator's weights, the share that is read: all of them, but of experts' those that some row goes to, as
-    many as may be expected where rows go anywhere alike: 1 - (1 - 1/E)^rows."""
-    grouped = next((kernel for kernel in operator.kernels if kernel.name == GROUPED), None)
-    if grouped is None:
-        return 1.0
-    experts, _, width = grouped.reads[1].values
-    return 1.0 - (1.0 - 1.0 / experts) ** (grouped.reads[0].elements // width)
+def _used_experts(case: Case, tokens: int) -> float:
+    """The share of a mixture's experts that some of so many tokens may be expected to reach where each goes to any
+    top_k alike: 1 - (1 - top_k / E)^tokens."""
+    experts = case.model.experts
+    return 1.0 if experts is None else 1.0 - (1.0 - experts.top_k / experts.count) ** tokens
 
 
 def _read_bytes(case: Case, cache: tuple[CacheTerm, ...]) -> float:
