@@ -58,9 +58,10 @@ def decode_work(case: Case, cache: tuple[CacheTerm, ...]) -> Work:
     """One more token of every sequence, on one rank's share of every block (of a pipeline: all its stages, which a
     token passes one after the other).
 
-    Counted: every matrix and norm once, of experts those that rows go to, of an embedding its tokens' rows, what a step reads of the cache (CACHE_READ of
-    `cache`, of one rank), the products' FLOPs and attention's. Not counted: activations, norms' and rope's arithmetic,
-    a cache's write of the new token, turning codes back into numbers. SpecError for a case that is trained.
+    Counted: every matrix and norm once, of experts those that tokens may be expected to reach, of an embedding its
+    tokens' rows, what a step reads of the cache (CACHE_READ of `cache`, of one rank), the products' FLOPs and
+    attention's. Not counted: activations, norms' and rope's arithmetic, a cache's write of the new token, turning codes
+    back into numbers. SpecError for a case that is trained.
     """
     return _total(decode_parts(case, cache))
 
@@ -151,7 +152,7 @@ def _products(case: Case, sequences: int, tokens: int, count: int) -> Parts:
 
 
 def _works(operators: Iterator[Operator], rows: float, width: float, used: float) -> Iterator[Work]:
-    """Of a grouped product the share `used` of its experts' weights is read; weights are `width` of the compute type's."""
+    """Each product's work: of experts' weights the share `used` is read; all are `width` of the compute type's."""
     for operator in operators:
         if operator.kind is OperatorKind.EMBEDDING:
             yield Work(0.0, float(sum(array.nbytes for kernel in operator.kernels for array in kernel.writes)))

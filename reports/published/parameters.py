@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from reports.counts import parameters_of
 from reports.published.answers import CannotModel, Prediction
 from reports.published.families import bert_of, t5_of, with_experts
 from suite.layout import Recompute
@@ -22,17 +23,12 @@ _OFFSET_ROWS = "(+2 offset rows)"
 
 
 def predict_parameters(row: PublishedRow) -> Prediction:
-    """The count of a model's parameters, or of those that one token uses. CannotModel for families that are not here."""
+    """The count of a model's parameters, or of those that a token uses. CannotModel for families that are not here."""
     spec, count, assumed = _counted(row)
     if row.figure is Figure.ACTIVE:
         basis = "sum of the ledger's weights, without the experts that a token does not go to"
         return Prediction(active_parameters(spec, count), basis, assumed)
     return Prediction(count, "sum of the ledger's weights", assumed)
-
-
-def count_parameters(spec: ModelSpec) -> int:
-    """Parameters of a model, by its operator ledger."""
-    return _ledger(spec).parameters
 
 
 def _ledger(spec: ModelSpec) -> Ledger:
@@ -47,14 +43,14 @@ def _counted(row: PublishedRow) -> tuple[ModelSpec, int, tuple[str, ...]]:
         return bert, backbone_parameters(_ledger(bert)), assumed
     if arch == "encoder-decoder":
         t5, assumed = t5_of(row)
-        return t5, count_parameters(t5), assumed
+        return t5, parameters_of(t5), assumed
     if arch not in ("decoder", "decoder MoE", "decoder MLA MoE", "decoder MLA"):
         raise CannotModel(f"{_kind(row)}: no family here")
     spec, assumed = decoder_of(row)
     biases = router_biases(spec)
     if biases:
         assumed = (*assumed, f"the routers' {biases:,} biases counted, as the notes say: buffers here, no parameters")
-    return spec, count_parameters(spec) + biases, assumed
+    return spec, parameters_of(spec) + biases, assumed
 
 
 def _kind(row: PublishedRow) -> str:
