@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from enum import StrEnum
@@ -18,7 +19,8 @@ from suite.cpu_workspace import has_tiles
 from suite.layout import Recompute
 from suite.models.latent_shape import Latent
 from suite.models.ledgers import ledger_of
-from suite.operators import Ledger, Segment
+from suite.models.served import weight_bytes
+from suite.operators import Array, Ledger, Segment
 from suite.parse import require
 from suite.record import CacheTerm, Component, Quantity
 from suite.serving import Serving
@@ -29,6 +31,7 @@ from suite.tape import BF16_POLICY, FP32, Numerics
 
 SCORE_BYTES = 4  # softmax is taken in fp32
 TOKEN_BYTES = 8  # int64
+_IN_BLOCK = re.compile(r"blocks\.\d+\.", flags=re.ASCII)
 #: what a token leaves, however the cache is laid out
 ELEMENTS = (Component.KEYS, Component.VALUES, Component.SCALES)
 
@@ -50,6 +53,20 @@ class InferenceTerm:
     nbytes: int
     formula: str
     source: str
+
+
+def _buffers(buffers: Iterable[Array]) -> list[InferenceTerm]:
+    """What is no weight and is kept: a term for all blocks' of a kind, and one for each that stands alone."""
+    kinds: dict[tuple[str, str], list[Array]] = {}
+    for item in buffers:
+        kinds.setdefault((_IN_BLOCK.sub("blocks.*.", item.name), item.formula), []).append(item)
+    return [
+        InferenceTerm(
+            Phase.LOADED, name, sum(item.nbytes for item in found),
+            formula if len(found) == 1 else f"{len(found)}*({formula})", "module buffer",
+        )
+        for (name, formula), found in kinds.items()
+    ]  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -119,11 +136,12 @@ class InferenceModel:
 
     def _weights(self, rank: int) -> list[InferenceTerm]:
         """What is there before the first request."""
-        ledger, width = self._ledger(rank, 1, 1), self._numerics.weights.nbytes
-        first = Phase.LOADED
+        ledger, compute = self._ledger(rank, 1, 1), self._numerics.weights.nbytes
+        width = weight_bytes(self.case.model, compute)
+        said = "in the compute type" if width == compute else "as released, scales and what stays in 16 bits left out"
         return [
-            InferenceTerm(first, "weights", ledger.parameters * width, f"parameters*{width}", "in the compute type"),
-            *(InferenceTerm(first, item.name, item.nbytes, item.formula, "module buffer") for item in ledger.buffers),
+            InferenceTerm(Phase.LOADED, "weights", ledger.parameters * width, f"parameters*{width}", said),
+            *_buffers(ledger.buffers),
         ]
 
     def _cache(self, rank: int) -> list[InferenceTerm]:

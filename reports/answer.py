@@ -13,14 +13,14 @@ from memory.device_terms import Place
 from memory.estimate import MemoryModel
 from memory.verdict import Verdict
 from reports.contract import estimate_mapping, worst_estimate
+from reports.counts import active_of, parameters_of
 from reports.links import links_of
 from reports.predict import Predictor
 from reports.tables import term_table
 from reports.text import plain, plural
 from suite.case import Case
 from suite.hardware import DEVICES, Device, MatmulDtype
-from suite.models import PRESETS
-from suite.spec import Workload
+from suite.models import PRESETS, ModelSpec
 from suite.units import (
     NOT_KNOWN,
     bytes_text,
@@ -34,7 +34,7 @@ from suite.units import (
 
 STYLE: dict[str, Any] = {"box": box.SIMPLE_HEAD, "title_justify": "left", "pad_edge": False}
 #: columns from which a table of rows has air between its columns
-_ROOMY = 110
+_ROOMY = 140
 #: fewest columns of a sentence's cell
 _PROSE = 16
 
@@ -52,8 +52,8 @@ def print_estimate(
     _say(console, f"{case.label}  (case {case.case_id})", "bold")
     _say(
         console,
-        f"{plural(answer['world_size'], 'rank')} on {case.cluster.device}, {count_text(answer['parameters'])}"
-        f" parameters, {plural(case.global_batch, 'sequence')} of {count_text(case.workload.seq_len)} tokens a step",
+        f"{plural(answer['world_size'], 'rank')} on {case.cluster.device}, {_parameters_text(answer)},"
+        f" {plural(case.global_batch, 'sequence')} of {count_text(case.workload.seq_len)} tokens a step",
     )
     _say(console, _verdict_text(memory))
     for line in _reserved_lines(memory):
@@ -70,8 +70,15 @@ def print_estimate(
     if answer["traffic"]["total_sent_bytes"]:
         _say(console, _traffic_text(answer["traffic"]))
     _say(console, _time_text(answer["time"]))
+    _say(console, _flops_text(answer))
     if explain:
         console.print(term_table(worst_estimate(case, MemoryModel(case))))
+
+
+def _parameters_text(answer: dict[str, Any]) -> str:
+    """'46,702,792,704 parameters, of which a token uses 12,879,925,248'; the second where it differs."""
+    said, active = f"{count_text(answer['parameters'])} parameters", answer["active_parameters"]
+    return said if active == answer["parameters"] else f"{said}, of which a token uses {count_text(active)}"
 
 
 def _say(console: Console, line: str, style: str = "") -> None:
@@ -128,23 +135,37 @@ def _time_text(time: dict[str, Any]) -> str:
     )
 
 
+def _flops_text(answer: dict[str, Any]) -> str:
+    """'a token costs 80.20 GFLOP in training, of the experts that it goes to; 290.10 were all computed'."""
+    flops = answer["flops_per_token"]
+    said = f"a token costs {short_count_text(flops['active'])} FLOP in training"
+    if flops["all_experts"] == flops["active"]:
+        return said
+    return f"{said} (of its experts: what MFU counts), {short_count_text(flops['all_experts'])} FLOP were all computed"
+
+
 def model_rows() -> list[dict[str, Any]]:
-    """The presets with their shapes and parameter counts."""
-    return [
-        {
-            "name": spec.name,
-            "parameters": MemoryModel(Case(spec, workload=Workload(seq_len=8))).ledger.parameters,
-            "layers": spec.layers,
-            "hidden": spec.hidden,
-            "heads": spec.heads,
-            "kv_heads": spec.kv_heads,
-            "ffn": spec.ffn,
-            "vocab": spec.vocab,
-            "max_positions": spec.max_positions,
-            "tied": spec.tied,
-        }
-        for spec in PRESETS.values()
-    ]
+    """The presets with their families, shapes and parameter counts: all, and those that a token uses."""
+    return [_model_row(spec) for spec in PRESETS.values()]
+
+
+def _model_row(spec: ModelSpec) -> dict[str, Any]:
+    parameters = parameters_of(spec)
+    return {
+        "name": spec.name,
+        "family": spec.family,
+        "parameters": parameters,
+        "active_parameters": active_of(spec, parameters),
+        "experts": 0 if spec.experts is None else spec.experts.count,
+        "layers": spec.layers,
+        "hidden": spec.hidden,
+        "heads": spec.heads,
+        "kv_heads": spec.kv_heads,
+        "ffn": spec.ffn,
+        "vocab": spec.vocab,
+        "max_positions": spec.max_positions,
+        "tied": spec.tied,
+    }
 
 
 def device_rows() -> list[dict[str, Any]]:
@@ -177,7 +198,8 @@ def print_rows(rows: list[dict[str, Any]], title: str, console: Console) -> None
             left_out.append(name)
             continue
         is_number = isinstance(rows[0][name], int | float) and not isinstance(rows[0][name], bool)
-        table.add_column(_heading(name), justify="right" if is_number else "left", min_width=width, overflow="fold")
+        heading = _heading(name).replace(" ", "\n")
+        table.add_column(heading, justify="right" if is_number else "left", min_width=width, overflow="fold")
     shown = [name for name in widths if name not in left_out]
     for row in rows:
         table.add_row(*(Text(_cell(name, row[name])) for name in shown))
@@ -189,7 +211,8 @@ def print_rows(rows: list[dict[str, Any]], title: str, console: Console) -> None
 def _least_width(name: str, rows: list[dict[str, Any]]) -> int:
     """Names and figures stay whole, since names are to be typed; prose may wrap."""
     longest = max(len(_cell(name, row[name])) for row in rows)
-    return min(longest, _PROSE) if name in ("product", "source", "devices") else max(longest, len(_heading(name)))
+    word = max(map(len, _heading(name).split()))
+    return min(longest, _PROSE) if name in ("product", "source", "devices") else max(longest, word)
 
 
 def _heading(name: str) -> str:
@@ -208,4 +231,4 @@ def _cell(name: str, value: Any) -> str:
         return rate_text(value)
     if name.endswith("_bytes"):
         return bytes_text(value)
-    return short_count_text(value) if name == "parameters" else str(value)
+    return short_count_text(value) if name.endswith("parameters") else str(value)

@@ -12,6 +12,7 @@ from memory.device_terms import DeviceTerm
 from memory.estimate import MemoryModel, representative_ranks
 from parallelism.simulator.plan import COMMUNICATION
 from parallelism.traffic import estimate_traffic
+from reports.counts import counts_of
 from reports.predict import Predictor
 from suite.case import Case
 from suite.collectives import TrafficEstimate, tally
@@ -39,6 +40,7 @@ def estimate_mapping(case: Case, predictor: Predictor, alloc_conf: str | None = 
         "world_size": case.layout.world_size,
         "global_batch": case.global_batch,
         "parameters": model.ledger.parameters,
+        **counts_of(case, model.ledger).to_mapping(),
         "memory": {
             "peak_bytes": memory.peak_bytes,
             "peak_moment": memory.peak_moment.value,

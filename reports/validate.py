@@ -152,8 +152,9 @@ def validate_tables(paths: Sequence[str], fit_paths: Sequence[str] = ()) -> Vali
 
 def validate_table(table: PublishedTable, constants: Constants) -> TableResult:
     """Every row of a table, by quantity."""
-    answers = [_answer(row, constants) for row in table.rows]
-    names = dict.fromkeys(row.quantity for row in table.rows)
+    rows = [figure for row in table.rows for figure in row.figures]
+    answers = [_answer(row, constants) for row in rows]
+    names = dict.fromkeys(row.quantity for row in rows)
     return TableResult(table, tuple(_of_quantity(name, answers) for name in names))
 
 

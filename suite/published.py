@@ -6,7 +6,7 @@ import csv
 import io
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from pathlib import Path
 from types import MappingProxyType
@@ -16,6 +16,8 @@ from suite.parse import SpecError, require, shown
 #: what a number may look like in a cell; anything else in a numeric column is text, and says so when it is asked for
 _NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d{1,3})?", flags=re.ASCII)
 _WHOLE = re.compile(r"\d{1,15}(\.0+)?", flags=re.ASCII)
+#: a count in groups of three digits
+_GROUPED = re.compile(r"\d{1,3}(?:,\d{3})+(?![\d,])", flags=re.ASCII)
 _UNITS = {"gib": 2.0**30, "mib": 2.0**20, "kib": 2.0**10, "gb": 1e9, "mb": 1e6}
 
 
@@ -41,6 +43,13 @@ COLUMNS: dict[TableKind, tuple[str, ...]] = {
 }
 
 
+class Figure(StrEnum):
+    """Which figure of a row of parameters is meant: the column that it stands in."""
+
+    TOTAL = "params"
+    ACTIVE = "active_params"  # those that one token uses
+
+
 class UnreadableCell(ValueError):
     """A cell that was asked for as a number and is none, or is empty: one line that names it."""
 
@@ -53,6 +62,14 @@ class PublishedRow:
     kind: TableKind
     row_id: str
     cells: Mapping[str, str]
+    figure: Figure = Figure.TOTAL
+
+    @property
+    def figures(self) -> tuple[PublishedRow, ...]:
+        """The row once for each figure that stands in it: one of parameters may say how many a token uses."""
+        if self.kind is TableKind.PARAMETERS and self.text(Figure.ACTIVE):
+            return self, replace(self, figure=Figure.ACTIVE)
+        return (self,)
 
     def text(self, name: str) -> str:
         """A cell as it is written; empty where nothing was stated."""
@@ -96,7 +113,7 @@ class PublishedRow:
     def quantity(self) -> str:
         """What the figure is a figure of."""
         if self.kind is TableKind.PARAMETERS:
-            return "parameters"
+            return {Figure.TOTAL: "parameters", Figure.ACTIVE: "active_parameters"}[self.figure]
         return self.text("quantity") or self.text("metric")
 
     @property
@@ -111,10 +128,19 @@ class PublishedRow:
         """The figure in bytes, seconds, tokens or as a plain number; None where none was printed (an OOM)."""
         if self.is_oom:
             return None
-        if self.kind in (TableKind.PARAMETERS, TableKind.RUNS, TableKind.SERVING):
-            return self.number("params" if self.kind is TableKind.PARAMETERS else "value_si")
+        if self.kind is TableKind.PARAMETERS:
+            return float(self._parameters) if _NUMBER.fullmatch(self._parameters) else None
+        if self.kind in (TableKind.RUNS, TableKind.SERVING):
+            return self.number("value_si")
         value = self.number("value")
         return None if value is None else value * self.unit
+
+    @property
+    def _parameters(self) -> str:
+        """The count as digits, without the commas and the words that may stand beside it."""
+        text = self.text(self.figure)
+        grouped = _GROUPED.match(text)
+        return grouped[0].replace(",", "") if grouped else text
 
     @property
     def is_oom(self) -> bool:
@@ -139,7 +165,7 @@ class PublishedRow:
     def prints_as(self, value: float) -> bool:
         """Would this value be printed with the digits that were published: rounded, or the rest cut off, as some do? A
         count of parameters is printed whole."""
-        text = self.text("params" if self.kind is TableKind.PARAMETERS else "value")
+        text = self._parameters if self.kind is TableKind.PARAMETERS else self.text("value")
         published = self.published
         if published is None or not _NUMBER.fullmatch(text):
             return False

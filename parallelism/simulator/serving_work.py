@@ -8,10 +8,12 @@ from dataclasses import dataclass, replace
 from fractions import Fraction
 
 from parallelism.schedules.ledgers import stages_of_place
+from parallelism.simulator.work import GROUPED
 from suite.cache import CacheKind, LatentForm
 from suite.cache_shape import CacheShape, cache_kind, compute_dtype
 from suite.case import Case
 from suite.models.ledgers import ledger_of
+from suite.models.served import weight_bytes
 from suite.operators import Ledger, Operator, OperatorKind
 from suite.parse import require
 from suite.record import CacheTerm, Component, Quantity
@@ -56,9 +58,10 @@ def decode_work(case: Case, cache: tuple[CacheTerm, ...]) -> Work:
     """One more token of every sequence, on one rank's share of every block (of a pipeline: all its stages, which a
     token passes one after the other).
 
-    Counted: every matrix and norm once, of an embedding its tokens' rows, what a step reads of the cache (CACHE_READ of
-    `cache`, of one rank), the products' FLOPs and attention's. Not counted: activations, norms' and rope's arithmetic,
-    a cache's write of the new token, turning codes back into numbers. SpecError for a case that is trained.
+    Counted: every matrix and norm once, of experts those that tokens may be expected to reach, of an embedding its
+    tokens' rows, what a step reads of the cache (CACHE_READ of `cache`, of one rank), the products' FLOPs and
+    attention's. Not counted: activations, norms' and rope's arithmetic, a cache's write of the new token, turning codes
+    back into numbers. SpecError for a case that is trained.
     """
     return _total(decode_parts(case, cache))
 
@@ -138,21 +141,32 @@ def served_ledger(case: Case, sequences: int, tokens: int, backend: Backend = Ba
 def _products(case: Case, sequences: int, tokens: int, count: int) -> Parts:
     """Every operator with weights, for `count` passes over so many tokens of each sequence."""
     ledger = served_ledger(case, sequences, tokens)
+    compute = compute_dtype(case).nbytes
+    width, used = weight_bytes(case.model, compute) / compute, _used_experts(case, sequences * tokens)
     parts: Parts = Counter()
     for segment, often in ledger.counts.items():
         rows = 1 / tokens if segment.name in ledger.loss else 1.0  # the last token's logits alone
-        for work in _works(segment.operators(), rows):
+        for work in _works(segment.operators(), rows, width, used):
             parts[work] += often * count
     return parts
 
 
-def _works(operators: Iterator[Operator], rows: float) -> Iterator[Work]:
+def _works(operators: Iterator[Operator], rows: float, width: float, used: float) -> Iterator[Work]:
+    """Each product's work: of experts' weights the share `used` is read; all are `width` of the compute type's."""
     for operator in operators:
         if operator.kind is OperatorKind.EMBEDDING:
             yield Work(0.0, float(sum(array.nbytes for kernel in operator.kernels for array in kernel.writes)))
         elif operator.weights:
             flops = operator.flops.forward * rows if operator.kind is OperatorKind.MATMUL else 0.0
-            yield Work(float(flops), float(sum(weight.nbytes for weight in operator.weights)))
+            read = used if any(kernel.name == GROUPED for kernel in operator.kernels) else 1.0
+            yield Work(float(flops), sum(weight.nbytes for weight in operator.weights) * width * read)
+
+
+def _used_experts(case: Case, tokens: int) -> float:
+    """The share of a mixture's experts that some of so many tokens may be expected to reach where each goes to any
+    top_k alike: 1 - (1 - top_k / E)^tokens."""
+    experts = case.model.experts
+    return 1.0 if experts is None else 1.0 - (1.0 - experts.top_k / experts.count) ** tokens
 
 
 def _read_bytes(case: Case, cache: tuple[CacheTerm, ...]) -> float:

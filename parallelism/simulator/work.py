@@ -93,6 +93,8 @@ NORMS = frozenset({"layer_norm", "rms_norm"})
 #: torch's log-softmax reads a long row for its largest element, for its sum, and to write; backward the gradient for
 #: its sum, and again (aten/src/ATen/native/cuda/SoftMax.cu, cunn_SoftMaxForward and Backward)
 SOFTMAXES = frozenset({"log_softmax", "softmax"})
+#: one launch for the products of all experts (torch.nn.functional.grouped_mm)
+GROUPED = "grouped_mm"
 #: width of a head where a product's arrays do not tell it
 USUAL_HEAD = 128
 
@@ -134,7 +136,7 @@ def regions_of(body: Iterable[Operator | Region]) -> Iterator[Region]:
 
 def is_arithmetic(kernel: Kernel) -> bool:
     """Is it bound by arithmetic: a matrix product, or attention?"""
-    return kernel.name in ("linear", "bmm", FP8_LINEAR, RECURRENCE) or kernel.name in FUSED_ATTENTION
+    return kernel.name in ("linear", "bmm", GROUPED, FP8_LINEAR, RECURRENCE) or kernel.name in FUSED_ATTENTION
 
 
 def forward_work(operator: Operator, kernel: Kernel) -> Iterator[Work]:
@@ -148,6 +150,8 @@ def forward_work(operator: Operator, kernel: Kernel) -> Iterator[Work]:
         yield from float8_forward(kernel)
     elif kernel.name == "bmm":
         yield _batched(operator, kernel)
+    elif kernel.name == GROUPED:
+        yield grouped_products(kernel)[0]
     elif kernel.name in FUSED_ATTENTION:
         yield _attention(operator, kernel, 1.0)
     elif kernel.name == RECURRENCE:
@@ -171,6 +175,8 @@ def backward_work(operator: Operator, kernel: Kernel) -> tuple[list[Work], list[
         return float8_backward(kernel)
     if kernel.name == "bmm":
         return [_batched(operator, kernel)] * 2, []
+    if kernel.name == GROUPED:
+        return [grouped_products(kernel)[1]], [grouped_products(kernel)[2]]
     if kernel.name in FUSED_ATTENTION:
         return [_attention(operator, kernel, ATTENTION_BACKWARD)], []
     if kernel.name == RECURRENCE:
@@ -233,6 +239,18 @@ def _recurrent_backward(kernel: Kernel) -> tuple[list[Work], list[Work]]:
     matrices = [Product(size.rows, width, tokens, size.dtype) for width in (size.inputs, size.width)]
     moved = [Moved(nbytes) for nbytes in (size.gate_bytes, size.gate_bytes, 2 * size.output_bytes)]
     return [steps, Product(tokens, size.inputs, size.rows, size.dtype)], [*matrices, *moved]
+
+
+def grouped_products(kernel: Kernel) -> tuple[Product, Product, Product]:
+    """Forward, the input's gradient and the weights' of experts' products, rows spread evenly: one product an expert,
+    as fast as its own rows make it. Of fewer rows than experts, so many experts have one row each; FLOPs are exact."""
+    x, weight = kernel.reads[:2]
+    experts, n, k = weight.values
+    rows = x.elements // k
+    used = min(experts, rows)
+    m, dtype = max(1, round(rows / used)), kernel.writes[0].dtype
+    batch = rows / m
+    return Product(m, n, k, dtype, batch), Product(m, k, n, dtype, batch), Product(n, k, m, dtype, batch)
 
 
 # --- fp8 ------------------------------------------------------------------------------------------------------------

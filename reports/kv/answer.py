@@ -227,7 +227,9 @@ def _terms(
     ]
     decode, time = answer["decode"], answer["time"]
     if decode["flops"] is not None:
-        read = "every weight once, of an embedding its tokens' rows"
+        read = (
+            "every weight once, of an embedding its tokens' rows, of experts those that rows may be expected to reach"
+        )
         found.append(_term("decode step", "weights read", "bytes", decode["weight_bytes"], read, _DECODE))
         counted = "2*b*weights of products + 4*a*d*entries read (of a latent 2*a*(2*d_c + d_rope))"
         found.append(_term("decode step", "arithmetic", "flops", decode["flops"], counted, _DECODE))

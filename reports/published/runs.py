@@ -9,11 +9,11 @@ from enum import StrEnum
 from memory.assessment import Assessment
 from memory.estimate import MemoryModel
 from memory.kv_cache import kv_bytes_per_token
+from reports.counts import parameters_of
 from reports.published.answers import CannotModel, Prediction
 from reports.published.fitted import UNFUSED_GRADIENTS, Constants
 from reports.published.megatron_runs import is_megatron, megatron_estimate, megatron_run
 from reports.published.models import model_of, refuse_what_no_run_models
-from reports.published.parameters import count_parameters
 from reports.published.times import predict_time
 from reports.published.torch_runs import peak_bytes, torch_case
 from suite.case import Case
@@ -137,7 +137,7 @@ def _inference(row: PublishedRow) -> Prediction:
         raise CannotModel(f"precision {row.text('precision')!r}: inference is modelled with 16-bit weights")
     described = model_of(row)
     spec, batch = described.spec, row.count("micro_batch")
-    weights = 2 * count_parameters(spec)
+    weights = 2 * parameters_of(spec)
     said = "16-bit weights"
     if row.is_oom:
         return Prediction(weights, said, described.assumed, limit=device(row.text("device")).memory_bytes.value)

@@ -1,16 +1,16 @@
 """Published models that are served but not built here yet: shapes of their attention, and how large their weights are.
 
-A ledger of these models (experts, latent attention of whole models, OPT's activation) is still to come; until then
-what a cache needs is here, and weights are the published total.
+A ledger of these models (norms of queries and keys, OPT's activation) is still to come; until then what a cache needs
+is here, and weights are the published total.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
+from suite.models.base import ModelSpec
 from suite.models.decoder import Activation, DecoderSpec, Norm, Position
-from suite.models.latent_shape import Latent
-from suite.models.presets import llama
+from suite.models.expert_presets import EXPERT_PRESETS
 
 
 @dataclass(frozen=True)
@@ -31,18 +31,6 @@ class ServedModel:
         return self.spec.name
 
 
-_EXPERTS = "experts are not modelled yet"
-#: arXiv:2405.04434, section 3.1.2, and arXiv:2412.19437, section 4.2
-_DEEPSEEK = Latent(kv_rank=512, rope_dim=64, nope_dim=128, v_dim=128, q_rank=1536)
-
-
-def _deepseek(name: str, layers: int, hidden: int, ffn: int, vocab: int) -> DecoderSpec:
-    return DecoderSpec(
-        name=name, layers=layers, hidden=hidden, heads=128, ffn=ffn, vocab=vocab, max_positions=163840,
-        norm_eps=1e-6, latent=_DEEPSEEK,
-    )  # fmt: skip
-
-
 def _opt(name: str, layers: int, hidden: int, heads: int) -> DecoderSpec:
     """OPT's form (arXiv:2205.01068, table 1): GPT-2's with ReLU, which the cache does not see."""
     return DecoderSpec(
@@ -55,23 +43,12 @@ _RELU = "its ReLU and the two unused rows of its positions are not modelled yet"
 
 _SERVED: tuple[ServedModel, ...] = (
     ServedModel(
-        _deepseek("deepseek-v2", 60, 5120, 12288, 102400), 235_741_434_880, 21_000_000_000, 2,
-        "arXiv:2405.04434, section 3.1.2 and abstract; total: params.csv of tests/published, params-0075", _EXPERTS,
-    ),
-    ServedModel(
-        _deepseek("deepseek-v3", 61, 7168, 18432, 129280), 671_026_419_200, 37_552_297_472, 1,
-        "arXiv:2412.19437, section 4.2, weights in fp8 (section 3.3); totals: params.csv, params-0074", _EXPERTS,
-    ),
-    ServedModel(
-        llama("mixtral-8x7b", 32, 4096, 32, 14336, kv_heads=8, positions=32768, theta=1e6),
-        46_702_792_704, 12_879_925_248, 2, "arXiv:2401.04088, table 1; totals: params.csv, params-0031", _EXPERTS,
-    ),
-    ServedModel(
         DecoderSpec(
             name="qwen3-235b-a22b", layers=94, hidden=4096, heads=64, kv_heads=4, head_dim=128, ffn=12288,
             vocab=151936, max_positions=40960, rope_theta=1e6, norm_eps=1e-6,
         ),
-        235_093_634_560, 22_190_763_520, 2, "arXiv:2505.09388, table 2; totals: params.csv, params-0048", _EXPERTS,
+        235_093_634_560, 22_190_763_520, 2, "arXiv:2505.09388, table 2; totals: params.csv, params-0048",
+        "its norms of queries and keys are not modelled yet",
     ),
     ServedModel(
         _opt("opt-125m", 12, 768, 12), 125_239_296, None, 2, "arXiv:2205.01068, table 1; params.csv, params-0005",
@@ -87,14 +64,27 @@ _SERVED: tuple[ServedModel, ...] = (
     ),
 )  # fmt: skip
 
+EXPERTS = {spec.name: spec for spec in EXPERT_PRESETS}
 SERVED_MODELS: dict[str, ServedModel] = {model.name: model for model in _SERVED}
 
 
-def served_model_of(spec: DecoderSpec) -> ServedModel | None:
+#: bytes a parameter of checkpoints that are released in fewer than 16 bits. Counted for all alike: fp8's scales, and
+#: the embedding, head, norms and routers, which stay in 16 bits, add less than 1 % (arXiv:2412.19437, section 3.3)
+_RELEASED_BYTES = {"deepseek-v3": 1, "kimi-k2": 1}
+
+
+def weight_bytes(spec: ModelSpec, loaded: int) -> int:
+    """Bytes of each weight when a model answers: those of its released checkpoint, or `loaded` where it has more."""
+    preset = EXPERTS.get(spec.name)
+    is_released = preset is not None and _trunk(preset) == _trunk(spec)
+    return min(loaded, _RELEASED_BYTES.get(spec.name, loaded)) if is_released else loaded
+
+
+def served_model_of(spec: ModelSpec) -> ServedModel | None:
     """The model of this table that the decoder is, whatever its attention was changed to; None for one that is none."""
     found = SERVED_MODELS.get(spec.name)
     return found if found is not None and _trunk(found.spec) == _trunk(spec) else None
 
 
-def _trunk(spec: DecoderSpec) -> tuple[int, ...]:
+def _trunk(spec: ModelSpec) -> tuple[int, ...]:
     return spec.layers, spec.hidden, spec.heads, spec.ffn, spec.vocab

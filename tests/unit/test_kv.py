@@ -88,14 +88,16 @@ def test_choices_stand_beside_the_model_as_it_is(capsys: pytest.CaptureFixture[s
     assert rows["fp8"]["rate_factor"] > 1 > rows["mha"]["rate_factor"]
 
 
-def test_deepseek_v3_is_answered_from_what_was_published(capsys: pytest.CaptureFixture[str]) -> None:
-    said = answered(capsys, "--model", "deepseek-v3", "--device", "h200-sxm", "--tp", "8", "--context", "32768")
+def test_deepseek_v3_is_answered_by_its_ledger_with_weights_as_released(capsys: pytest.CaptureFixture[str]) -> None:
+    said = answered(capsys, "--model", "deepseek-v3", "--device", "h200-sxm", "--context", "32768")
     assert said["cache"]["bytes_per_token"] == said["cache"]["bytes_per_token_of_model"] == 70_272
-    assert said["cache"]["copies"] == 8  # a latent has no heads to share out
-    assert said["memory"]["weights_bytes"] == -(-671_026_419_200 // 8)
-    assert said["limits"]["largest_batch"] == said["memory"]["left_bytes"] // (32_768 * (70_272 + 8))
-    assert said["time"]["decode_seconds"] is None
-    assert "experts are not modelled yet" in said["time"]["basis"]
+    biases = 58 * 256  # the published count has them (params-0074); here they are buffers
+    weights = [term["bytes"] for term in said["terms"] if term["name"] == "weights"]
+    assert weights[0] == 671_026_419_200 - biases  # fp8: a byte each
+    assert said["published"] is None
+    # one token reads the 37.55 B parameters that it uses, but of the embedding one row; the last row is in 16 bits
+    active, embedding, row = 37_552_297_472 - biases, 129_280 * 7168, 2 * 7168
+    assert said["decode"]["weight_bytes"] == pytest.approx(active - embedding + row, rel=1e-9)
 
 
 def test_pages_say_what_they_lose(capsys: pytest.CaptureFixture[str]) -> None:
@@ -158,7 +160,7 @@ def test_a_smaller_share_of_the_device_holds_less(capsys: pytest.CaptureFixture[
         ("--model gpt2 --cache-tokens 9", "cache.cache_tokens: kv asks how many tokens there is room for"),
         ("--model llama3-70b --tp 3", "% layout.tp(3) != 0"),
         ("--model llama3-70b --fsdp 8", "serving takes tp, pp and dp"),
-        ("--model deepseek-v3 --pp 2", "layout.pp: 2 with deepseek-v3"),
+        ("--model qwen3-235b-a22b --pp 2", "layout.pp: 2 with qwen3-235b-a22b"),
         ("--model gpt2 --device h1000", "cluster.device: 'h1000' is not known"),
         ("--model gpt2 --global-batch 4 --steps 3", "--steps, --global-batch: of training"),
         ("--model gpt2 --contxt 9", "--contxt: unknown argument; did you mean --context"),

@@ -70,18 +70,18 @@ def test_published_totals_are_those_of_the_table_and_opt_s_shapes_give_them() ->
 
 
 def test_a_model_that_only_shares_a_published_ones_name_is_not_it() -> None:
-    spec = SERVED_MODELS["mixtral-8x7b"].spec
-    assert served_model_of(replace(spec, kv_heads=1)) is SERVED_MODELS["mixtral-8x7b"]
+    spec = SERVED_MODELS["qwen3-235b-a22b"].spec
+    assert served_model_of(replace(spec, kv_heads=1)) is SERVED_MODELS["qwen3-235b-a22b"]
     assert served_model_of(replace(spec, layers=4)) is None
 
 
 def test_published_weights_are_shared_by_tensor_ranks_and_no_pipeline_is_known() -> None:
-    model = inference_of(served("deepseek-v3", tp=8))
+    model = inference_of(served("qwen3-235b-a22b", tp=4))
     assert isinstance(model, PublishedInference)
-    assert model.total_bytes(Phase.LOADED) == -(-671_026_419_200 // 8)  # fp8: a byte each
-    data = served("deepseek-v3").to_mapping() | {"layout": {"pp": 2}}
+    assert model.total_bytes(Phase.LOADED) == 2 * 235_093_634_560 // 4
+    data = served("qwen3-235b-a22b").to_mapping() | {"layout": {"pp": 2}}
     data["cluster"]["per_node"] = 0
-    with pytest.raises(SpecError, match=r"layout.pp: 2 with deepseek-v3"):
+    with pytest.raises(SpecError, match=r"layout.pp: 2 with qwen3-235b-a22b"):
         inference_of(case_from(data))
 
 
