@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
+from suite.form_rules import FORM_RULES
 from suite.layout import ContextMethod, Layout, Offload, ReduceType, Schedule
 from suite.layout_rules import Rule
 from suite.optimizer_rules import OPTIMIZER_RULES
@@ -182,6 +183,7 @@ CASE_RULES: tuple[Rule[Case], ...] = (
         lambda case: case.model.latent is not None and _is_fp8(case),
         lambda case: f"model.latent with workload.precision({case.workload.precision})",
     ),
+    *FORM_RULES,
     *OPTIMIZER_RULES,
 )  # fmt: skip
 

@@ -29,8 +29,10 @@ def apply(model: nn.Module, mesh: DeviceMesh | None, case: Case) -> nn.Module:
     from parallelism.tensor.regions import Regions
     from parallelism.tensor.styles import STYLES
     from parallelism.tensor.vocab_loss import VocabularyCrossEntropy
+    from suite.models.alibi import Alibi
     from suite.models.decoder_module import Decoder
     from suite.models.dropout import SequenceDropout
+    from suite.models.sinusoidal import Sinusoids
 
     assert mesh is not None
     assert isinstance(model, Decoder)
@@ -44,7 +46,9 @@ def apply(model: nn.Module, mesh: DeviceMesh | None, case: Case) -> nn.Module:
     model.loss = partial(model.loss, cross_entropy=VocabularyCrossEntropy(regions, case.model.vocab))
     model.stream_shards = regions.ranks if case.layout.sequence_parallel else 1
     for module in model.modules():
-        if isinstance(module, SequenceDropout) and case.layout.sequence_parallel:
+        if isinstance(module, Alibi):
+            module.part = (regions.rank, regions.ranks)
+        if isinstance(module, SequenceDropout | Sinusoids) and case.layout.sequence_parallel:
             module.part = (regions.rank, regions.ranks)
     return model
 
