@@ -18,7 +18,7 @@ from suite.models.decoder import DecoderSpec, RopeScaling
 from suite.models.decoder_module import Decoder
 from suite.models.hf_family import reference_family
 from suite.models.latent_shape import Latent
-from suite.models.presets import gpt, llama
+from suite.models.presets import gpt, llama, mpt
 from suite.parse import SpecError
 from suite.spec import AttentionKernel, LossKernel
 
@@ -38,6 +38,8 @@ SCALING = RopeScaling(factor=8.0, low_freq_factor=1.0, high_freq_factor=4.0, ori
 LATENT_SIZES = Latent(kv_rank=24, rope_dim=8, nope_dim=10, v_dim=12)
 LATENT = llama("tiny", layers=2, hidden=48, heads=6, ffn=80, vocab=101, positions=64, eps=1e-6, latent=LATENT_SIZES)
 
+MPT = mpt("tiny", layers=2, hidden=48, heads=4, vocab=101, positions=64)
+
 FORMS = {
     "gpt": GPT,
     "gpt untied": replace(GPT, tied=False),
@@ -53,6 +55,8 @@ FORMS = {
     "window": replace(LLAMA, kv_heads=2, window=16),
     "qkv biases, window": replace(LLAMA, kv_heads=2, qkv_bias=True, window=16),
     "qkv biases": replace(LLAMA, kv_heads=2, qkv_bias=True, tied=True),
+    "alibi": MPT,
+    "alibi, heads that are no power of two, untied": replace(MPT, heads=6, kv_heads=6, head_dim=8, tied=False),
     "latent": LATENT,
     "latent, queries too": replace(LATENT, latent=replace(LATENT_SIZES, q_rank=20), rope_theta=5e5),
     "latent, values as wide as keys": replace(LATENT, latent=replace(LATENT_SIZES, v_dim=18), tied=True),
@@ -192,7 +196,7 @@ def test_a_form_without_an_equal_is_refused_in_one_line() -> None:
         replace(GPT, window=16), replace(LLAMA, bias=True, window=16),
     ):  # fmt: skip
         with pytest.raises(
-            SpecError, match=r"no equal in transformers; use the form of gpt2, llama, mistral, qwen2 or deepseek_v3"
+            SpecError, match=r"no equal in transformers; use the form of gpt2, mpt, llama, mistral, qwen2 or deepseek"
         ):
             reference_family(spec)
 
