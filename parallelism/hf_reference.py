@@ -13,6 +13,7 @@ from torch import Tensor
 
 from parallelism.hf_experts import expert_sizes, experts_under_reference_names
 from parallelism.hf_latent import attention_under_reference_names, reference_sizes
+from parallelism.hf_mpt import mpt_settings, under_mpt_names
 from suite.models.decoder import DecoderSpec
 from suite.models.experts_layers import has_experts
 from suite.models.hf_family import reference_family
@@ -27,7 +28,7 @@ KERNELS = {AttentionKernel.FLASH: "sdpa", AttentionKernel.EAGER: "eager"}
 #: model_type -> class
 CLASSES = {
     "gpt2": "GPT2LMHeadModel", "llama": "LlamaForCausalLM", "qwen2": "Qwen2ForCausalLM",
-    "mistral": "MistralForCausalLM", "mixtral": "MixtralForCausalLM",
+    "mistral": "MistralForCausalLM", "mixtral": "MixtralForCausalLM", "mpt": "MptForCausalLM",
     "deepseek_v2": "DeepseekV2ForCausalLM", "deepseek_v3": "DeepseekV3ForCausalLM",
 }  # fmt: skip
 #: model_type -> configuration, of those that compute latent attention alike
@@ -85,6 +86,8 @@ def reference_config(
             n_inner=spec.ffn, activation_function="gelu_pytorch_tanh" if fused_gelu else "gelu_new",
             layer_norm_epsilon=spec.norm_eps, resid_pdrop=0.0, embd_pdrop=0.0, attn_pdrop=0.0,
         )  # fmt: skip
+    if family == "mpt":
+        return transformers.MptConfig(**(common | mpt_settings(spec)))
     common |= {
         "hidden_size": spec.hidden,
         "intermediate_size": spec.ffn,
@@ -141,6 +144,8 @@ def reference_model(
 
 def under_reference_names(spec: DecoderSpec, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Tensors shaped as a Decoder's parameters (weights, gradients) under transformers' names and in its shapes."""
+    if reference_family(spec) == "mpt":
+        return under_mpt_names(tensors)
     is_gpt2 = reference_family(spec) == "gpt2"
     outer, inner = (_GPT2_MODEL, _GPT2_BLOCK) if is_gpt2 else (_LLAMA_MODEL, _LLAMA_BLOCK)
     blocks = "transformer.h" if is_gpt2 else "model.layers"

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable
-from contextlib import nullcontext
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -51,6 +51,16 @@ def build_model(case: Case, device: torch.device) -> nn.Module:
         for parameter in model.parameters():
             parameter.data = parameter.data.to(torch_dtype(formats_of(case).parameters))
     return model
+
+
+@contextmanager
+def _evaluating(model: nn.Module) -> Iterator[None]:
+    """Out of training: what keeps running statistics reads them and leaves them as they are."""
+    model.eval()
+    try:
+        yield
+    finally:
+        model.train()
 
 
 @dataclass(frozen=True)
@@ -123,7 +133,7 @@ class Trainer:
 
     def evaluate(self, batches: Iterable[Batch]) -> Tensor:
         """Mean loss of this rank's part of held-out batches of one micro-batch each."""
-        with torch.no_grad(), self.autocast():
+        with torch.no_grad(), self.autocast(), _evaluating(self.model):
             return torch.stack([self._loss(batch, 0) for batch in batches]).mean()
 
     def state(self) -> dict[Component, list[Tensor]]:

@@ -25,6 +25,8 @@ NAMED_ALWAYS = ("seq_len", "micro_batch", "micro_batches", "precision", "optimiz
 #: the model's later settings, which ids name only where they are given
 NAMED_WITH_EXPERTS = ("dense_layers", "mtp")
 NAMED_WHERE_GIVEN = ("window", "latent", "experts")
+#: and those which ids name only where they are not what every model was before there was a choice
+NAMED_UNLESS = {"mixing": "softmax"}
 
 
 @dataclass(frozen=True)
@@ -80,7 +82,9 @@ class Case:
         data["model"] = {
             key: value
             for key, value in data["model"].items()
-            if (key not in NAMED_WHERE_GIVEN or value is not None) and (key not in NAMED_WITH_EXPERTS or value)
+            if (key not in NAMED_WHERE_GIVEN or value is not None)
+            and (key not in NAMED_WITH_EXPERTS or value)
+            and (key not in NAMED_UNLESS or value != NAMED_UNLESS[key])
         }
         for part, unset in (("serving", to_mapping(Serving())), ("cache", to_mapping(CacheSpec()))):
             given = {key: value for key, value in data.pop(part).items() if value != unset[key]}

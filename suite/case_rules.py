@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from suite.expert_rules import EXPERT_RULES
 from suite.family_rules import FAMILY_RULES
+from suite.form_rules import FORM_RULES
 from suite.layout import ContextMethod, Layout, Offload, ReduceType, Schedule
 from suite.layout_rules import Rule
 from suite.models.base import TaskKind
@@ -235,6 +236,7 @@ CASE_RULES: tuple[Rule[Case], ...] = (
         lambda case: f"model.latent with workload.precision({case.workload.precision})",
     ),
     *EXPERT_RULES,
+    *FORM_RULES,
     *OPTIMIZER_RULES,
 )  # fmt: skip
 

@@ -143,6 +143,20 @@ def strategies_suite() -> tuple[Case, ...]:
     )
 
 
+def forms_suite() -> tuple[Case, ...]:
+    """The decoder's forms, one model and one seed but for the form, trained long enough to learn: positions, linear
+    attention, norms. Batch normalisation's training loss is below its loss on held-out text, and is no loss of a model
+    of text: it has seen what it predicts."""
+    learn: dict[str, Any] = {
+        "micro_batch": 8, "seq_len": 128, "precision": "fp32", "steps": 120, "warmup_steps": 20, "learning_rate": 2e-3,
+        "validation_batches": 4,
+    }  # fmt: skip
+    return (
+        *(_case(name, **learn) for name in ("gpt-1m", "alibi-1m", "sinusoidal-1m", "linear-1m", "batchnorm-1m")),
+        *(_case(name, attention="eager", **learn) for name in ("alibi-1m", "linear-1m")),
+    )
+
+
 def peers_suite() -> tuple[Case, ...]:
     """Layouts that other tools have an estimate of: both forms and precisions, replicas, shards, recomputation."""
     short: dict[str, Any] = {"seq_len": 256, "steps": 4, "warmup_steps": 1}
@@ -260,6 +274,7 @@ SUITES: dict[str, Callable[[], tuple[Case, ...]]] = {
     "default": default_suite,
     "quick": quick_suite,
     "strategies": strategies_suite,
+    "forms": forms_suite,
     "peers": peers_suite,
     "memory": lambda: tuple(whole_matrix().cases),
     "memory-pairs": lambda: tuple(pairs_matrix().cases),

@@ -19,6 +19,7 @@ class Heads:
     kv_count: Size  # k
     width: Size  # d
     own_value_width: Size | None = None  # of a value, padding left out, where it is not d
+    has_biases: bool = False  # is something of its own added to every head's scores (ALiBi)?
 
     @property
     def value_width(self) -> Size:
@@ -125,7 +126,7 @@ def eager(
     packed = [Array(f"{name} {letter}, contiguous", x.shape, kind) for letter, x in zip("qkv", (q, k, v), strict=True)]
     scores, masked = Array(f"{name} scores", square, kind), Array(f"{name} masked scores", square, kind)
     probabilities = Array(f"{name} probabilities", square, kind)
-    mask = Array(f"{name} mask", (heads.seq, heads.seq), kind)
+    mask, making = _mask(heads, f"{name} mask", kind)
     out = Array(f"{name} output", heads.output_shape, kind)
     is_flat = heads.count.value == 1 or heads.seq.value == 1  # [b, s, a, d] is [b, a, s, d] already
     must_fold = (
@@ -143,7 +144,7 @@ def eager(
         Kernel("rebind", (q,)),
         _copy_if(must_fold, k, packed[1]),
         _batched(tape, heads, packed[0], packed[1], scores, (heads.width, heads.keys), strided_k, strided_k),
-        *([Kernel("mask", (), (mask,))] if bias is None and not is_bare else []),
+        *([Kernel("mask", (), (mask,), forward_scratch=making)] if bias is None and not is_bare else []),
         _added(scores, None if is_bare else mask if bias is None else bias, masked, is_learned),
         Kernel("softmax", (masked,), (probabilities,), (probabilities,), (masked,)),
         _copy_if(must_fold, v, packed[2]),
@@ -174,6 +175,14 @@ def _added(scores: Array, bias: Array | None, y: Array, is_learned: bool) -> Ker
     if scores.shape[0].value == 1:  # nothing to sum over
         return Kernel("add", (scores, bias), (y,), passes=(scores, bias))
     return Kernel("add", (scores, bias), (y,), passes=(scores,), gradients=(bias,))
+
+
+def _mask(heads: Heads, name: str, kind: DType) -> tuple[Array, int]:
+    """What is added to scores, [s, s] or a bias for each head, and what making that needs beside it: distances in fp32,
+    and their product with a head's slope."""
+    if not heads.has_biases:
+        return Array(name, (heads.seq, heads.seq), kind), 0
+    return Array(name, (heads.count, heads.seq, heads.seq), kind), 2 * heads.seq.value**2 * DType.FP32.nbytes
 
 
 def _batched(

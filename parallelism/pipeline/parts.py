@@ -44,7 +44,7 @@ def part_of(model: Decoder, stage: Stage) -> Decoder:
     with torch.device("meta"):
         part = Decoder(replace(model.spec, layers=model.spec.dense_layers + 1))
     part.spec, part.loss = model.spec, model.loss
-    part.rope, part.dropout = model.rope, model.dropout
+    part.rope, part.alibi, part.sinusoids, part.dropout = model.rope, model.alibi, model.sinusoids, model.dropout
     part.embedding = model.embedding if stage.has_embedding else None
     part.positions = model.positions if stage.has_embedding else None
     part.blocks = nn.ModuleDict({str(index): model.blocks[str(index)] for index in stage.blocks})

@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from suite.case import Case
 from suite.formats import formats_of
 from suite.hardware.operator_times import Format, Timed
+from suite.models.base import ModelSpec
+from suite.models.decoder import DecoderSpec, Mixing, Norm, Position
 from suite.operators import Array, Kernel, Operator, OperatorKind
 from suite.optimizers import kernel_of
 from suite.parse import require
@@ -64,9 +66,22 @@ def untimed(case: Case) -> str:
         )
     if case.model.experts is not None:
         return f"model.experts: what {case.model.name} routes is not timed on the CPU; models without experts are"
+    if form := _untimed_form(case.model):
+        return f"model.{form} of {case.model.name} is not timed on the CPU; softmax attention, rope or learned"
     if formats_of(case).numerics.scaling is not None:
         return f"workload.precision: {case.workload.precision} is not timed on the CPU; fp32, bf16 and mixed ones are"
     return ""
+
+
+def _untimed_form(model: ModelSpec) -> str:
+    """What of a decoder's form no calibration runs: the field and its value."""
+    if not isinstance(model, DecoderSpec):
+        return ""
+    if model.mixing is Mixing.LINEAR:
+        return f"mixing: {model.mixing}"
+    if model.position in (Position.ALIBI, Position.SINUSOIDAL):
+        return f"position: {model.position}"
+    return f"norm: {model.norm}" if model.norm is Norm.BATCHNORM else ""
 
 
 def optimizer_of(case: Case) -> Timed:

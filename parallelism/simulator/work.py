@@ -89,7 +89,7 @@ FUSED_ATTENTION = frozenset({"flash_attention", "ring attention"})
 ATTENTION_BACKWARD = 2.5
 #: torch's own norms read a row for its moments and again to scale it; backward likewise, and a second kernel reads
 #: gradient and input for the weights (aten/src/ATen/native/cuda/layer_norm_kernel.cu, GammaBetaBackward...)
-NORMS = frozenset({"layer_norm", "rms_norm"})
+NORMS = frozenset({"layer_norm", "rms_norm", "batch_norm"})
 #: torch's log-softmax reads a long row for its largest element, for its sum, and to write; backward the gradient for
 #: its sum, and again (aten/src/ATen/native/cuda/SoftMax.cu, cunn_SoftMaxForward and Backward)
 SOFTMAXES = frozenset({"log_softmax", "softmax"})

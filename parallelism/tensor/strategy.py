@@ -47,7 +47,9 @@ def apply(model: nn.Module, mesh: DeviceMesh | None, case: Case) -> nn.Module:
     from parallelism.tensor.regions import Regions
     from parallelism.tensor.styles import STYLES
     from parallelism.tensor.vocab_loss import VocabularyCrossEntropy
+    from suite.models.alibi import Alibi
     from suite.models.dropout import SequenceDropout
+    from suite.models.sinusoidal import Sinusoids
 
     assert mesh is not None
     regions = Regions(mesh["tp"], case.layout.sequence_parallel)
@@ -62,7 +64,9 @@ def apply(model: nn.Module, mesh: DeviceMesh | None, case: Case) -> nn.Module:
     whole.loss = partial(whole.loss, cross_entropy=VocabularyCrossEntropy(regions, case.model.vocab))
     whole.stream_shards = regions.ranks if case.layout.sequence_parallel else 1
     for module in model.modules():
-        if isinstance(module, SequenceDropout) and case.layout.sequence_parallel:
+        if isinstance(module, Alibi):
+            module.part = (regions.rank, regions.ranks)
+        if isinstance(module, SequenceDropout | Sinusoids) and case.layout.sequence_parallel:
             module.part = (regions.rank, regions.ranks)
     return model
 

@@ -12,9 +12,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from suite.models.alibi import Alibi
 from suite.models.decoder import RopeScaling
 from suite.models.sight import may_see
 from suite.spec import AttentionKernel
+
+#: what blocks are given of positions: cosines and sines of rotations, or what is added to scores, [a, s, s]
+Places = tuple[Tensor, Tensor] | Tensor | None
 
 
 def compute_dtype(x: Tensor) -> torch.dtype:
@@ -96,18 +100,21 @@ def window_mask(seq_len: int, window: int | None, device: torch.device) -> Tenso
 
 class FlashCore(nn.Module):
     """Causal attention by torch's fused kernel: no [s, s] tensor is kept, but for the mask of a sequence longer than
-    the window. q [b, s, a, d], k and v [b, s, k, d]."""
+    the window, or ALiBi's biases, which all blocks share. q [b, s, a, d], k and v [b, s, k, d]."""
 
     def __init__(self, window: int | None = None) -> None:
         super().__init__()
         self.window = window
 
-    def forward(self, q: Tensor, k: Tensor, v: Tensor, rope: tuple[Tensor, Tensor] | None) -> Tensor:
-        if rope is not None:
-            q, k = rotate(q, *rope), rotate(k, *rope)
+    def forward(self, q: Tensor, k: Tensor, v: Tensor, places: Places) -> Tensor:
+        if isinstance(places, tuple):
+            q, k = rotate(q, *places), rotate(k, *places)
         grouped = q.shape[2] != k.shape[2]
         q, k, v = q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2)
-        mask = window_mask(q.shape[2], self.window, q.device)
+        if isinstance(places, Tensor):
+            mask: Tensor | None = places.unsqueeze(0)
+        else:
+            mask = window_mask(q.shape[2], self.window, q.device)
         out = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=mask is None, enable_gqa=grouped)
         return out.transpose(1, 2)
 
@@ -116,16 +123,17 @@ class EagerCore(nn.Module):
     """Causal attention in the open: scores, softmax, weighted sum; probabilities [b, a, s, s] are kept.
 
     The queries that share a key-value head are stacked along the sequence, so keys are never repeated. Values may have
-    another width than keys.
+    another width than keys. With ALiBi each pass makes its own biases, which nothing keeps.
     """
 
-    def __init__(self, window: int | None = None) -> None:
+    def __init__(self, window: int | None = None, alibi: Alibi | None = None) -> None:
         super().__init__()
         self.window = window
+        self.alibi = alibi
 
-    def forward(self, q: Tensor, k: Tensor, v: Tensor, rope: tuple[Tensor, Tensor] | None) -> Tensor:
-        if rope is not None:
-            q, k = rotate(q, *rope), rotate(k, *rope)
+    def forward(self, q: Tensor, k: Tensor, v: Tensor, places: Places) -> Tensor:
+        if isinstance(places, tuple):
+            q, k = rotate(q, *places), rotate(k, *places)
         batch, seq_len, heads, width = q.shape
         kv_heads = k.shape[2]
         q = (q * width**-0.5).transpose(1, 2).reshape(batch, kv_heads, -1, width).contiguous()
@@ -136,7 +144,9 @@ class EagerCore(nn.Module):
         return out.view(batch, heads, seq_len, -1).transpose(1, 2)
 
     def _hidden(self, seq_len: int, like: Tensor) -> Tensor:
-        """What is added to scores, [s, s]: -inf where a query may not read, else 0."""
+        """What is added to scores, [s, s] or [a, s, s]: -inf where a query may not read, else 0 or ALiBi's bias."""
+        if self.alibi is not None:
+            return self.alibi(seq_len, like, like.dtype)
         hidden = torch.full((seq_len, seq_len), float("-inf"), dtype=like.dtype, device=like.device)
         mask = window_mask(seq_len, self.window, like.device)
         return hidden.triu_(1) if mask is None else hidden.masked_fill_(mask, 0.0)
@@ -146,12 +156,12 @@ CORES: dict[AttentionKernel, type[nn.Module]] = {AttentionKernel.FLASH: FlashCor
 
 
 class Attention(nn.Module):
-    """Self-attention with `kv_heads` key-value heads: MHA at heads, GQA between, MQA at 1; to the newest `window`
-    tokens where it is given."""
+    """Self-attention with `kv_heads` key-value heads: MHA at heads, GQA between, MQA at 1. What queries make of keys
+    and values is the core's: q [b, s, a, d], k and v [b, s, k, d] and places -> [b, s, a, d]."""
 
     def __init__(
         self, hidden: int, heads: int, kv_heads: int, head_dim: int, qkv_bias: bool, bias: bool,
-        kernel: AttentionKernel, window: int | None = None,
+        core: nn.Module,
     ) -> None:  # fmt: skip
         super().__init__()
         self.head_dim = head_dim
@@ -159,26 +169,27 @@ class Attention(nn.Module):
         self.wk = nn.Linear(hidden, kv_heads * head_dim, bias=qkv_bias)
         self.wv = nn.Linear(hidden, kv_heads * head_dim, bias=qkv_bias)
         self.wo = nn.Linear(heads * head_dim, hidden, bias=bias)
-        self.core = CORES[kernel](window)
+        self.core = core
 
-    def forward(self, x: Tensor, rope: tuple[Tensor, Tensor] | None) -> Tensor:
+    def forward(self, x: Tensor, places: Places) -> Tensor:
         """x [b, s, h] -> [b, s, h]."""
         shape = (*x.shape[:2], -1, self.head_dim)
-        out = self.core(self.wq(x).view(shape), self.wk(x).view(shape), self.wv(x).view(shape), rope)
+        out = self.core(self.wq(x).view(shape), self.wk(x).view(shape), self.wv(x).view(shape), places)
         return self.wo(out.flatten(2))
 
 
 class GeluMLP(nn.Module):
-    """down(gelu(up(x))), tanh form."""
+    """down(gelu(up(x))); gelu in its tanh form or by the error function ("none", as torch has it)."""
 
-    def __init__(self, hidden: int, ffn: int, bias: bool) -> None:
+    def __init__(self, hidden: int, ffn: int, bias: bool, approximate: str = "tanh") -> None:
         super().__init__()
+        self.approximate = approximate
         self.up = nn.Linear(hidden, ffn, bias=bias)
         self.down = nn.Linear(ffn, hidden, bias=bias)
 
     def forward(self, x: Tensor) -> Tensor:
         """x [b, s, h] -> [b, s, h]."""
-        return self.down(F.gelu(self.up(x), approximate="tanh"))
+        return self.down(F.gelu(self.up(x), approximate=self.approximate))
 
 
 class SwiGLU(nn.Module):

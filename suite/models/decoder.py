@@ -19,12 +19,14 @@ class Norm(StrEnum):
 
     LAYERNORM = "layernorm"
     RMSNORM = "rmsnorm"
+    BATCHNORM = "batchnorm"  # over all tokens of a micro-batch, those to come included: no model of text is one
 
 
 class Activation(StrEnum):
     """The MLP's non-linearity."""
 
     GELU = "gelu"  # two matrices; tanh form, as GPT-2
+    GELU_EXACT = "gelu-exact"  # two matrices; by the error function (arXiv:1606.08415, section 2)
     SWIGLU = "swiglu"  # three matrices: down(silu(gate) * up)
 
 
@@ -33,6 +35,15 @@ class Position(StrEnum):
 
     LEARNED = "learned"  # a table added to the embedding
     ROPE = "rope"  # rotation of queries and keys
+    ALIBI = "alibi"  # what is further away scores less, by a slope a head (arXiv:2108.12409)
+    SINUSOIDAL = "sinusoidal"  # sines added to the embedding, which is scaled (arXiv:1706.03762, sections 3.4 and 3.5)
+
+
+class Mixing(StrEnum):
+    """What a token's query makes of the keys and values before it."""
+
+    SOFTMAX = "softmax"  # weights that are exponentials of products
+    LINEAR = "linear"  # weights that are products of features, and so a state of constant size (arXiv:2006.16236)
 
 
 @dataclass(frozen=True)
@@ -65,9 +76,9 @@ class DecoderSpec(ModelSpec):
     max_positions: int = setting(1024, "longest sequence")
     kv_heads: int = setting(0, "key-value heads (0: as many as heads)")
     head_dim: int = setting(0, "width of a head (0: hidden / heads)")
-    norm: Norm = setting(Norm.RMSNORM, "layernorm or rmsnorm")
-    activation: Activation = setting(Activation.SWIGLU, "gelu or swiglu")
-    position: Position = setting(Position.ROPE, "learned or rope")
+    norm: Norm = setting(Norm.RMSNORM, "layernorm, rmsnorm or batchnorm")
+    activation: Activation = setting(Activation.SWIGLU, "gelu, gelu-exact or swiglu")
+    position: Position = setting(Position.ROPE, "learned, rope, alibi or sinusoidal")
     bias: bool = setting(False, "biases in every linear and norm")
     qkv_bias: bool = setting(False, "biases in the query, key and value projections alone")
     tied: bool = setting(False, "head shares the embedding's weight")
@@ -78,6 +89,7 @@ class DecoderSpec(ModelSpec):
     norm_eps: float = setting(1e-5, "added under the norm's root")
     window: int | None = setting(None, "newest tokens that a query sees, its own included (none: all)")
     latent: Latent | None = setting(None, "multi-head latent attention's sizes (none: keys and values of their own)")
+    mixing: Mixing = setting(Mixing.SOFTMAX, "softmax or linear attention")
     experts: Experts | None = setting(None, "a mixture of experts in place of the MLP (none: one MLP)")
     dense_layers: int = setting(0, "with experts: first blocks that have one MLP of width ffn instead")
     mtp: int = setting(0, "with experts: tokens beyond the next that are predicted in training, a block each")
@@ -118,6 +130,7 @@ class DecoderSpec(ModelSpec):
                 f"model.head_dim: rope rotates pairs; {self.rotary_dim} rotated of {self.head_dim} is not even",
             )
         self._check_experts()
+        self._check_linear()
         require(self.family == "decoder", f"model.family: {self.family!r} is not 'decoder'")
 
     @property
@@ -143,6 +156,25 @@ class DecoderSpec(ModelSpec):
         require(
             self.experts is None or self.dense_layers < self.layers,
             f"model.dense_layers: {self.dense_layers} of layers({self.layers}) leave no block with experts",
+        )
+
+    def _check_linear(self) -> None:
+        """Refuse what linear attention has no place for."""
+        if self.mixing is not Mixing.LINEAR:
+            return
+        require(
+            self.position in (Position.LEARNED, Position.SINUSOIDAL),
+            f"model.position: {self.position} with mixing(linear), whose weights are products of positive features that"
+            " a rotation would turn negative and a bias cannot reach; use learned or sinusoidal",
+        )
+        require(
+            self.kv_heads == self.heads,
+            f"model.kv_heads: {self.kv_heads} with mixing(linear), where each of heads({self.heads}) has its own keys;"
+            " leave it out",
+        )
+        require(
+            self.window is None,
+            f"model.window: {self.window} with mixing(linear), whose state forgets nothing; leave one of them out",
         )
 
     def _check_latent(self, latent: Latent) -> None:

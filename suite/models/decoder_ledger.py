@@ -6,16 +6,19 @@ from dataclasses import dataclass, replace
 
 from suite.cpu_workspace import CpuWorkspace
 from suite.layout import Recompute, RecomputeKind
-from suite.models.decoder import Activation, DecoderSpec, Norm, Position
+from suite.models.decoder import Activation, DecoderSpec, Mixing, Norm, Position
 from suite.models.experts_layers import experts_buffers, has_experts
 from suite.models.experts_ledger import mixture
 from suite.models.latent_ledger import latent_attention
+from suite.models.linear_ledger import linear_core, merge_shares
+from suite.models.position_ledger import add_sinusoids, position_tables
 from suite.operators import Array, DType, Ledger, Placed, Segment, Size, Split
 from suite.selective import kept_outputs
 from suite.share import WHOLE, Share
 from suite.spec import LOSS_CHUNKS, AttentionKernel, LossKernel, Workload
 from suite.tape import Backend, Numerics, Tape
 from suite.tape_attention import Heads, eager, flash, merge_heads, release, rotate
+from suite.tape_batch_norm import batch_norm, running_statistics
 from suite.tape_context import merge_spread_heads, spread_attention
 from suite.tape_dropout import dropout
 from suite.tape_exchange import Load, load_of
@@ -74,12 +77,12 @@ def decoder_ledger(
     assert norm.output is not None
     hidden = Array("final norm output", norm.output.shape, norm.output.dtype)
     head = _head(tape(replace(numerics, scaling=None)), spec, sizes, hidden, labels, workload.loss)
-    buffers, shared = _rope_tables(spec, sizes, numerics, share)
+    buffers, shared = position_tables(spec, (sizes.s, sizes.heads), numerics, share, workload.attention)
     buffers += experts_buffers(spec)
     return Ledger(
         segments=(Placed("", embedding), *blocks, Placed("", norm), Placed("", head)),
         loss=frozenset({head.name}),
-        buffers=buffers,
+        buffers=(*buffers, *_running_statistics(spec, stream)),
         batch=(ids, labels),
         shared=shared,
     )
@@ -104,7 +107,12 @@ def _over(size: Size, parts: int) -> Size:
 
 
 def _norm(tape: Tape, spec: DecoderSpec, name: str, x: Array) -> Array:
-    return tape.layer_norm(name, x, spec.bias) if spec.norm is Norm.LAYERNORM else tape.rms_norm(name, x)
+    match spec.norm:
+        case Norm.LAYERNORM:
+            return tape.layer_norm(name, x, spec.bias)
+        case Norm.BATCHNORM:
+            return batch_norm(tape, name, x, spec.bias)
+    return tape.rms_norm(name, x)
 
 
 def _embedding(tape: Tape, spec: DecoderSpec, sizes: _Sizes, ids: Array) -> Segment:
@@ -116,6 +124,8 @@ def _embedding(tape: Tape, spec: DecoderSpec, sizes: _Sizes, ids: Array) -> Segm
         table = tape.embedding("positions", places, Size("P", spec.max_positions), sizes.h, Split.NONE)
         x = tape.add_broadcast("embedding and positions", x, table)
         batch = (ids, whole) if tape.share.cp > 1 else batch
+    if spec.position is Position.SINUSOIDAL:
+        x = add_sinusoids(tape, x, sizes.part)
     x = dropout(tape, "dropout", x, spec.dropout, sizes.whole)
     return Segment("embedding", tuple(tape.body), (), batch, x)
 
@@ -173,12 +183,14 @@ def _attention(
     if spec.position is Position.ROPE:
         turned_q = rotate(tape, "attention.rope q", q, sizes.heads, sizes.r, sizes.d)
         turned_k = rotate(tape, "attention.rope k", k, sizes.kv_heads, sizes.r, sizes.d)
-    heads = Heads(turned_q, turned_k, v, sizes.heads, sizes.kv_heads, sizes.d)
-    out = _core(tape, heads, kernel)
+    heads = Heads(
+        turned_q, turned_k, v, sizes.heads, sizes.kv_heads, sizes.d, has_biases=spec.position is Position.ALIBI
+    )
+    out = linear_core(tape, heads, kernel) if spec.mixing is Mixing.LINEAR else _core(tape, heads, kernel)
     release(tape, "attention.core returns", q, k, v)
     if recompute.kind is RecomputeKind.SELECTIVE:
         tape.region("attention.core", start, (q, k, v), (out,))
-    merged = _merge(tape, sizes, out, kernel)
+    merged = merge_shares(tape, out, heads) if spec.mixing is Mixing.LINEAR else _merge(tape, sizes, out, kernel)
     y = rows(tape, "attention.wo", merged, sizes.h, spec.bias, sizes.part)
     release(tape, "attention returns", x, whole, out)
     return y
@@ -200,7 +212,7 @@ def _merge(tape: Tape, sizes: _Sizes, x: Array, kernel: AttentionKernel) -> Arra
 
 def _mlp(tape: Tape, spec: DecoderSpec, sizes: _Sizes, x: Array) -> Array:
     whole = enter(tape, "mlp", x, sizes.s)
-    if spec.activation is Activation.GELU:
+    if spec.activation is not Activation.SWIGLU:
         wide = tape.gelu("mlp.gelu", tape.linear("mlp.up", whole, sizes.f, spec.bias, Split.COLUMN))
     else:
         gate = tape.silu("mlp.silu", tape.linear("mlp.gate", whole, sizes.f, spec.bias, Split.COLUMN))
@@ -233,16 +245,9 @@ def _tokens(workload: Workload, share: Share) -> Size:
     return Size("s" if share.cp == 1 else "s/cp", workload.seq_len // share.cp)
 
 
-def _rope_tables(
-    spec: DecoderSpec, sizes: _Sizes, numerics: Numerics, share: Share
-) -> tuple[tuple[Array, ...], tuple[Array, ...]]:
-    """The cosine and sine tables (buffers), and the step's copies of them: where its type is not fp32, or where the
-    rank's rows are gathered."""
-    if spec.position is not Position.ROPE:
-        return (), ()
-    half = Size("r/2", spec.rotary_dim // 2)
-    buffers = tuple(Array(f"rope.{name}", (Size("P", spec.max_positions), half), DType.FP32) for name in ("cos", "sin"))
-    if numerics.compute is DType.FP32 and share.cp == 1:
-        return buffers, ()
-    shape = (sizes.s, half)
-    return buffers, tuple(Array(f"rope {name} of this step", shape, numerics.compute) for name in ("cos", "sin"))
+def _running_statistics(spec: DecoderSpec, stream: Array) -> tuple[Array, ...]:
+    """Buffers of batch norms, in the module's order."""
+    if spec.norm is not Norm.BATCHNORM:
+        return ()
+    norms = [f"blocks.{index}.{part}" for index in range(spec.layers) for part in ("attention_norm", "mlp_norm")]
+    return running_statistics((*norms, "norm"), stream)

@@ -7,12 +7,16 @@ import math
 import torch
 from torch import Tensor, nn
 
-from suite.models.blocks import Attention, GeluMLP, Rope, SwiGLU, compute_dtype
-from suite.models.decoder import Activation, DecoderSpec, Norm, Position
+from suite.models.alibi import Alibi
+from suite.models.batch_norm import TokenBatchNorm
+from suite.models.blocks import CORES, Attention, EagerCore, GeluMLP, Places, Rope, SwiGLU, compute_dtype
+from suite.models.decoder import Activation, DecoderSpec, Mixing, Norm, Position
 from suite.models.dropout import SequenceDropout
 from suite.models.experts_module import MixtureMLP, mixtures
 from suite.models.latent_attention import LatentAttention
+from suite.models.linear_attention import LinearCore
 from suite.models.loss import LOSSES
+from suite.models.sinusoidal import Sinusoids
 from suite.spec import AttentionKernel, LossKernel
 
 INIT_STD = 0.02  # Radford et al. 2019; projections into the residual stream are scaled down by sqrt(2 L)
@@ -22,6 +26,8 @@ def build_norm(spec: DecoderSpec) -> nn.Module:
     """The norm of the specification, over the hidden width."""
     if spec.norm is Norm.LAYERNORM:
         return nn.LayerNorm(spec.hidden, eps=spec.norm_eps, bias=spec.bias)
+    if spec.norm is Norm.BATCHNORM:
+        return TokenBatchNorm(spec.hidden, spec.norm_eps, spec.bias)
     return nn.RMSNorm(spec.hidden, eps=spec.norm_eps)
 
 
@@ -30,16 +36,26 @@ def build_attention(spec: DecoderSpec, kernel: AttentionKernel) -> nn.Module:
     if spec.latent is not None:
         return LatentAttention(spec.hidden, spec.heads, spec.latent, spec.norm_eps, kernel)
     return Attention(
-        spec.hidden, spec.heads, spec.kv_heads, spec.head_dim, spec.projection_bias, spec.bias, kernel, spec.window
+        spec.hidden, spec.heads, spec.kv_heads, spec.head_dim, spec.projection_bias, spec.bias, build_core(spec, kernel)
     )
 
 
+def build_core(spec: DecoderSpec, kernel: AttentionKernel) -> nn.Module:
+    """What makes attention's output of queries, keys and values."""
+    if spec.mixing is Mixing.LINEAR:
+        return LinearCore(kernel)
+    if spec.position is Position.ALIBI and kernel is AttentionKernel.EAGER:
+        return EagerCore(spec.window, Alibi(spec.heads, spec.window))
+    return CORES[kernel](spec.window)
+
+
 def build_mlp(spec: DecoderSpec, block: int) -> nn.Module:
-    """The MLP of a block: one, or from the first block that is not dense on a mixture of experts."""
+    """The MLP of a block: one of width ffn, or from the first block that is not dense on a mixture of experts."""
     if spec.experts is not None and block >= spec.dense_layers:
         return MixtureMLP(spec.experts, spec.hidden)
-    mlp = GeluMLP if spec.activation is Activation.GELU else SwiGLU
-    return mlp(spec.hidden, spec.ffn, spec.bias)
+    if spec.activation is Activation.SWIGLU:
+        return SwiGLU(spec.hidden, spec.ffn, spec.bias)
+    return GeluMLP(spec.hidden, spec.ffn, spec.bias, "tanh" if spec.activation is Activation.GELU else "none")
 
 
 class Block(nn.Module):
@@ -54,9 +70,9 @@ class Block(nn.Module):
         self.mlp = build_mlp(spec, block=site // 2)
         self.mlp_dropout = SequenceDropout(spec.dropout, site + 1)
 
-    def forward(self, x: Tensor, rope: tuple[Tensor, Tensor] | None, keys: Tensor | None = None) -> Tensor:
+    def forward(self, x: Tensor, places: Places, keys: Tensor | None = None) -> Tensor:
         """x [b, s, h] -> [b, s, h]."""
-        x = x + self.attention_dropout(self.attention(self.attention_norm(x), rope), keys)
+        x = x + self.attention_dropout(self.attention(self.attention_norm(x), places), keys)
         return x + self.mlp_dropout(self.mlp(self.mlp_norm(x)), keys)
 
 
@@ -77,9 +93,16 @@ class Decoder(nn.Module):
         self.spec = spec
         self.loss = LOSSES[loss]
         self.embedding: nn.Embedding | None = nn.Embedding(spec.vocab, spec.hidden)
-        learned = spec.position is Position.LEARNED
-        self.positions = nn.Embedding(spec.max_positions, spec.hidden) if learned else None
-        self.rope = None if learned else Rope(spec.max_positions, spec.rotary_dim, spec.rope_theta, spec.rope_scaling)
+        self.positions = nn.Embedding(spec.max_positions, spec.hidden) if spec.position is Position.LEARNED else None
+        is_sinusoidal = spec.position is Position.SINUSOIDAL
+        self.sinusoids = Sinusoids(spec.max_positions, spec.hidden) if is_sinusoidal else None
+        self.rope = (
+            Rope(spec.max_positions, spec.rotary_dim, spec.rope_theta, spec.rope_scaling)
+            if spec.position is Position.ROPE
+            else None
+        )
+        is_shared = spec.position is Position.ALIBI and kernel is AttentionKernel.FLASH
+        self.alibi = Alibi(spec.heads, spec.window) if is_shared else None
         self.dropout = SequenceDropout(spec.dropout, site=0)
         self.blocks = nn.ModuleDict({str(index): Block(spec, kernel, 2 * index + 1) for index in range(spec.layers)})
         self.norm: nn.Module | None = build_norm(spec)
@@ -103,13 +126,19 @@ class Decoder(nn.Module):
     def trunk(self, ids: Tensor, keys: Tensor | None = None) -> Tensor:
         """The residual stream after the last block, [b, s, h]."""
         x = ids if self.embedding is None else self._embed(ids, keys)
-        places = self.own_positions
-        tokens = ids.shape[1] * (self.stream_shards if self.embedding is None else 1)
-        length = tokens if places is None else len(places)
-        rope = self.rope(length, compute_dtype(x), places) if self.rope is not None else None
+        places = self._places(ids, x)
         for block in self.blocks.values():
-            x = block(x, rope, keys)
+            x = block(x, places, keys)
         return x
+
+    def _places(self, ids: Tensor, x: Tensor) -> Places:
+        """What blocks are given of positions, in the type of the queries."""
+        own = self.own_positions
+        tokens = ids.shape[1] * (self.stream_shards if self.embedding is None else 1)
+        length = tokens if own is None else len(own)
+        if self.alibi is not None:
+            return self.alibi(length, x, compute_dtype(x))
+        return self.rope(length, compute_dtype(x), own) if self.rope is not None else None
 
     def _embed(self, ids: Tensor, keys: Tensor | None) -> Tensor:
         assert self.embedding is not None
@@ -117,6 +146,8 @@ class Decoder(nn.Module):
         if self.positions is not None:
             places = torch.arange(ids.shape[1], device=ids.device) if self.own_positions is None else self.own_positions
             x = x + self.positions(places)
+        if self.sinusoids is not None:
+            x = x * math.sqrt(self.spec.hidden) + self.sinusoids(ids.shape[1], x.dtype, self.own_positions)
         return self.dropout(x, keys)
 
     @torch.no_grad()
@@ -128,7 +159,8 @@ class Decoder(nn.Module):
                 continue
             residual = name.endswith((".wo.weight", ".down.weight", ".experts.down"))
             nn.init.normal_(parameter, std=INIT_STD / math.sqrt(2 * self.spec.layers) if residual else INIT_STD)
-        if self.rope is not None:
-            self.rope.reset_parameters()
+        for table in (self.rope, self.sinusoids):
+            if table is not None:
+                table.reset_parameters()
         for mixture in mixtures(self):
             mixture.reset_buffers()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from suite.models.decoder import Activation, DecoderSpec, Norm, Position
+from suite.models.decoder import Activation, DecoderSpec, Mixing, Norm, Position
 from suite.models.experts import Balance, Dispatch, Experts, Scoring
 from suite.parse import SpecError
 
@@ -14,17 +14,24 @@ BLOCKS = {
     "qwen2": "Qwen2DecoderLayer",
     "mixtral": "MixtralDecoderLayer",
     "deepseek_v2": "DeepseekV2DecoderLayer",
+    "mpt": "MptBlock",
     "deepseek_v3": "DeepseekV3DecoderLayer",
 }
 
 
 def reference_family(spec: DecoderSpec) -> str:
-    """transformers' model_type for the specification: gpt2, llama, mistral, qwen2, with experts mixtral, or with latent
-    attention deepseek_v2 or deepseek_v3 (whose dense blocks are alike); SpecError where none is its equal."""
+    """transformers' model_type for the specification: gpt2, mpt, llama, mistral, qwen2, with experts mixtral, or with
+    latent attention deepseek_v2 or deepseek_v3 (whose dense blocks are alike); SpecError where none is its equal."""
+    if spec.mixing is Mixing.LINEAR:
+        raise _no_equal(spec)
     form, is_windowed = (spec.norm, spec.activation, spec.position), spec.window is not None
     if form == (Norm.LAYERNORM, Activation.GELU, Position.LEARNED):
         if spec.bias and spec.q_dim == spec.kv_dim == spec.hidden and not is_windowed:
             return "gpt2"
+    elif form == (Norm.LAYERNORM, Activation.GELU_EXACT, Position.ALIBI):
+        is_mpt = spec.q_dim == spec.kv_dim == spec.hidden and spec.ffn == 4 * spec.hidden
+        if is_mpt and not spec.projection_bias and not is_windowed:
+            return "mpt"
     elif form == (Norm.RMSNORM, Activation.SWIGLU, Position.ROPE) and spec.rope_fraction == 1:
         if spec.experts is not None:
             return _family_with_experts(spec, spec.experts)
@@ -55,6 +62,6 @@ def _family_with_experts(spec: DecoderSpec, experts: Experts) -> str:
 
 def _no_equal(spec: DecoderSpec) -> SpecError:
     return SpecError(
-        f"model: {spec.name!r} has no equal in transformers; use the form of gpt2, llama, mistral, qwen2, mixtral,"
+        f"model: {spec.name!r} has no equal in transformers; use the form of gpt2, mpt, llama, mistral, qwen2, mixtral,"
         " deepseek_v2 or deepseek_v3"
     )

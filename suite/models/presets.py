@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from suite.models.decoder import Activation, DecoderSpec, Norm, Position, RopeScaling
+from suite.models.decoder import Activation, DecoderSpec, Mixing, Norm, Position, RopeScaling
 from suite.models.expert_presets import EXPERT_PRESETS
 from suite.models.latent_shape import Latent
 
@@ -98,6 +98,14 @@ def _qwen2(name: str, layers: int, hidden: int, heads: int, ffn: int, kv_heads: 
     return replace(spec, qkv_bias=True)
 
 
+def mpt(name: str, layers: int, hidden: int, heads: int, vocab: int, positions: int) -> DecoderSpec:
+    """MPT's form: GPT's without biases, ALiBi in place of learned positions, exact GELU, tied head."""
+    return replace(
+        gpt(name, layers, hidden, heads, vocab, positions), position=Position.ALIBI, activation=Activation.GELU_EXACT,
+        bias=False,
+    )  # fmt: skip
+
+
 _PRESETS: tuple[DecoderSpec, ...] = (
     # for a 2-core CPU: about 1 M, 10 M and 50 M parameters
     gpt("gpt-1m", 4, 128, 4, 2048),
@@ -106,6 +114,11 @@ _PRESETS: tuple[DecoderSpec, ...] = (
     llama("llama-1m", 4, 128, 4, 256, 1024, kv_heads=2, positions=1024),
     # the same with latent attention (arXiv:2405.04434, section 2.1), every part of it used
     llama("mla-1m", 4, 128, 4, 256, 1024, positions=1024, latent=Latent(64, 16, 32, 32, q_rank=96)),
+    # llama-1m and gpt-1m in other forms: arXiv:2108.12409, arXiv:1706.03762, arXiv:2006.16236, arXiv:1502.03167
+    mpt("alibi-1m", 4, 128, 4, 2048, 1024),
+    replace(gpt("sinusoidal-1m", 4, 128, 4, 2048), position=Position.SINUSOIDAL),
+    replace(gpt("linear-1m", 4, 128, 4, 2048), mixing=Mixing.LINEAR),
+    replace(gpt("batchnorm-1m", 4, 128, 4, 2048), norm=Norm.BATCHNORM),
     llama("llama-10m", 6, 320, 5, 896, 2048, kv_heads=5, positions=1024),
     llama("llama-50m", 12, 576, 9, 1536, 4096, kv_heads=3, positions=1024),
     # arXiv:1910.02054's contemporaries: Radford et al. 2019, table 2
@@ -142,6 +155,9 @@ _PRESETS: tuple[DecoderSpec, ...] = (
     _qwen2("qwen2.5-32b", 64, 5120, 40, 27648, 8),
     _qwen2("qwen2.5-72b", 80, 8192, 64, 29568, 8),
     _chatglm2(),
+    # the released checkpoints' config.json: mosaicml/mpt-7b, mosaicml/mpt-30b
+    mpt("mpt-7b", 32, 4096, 32, 50432, 2048),
+    mpt("mpt-30b", 48, 7168, 64, 50432, 8192),
     # jingyaogong/minimind: MiniMind2-Small and MiniMind2
     llama("minimind-small", 8, 512, 8, 1408, 6400, kv_heads=2, positions=32768, theta=1e6, tied=True),
     llama("minimind", 16, 768, 8, 2048, 6400, kv_heads=2, positions=32768, theta=1e6, tied=True),

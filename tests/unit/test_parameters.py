@@ -42,6 +42,7 @@ PUBLISHED = {
     "qwen2.5-72b": 72_706_203_648,
     "mistral-7b": 7_241_732_096,  # keras-hub's preset metadata; the shape: arXiv:2310.06825, table 1
     "chatglm2-6b": 6_243_584_000,  # THUDM/chatglm2-6b
+    "mpt-7b": 6_649_286_656,  # mosaicml/mpt-7b's index on the Hub: twice as many bytes, in bf16
 }
 #: figures that are published in rounded form: (value, unit)
 ROUNDED = {
@@ -50,6 +51,7 @@ ROUNDED = {
     "megatron-1t": (1008.0, 1e9),
     "minimind-small": (25.8, 1e6),  # jingyaogong/minimind, README: 25.83 M
     "minimind": (104.0, 1e6),
+    "mpt-30b": (30.0, 1e9),  # mosaicml/mpt-30b
 }
 #: a stated size that the published shape does not round to: what the shape gives instead
 BY_SHAPE = {
@@ -87,8 +89,8 @@ def latent_by_hand(spec: DecoderSpec) -> int:
 def by_hand(spec: DecoderSpec) -> int:
     """L (h a d + 2 h k d + a d h + 2 or 3 h f + biases + norms) + final norm + V h (+ V h untied) (+ P h)."""
     h, f, q, k = spec.hidden, spec.ffn, spec.heads * spec.head_dim, spec.kv_heads * spec.head_dim
-    wide = 1 if spec.activation is Activation.GELU else 2
-    norm = h * (2 if spec.norm is Norm.LAYERNORM and spec.bias else 1)
+    wide = 2 if spec.activation is Activation.SWIGLU else 1
+    norm = h * (2 if spec.norm is not Norm.RMSNORM and spec.bias else 1)
     block = (h * q + 2 * h * k + q * h if spec.latent is None else latent_by_hand(spec)) + (wide + 1) * h * f + 2 * norm
     block += (q + 2 * k) * (spec.bias or spec.qkv_bias) + (h + wide * f + h) * spec.bias
     tables = spec.vocab * h * (1 if spec.tied else 2) + spec.max_positions * h * (spec.position is Position.LEARNED)

@@ -20,7 +20,7 @@ from suite.models.experts import Balance, Experts, Scoring
 from suite.models.experts_module import mixtures
 from suite.models.hf_family import reference_family
 from suite.models.latent_shape import Latent
-from suite.models.presets import gpt, llama
+from suite.models.presets import gpt, llama, mpt
 from suite.parse import SpecError
 from suite.spec import AttentionKernel, LossKernel
 
@@ -43,6 +43,8 @@ V3_EXPERTS = Experts(
     8, 3, 16, shared=1, scoring=Scoring.SIGMOID, scale=2.5, groups=4, top_groups=2, balance=Balance.BIAS
 )
 
+MPT = mpt("tiny", layers=2, hidden=48, heads=4, vocab=101, positions=64)
+
 FORMS = {
     "gpt": GPT,
     "gpt untied": replace(GPT, tied=False),
@@ -58,6 +60,8 @@ FORMS = {
     "window": replace(LLAMA, kv_heads=2, window=16),
     "qkv biases, window": replace(LLAMA, kv_heads=2, qkv_bias=True, window=16),
     "qkv biases": replace(LLAMA, kv_heads=2, qkv_bias=True, tied=True),
+    "alibi": MPT,
+    "alibi, heads that are no power of two, untied": replace(MPT, heads=6, kv_heads=6, head_dim=8, tied=False),
     "latent": LATENT,
     "latent, queries too": replace(LATENT, latent=replace(LATENT_SIZES, q_rank=20), rope_theta=5e5),
     "latent, values as wide as keys": replace(LATENT, latent=replace(LATENT_SIZES, v_dim=18), tied=True),
@@ -211,7 +215,7 @@ def test_a_form_without_an_equal_is_refused_in_one_line() -> None:
         replace(FORMS["mixtral"], dense_layers=1), replace(FORMS["deepseek-v3"], mtp=1),
     ):  # fmt: skip
         with pytest.raises(
-            SpecError, match=r"no equal in transformers; use the form of gpt2, llama, mistral, qwen2, mixtral"
+            SpecError, match=r"no equal in transformers; use the form of gpt2, mpt, llama, mistral, qwen2, mixtral"
         ):
             reference_family(spec)
 
