@@ -84,6 +84,8 @@ def _answered(main: Callable[[Sequence[str]], int], asked: dict[str, Any]) -> in
         os.dup2(os.open(asked["files"][name], os.O_RDWR | os.O_CREAT), number)
     try:
         return main(asked["words"])
+    except SystemExit as end:
+        return end.code if isinstance(end.code, int) else 0
     except BaseException:
         traceback.print_exc()
         return 1
