@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import Any, Generic, TypeVar
 
 import torch
+import torch._dynamo  # every optimizer and profiler imports it on first use: here, so that forked ranks find it done
 import torch.distributed as dist
 
 from suite.case import Case

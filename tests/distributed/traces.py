@@ -15,8 +15,7 @@ from unittest.mock import patch
 
 import numpy as np
 import torch
-import torch._dynamo  # the first optimizer imports it: here, so that forked ranks find it done
-import torch.distributed.fsdp  # likewise
+import torch.distributed.fsdp  # here, so that forked ranks find it done
 from torch import Tensor, nn
 from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.tensor import DTensor, Replicate, Shard

@@ -16,6 +16,7 @@ import pytest
 
 from suite.environment import ROOT
 from tests.e2e.commands import RUN_ALL, command, document, refusal, run, variables
+from tests.e2e.forks import Forks
 
 pytestmark = pytest.mark.e2e
 
@@ -79,8 +80,8 @@ VERBS = ("bench", "estimate", "report", "models")
         ("bench --model gpt-1m --runs /proc/no", "'/proc/no': No such file or directory"),
     ],
 )
-def test_bad_input_is_one_line_on_standard_error(words: str, message: str, tmp_path: Path) -> None:
-    assert refusal(run(*words.split(), cwd=tmp_path)).startswith(message)
+def test_bad_input_is_one_line_on_standard_error(words: str, message: str, tmp_path: Path, verbs: Forks) -> None:
+    assert refusal(verbs.run(*words.split(), cwd=tmp_path)).startswith(message)
     assert not list(tmp_path.glob("runs/*"))
 
 
@@ -95,21 +96,21 @@ def test_bad_input_is_one_line_on_standard_error(words: str, message: str, tmp_p
         (None, "does not exist"),
     ],
 )
-def test_a_corpus_that_cannot_be_trained_on(content: bytes | None, message: str, tmp_path: Path) -> None:
+def test_a_corpus_that_cannot_be_trained_on(content: bytes | None, message: str, tmp_path: Path, verbs: Forks) -> None:
     path = tmp_path / "my <b>text[b].txt"
     if content is not None:
         path.write_bytes(content)
     words = ["--model", "gpt-1m", "--seq-len", "64", "--tokenizer", "byte", "--data", str(path)]
-    said = refusal(run("bench", *words, "--runs", str(tmp_path / "runs"), "--json"))
+    said = refusal(verbs.run("bench", *words, "--runs", str(tmp_path / "runs"), "--json"))
     assert said.startswith(f"recipe.data: {str(path)!r}")
     assert message in said
     assert list((tmp_path / "runs").iterdir()) == []  # no run was begun
 
 
-def test_a_case_on_standard_input_that_is_no_case() -> None:
-    assert refusal(run("estimate", "--case", "-", stdin="{")).startswith("--case: '-' is not JSON (")
+def test_a_case_on_standard_input_that_is_no_case(verbs: Forks) -> None:
+    assert refusal(verbs.run("estimate", "--case", "-", stdin="{")).startswith("--case: '-' is not JSON (")
     hostile = json.dumps({"model": "gpt2", "lay\x1b[31mout\n<b>": 1}, ensure_ascii=False).replace("\n", "\\n")
-    said = refusal(run("estimate", "--case", "-", stdin=hostile.replace("\x1b", "\\u001b")))
+    said = refusal(verbs.run("estimate", "--case", "-", stdin=hostile.replace("\x1b", "\\u001b")))
     assert said.startswith("case.lay\N{REPLACEMENT CHARACTER}[31mout <b>: unknown key; ")  # one line, and no escape
 
 
@@ -123,8 +124,8 @@ def test_no_verb_is_helped_on_standard_error() -> None:
 
 
 @pytest.mark.parametrize("verb", VERBS)
-def test_help_is_an_answer(verb: str) -> None:
-    done = run(verb, "--help")
+def test_help_is_an_answer(verb: str, verbs: Forks) -> None:
+    done = verbs.run(verb, "--help")
     assert (done.returncode, done.stderr) == (0, "")
     assert "Exit status: 0 done" in done.stdout
     assert done.stdout.startswith(f"usage: python {RUN_ALL} {verb}")
@@ -137,11 +138,13 @@ def test_json_is_one_document(words: str) -> None:
     assert document(done)
 
 
-def test_the_case_of_an_answer_is_a_case_for_the_next_question() -> None:
-    first = document(run("estimate", "--model", "llama-7b", "--fsdp", "4", "--device", "h100-sxm", "--json"))
-    again = document(run("estimate", "--case", "-", "--json", stdin=json.dumps(first["case"])))
+def test_the_case_of_an_answer_is_a_case_for_the_next_question(verbs: Forks) -> None:
+    first = document(verbs.run("estimate", "--model", "llama-7b", "--fsdp", "4", "--device", "h100-sxm", "--json"))
+    again = document(verbs.run("estimate", "--case", "-", "--json", stdin=json.dumps(first["case"])))
     assert again == first
-    more = document(run("estimate", "--case", "-", "--micro-batches", "8", "--json", stdin=json.dumps(first["case"])))
+    more = document(
+        verbs.run("estimate", "--case", "-", "--micro-batches", "8", "--json", stdin=json.dumps(first["case"]))
+    )
     assert more["global_batch"] == 8 * first["global_batch"]
     assert more["memory"]["peak_bytes"] >= first["memory"]["peak_bytes"]
 
@@ -160,7 +163,7 @@ def test_an_estimate_answers_at_once_and_leaves_torch_unloaded() -> None:
     assert {"suite", "memory", "reports"} <= imported
     assert not imported & {"torch", "numpy", "pandas", "tokenizers", "matplotlib", "rich", "transformers"}
     seconds = []
-    for _ in range(5):
+    for _ in range(3):
         start = time.perf_counter()
         assert run(*LLAMA3).returncode == 0
         seconds.append(time.perf_counter() - start)
@@ -208,19 +211,23 @@ def test_closed_streams() -> None:
         {"COLUMNS": "200"},
     ],
 )
-def test_tables_are_plain_text_of_a_fitting_width_anywhere(settings: dict[str, str], tmp_path: Path) -> None:
+def test_tables_are_plain_text_of_a_fitting_width_anywhere(
+    settings: dict[str, str], tmp_path: Path, verbs: Forks
+) -> None:
     width = int(settings.get("COLUMNS", "160"))
+    run_verb = run if {"LC_ALL", "PYTHONIOENCODING"} & set(settings) else verbs.run  # Python reads these as it starts
     for words in (["models"], ["models", "--devices"], ["estimate", "--model", "gpt2", "--explain"]):
-        done = run(*words, cwd=tmp_path, **settings)
+        done = run_verb(*words, cwd=tmp_path, **settings)
         assert (done.returncode, done.stderr) == (0, "")
         assert "\x1b" not in done.stdout
         assert max(map(len, done.stdout.splitlines())) <= width
-    assert run("models", **settings).stdout.count("megatron-145b") == 1  # a name is whole at any width
+        if words == ["models"]:
+            assert done.stdout.count("megatron-145b") == 1  # a name is whole at any width
 
 
-def test_a_name_from_a_file_is_never_an_escape_or_markup() -> None:
+def test_a_name_from_a_file_is_never_an_escape_or_markup(verbs: Forks) -> None:
     model = {"name": "\x1b[31mred [bold]x[/bold] [link=http://x]y\nz <script>"}
-    done = run("estimate", "--case", "-", "--explain", stdin=json.dumps({"model": model}), FORCE_COLOR="1")
+    done = verbs.run("estimate", "--case", "-", "--explain", stdin=json.dumps({"model": model}), FORCE_COLOR="1")
     assert done.returncode == 0
     assert "\x1b[31mred" not in done.stdout
     assert "\N{REPLACEMENT CHARACTER}[31mred [bold]x[/bold] [link=http://x]y z <script>" in done.stdout

@@ -28,6 +28,7 @@ from suite.rendezvous import Endpoint, free_port
 from suite.store import EstimateRow, MeasurementRow, RunStore
 from suite.sweep import sweep
 from tests.e2e.commands import refusal, run, variables
+from tests.e2e.forks import Forks
 from tests.e2e.test_launch import left_alive
 
 pytestmark = pytest.mark.e2e
@@ -203,15 +204,15 @@ def test_a_machine_with_other_cases_is_told_by_both_ids(
     assert not (tmp_path / "case").exists()
 
 
-def test_machines_that_do_not_come(endpoint: Endpoint) -> None:
+def test_machines_that_do_not_come(endpoint: Endpoint, verbs: Forks) -> None:
     launcher = Launcher(MODULE)
     with pytest.raises(OSError) as refused, recording(endpoint, 3, launcher, 0.3):
         pass
     assert str(refused.value) == (
         f"--rdzv: 1 of 3 machines met at {endpoint} within 0.3 s; run the same command on each of them"
     )
-    done = run("bench", "--model", "gpt-1m", "--fsdp", "2", "--nodes", "2", "--timeout", "1",
-               "--rdzv", str(endpoint), "--node-rank", "1")  # fmt: skip
+    done = verbs.run("bench", "--model", "gpt-1m", "--fsdp", "2", "--nodes", "2", "--timeout", "1",
+                     "--rdzv", str(endpoint), "--node-rank", "1")  # fmt: skip
     assert refusal(done) == f"--rdzv: no machine records at {endpoint} within 1 s (connection refused)"
 
 
@@ -228,8 +229,8 @@ def test_machines_that_do_not_come(endpoint: Endpoint) -> None:
         ("--emit slurm --node-rank 1", "--emit: given beside --node-rank; the file says where and what"),
     ],
 )
-def test_flags_that_make_no_sense(words: str, message: str, tmp_path: Path) -> None:
-    done = run("bench", "--model", "gpt-1m", "--fsdp", "2", *words.split(), cwd=tmp_path)
+def test_flags_that_make_no_sense(words: str, message: str, tmp_path: Path, verbs: Forks) -> None:
+    done = verbs.run("bench", "--model", "gpt-1m", "--fsdp", "2", *words.split(), cwd=tmp_path)
     assert refusal(done).startswith(message)
     assert list(tmp_path.iterdir()) == []
 

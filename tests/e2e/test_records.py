@@ -15,6 +15,7 @@ from suite.record import Quantity
 from suite.spec import Recipe
 from suite.store import RECORDS, EstimateRow, MeasurementRow, RunRow, RunStore
 from tests.e2e.commands import document, refusal, run
+from tests.e2e.forks import Forks
 from tests.unit import report_samples as made
 
 pytestmark = pytest.mark.e2e
@@ -53,13 +54,13 @@ def test_a_run_is_reported_again(verb: tuple[str, ...], folder: Path) -> None:
     assert {path.name for path in folder.iterdir()} == {RECORDS, "report.html", "report.md", "cases.csv"}
 
 
-def test_a_records_file_stands_for_its_folder(folder: Path) -> None:
-    assert document(run("report", str(folder / RECORDS), "--json"))["folder"] == str(folder)
-    assert document(run("report", ".", "--json", cwd=folder))["folder"] == "."
+def test_a_records_file_stands_for_its_folder(folder: Path, verbs: Forks) -> None:
+    assert document(verbs.run("report", str(folder / RECORDS), "--json"))["folder"] == str(folder)
+    assert document(verbs.run("report", ".", "--json", cwd=folder))["folder"] == "."
 
 
-def test_text_from_outside_is_text_in_every_report(folder: Path) -> None:
-    done = run("report", str(folder), FORCE_COLOR="1", COLUMNS="200")
+def test_text_from_outside_is_text_in_every_report(folder: Path, verbs: Forks) -> None:
+    done = verbs.run("report", str(folder), FORCE_COLOR="1", COLUMNS="200")
     assert done.returncode == 0
     page, summary = (folder / "report.html").read_text(), (folder / "report.md").read_text()
     for text in (done.stdout, page, summary):
@@ -71,11 +72,11 @@ def test_text_from_outside_is_text_in_every_report(folder: Path) -> None:
     assert "run_all.py &#39;a b&#39; &#39;&lt;i&gt;&#39;" in page  # the command can be copied into a shell
 
 
-def test_a_torn_last_line_is_passed_over_and_its_case_is_missing(folder: Path) -> None:
+def test_a_torn_last_line_is_passed_over_and_its_case_is_missing(folder: Path, verbs: Forks) -> None:
     records = folder / RECORDS
     whole = records.read_bytes()
     records.write_bytes(whole[:-50])
-    said = document(run("report", str(folder), "--json"))
+    said = document(verbs.run("report", str(folder), "--json"))
     assert [case["outcome"] for case in said["cases"]] == ["ok", "not run"]
     assert records.read_bytes() == whole[:-50]  # reading mends nothing
 
@@ -116,45 +117,47 @@ def _first_line(change: Callable[[dict[str, Any]], object]) -> Callable[[bytes],
 )
 @pytest.mark.parametrize("verb", VERBS)
 def test_records_that_are_not_ours(
-    verb: tuple[str, ...], harm: Callable[[bytes], bytes], message: str, folder: Path
+    verb: tuple[str, ...], harm: Callable[[bytes], bytes], message: str, folder: Path, verbs: Forks
 ) -> None:
     records = folder / RECORDS
     records.write_bytes(harm(records.read_bytes()))
     left = records.read_bytes()
-    said = refusal(run(*verb, str(folder), "--json"))
+    said = refusal(verbs.run(*verb, str(folder), "--json"))
     assert said.startswith(f"{records}: {message}"), said
     assert records.read_bytes() == left  # nothing is lost by asking
     assert not (folder / "report.html").exists()
 
 
 @pytest.mark.parametrize("verb", VERBS)
-def test_a_folder_without_a_run(verb: tuple[str, ...], tmp_path: Path) -> None:
+def test_a_folder_without_a_run(verb: tuple[str, ...], tmp_path: Path, verbs: Forks) -> None:
     message = f"{tmp_path}: no run is recorded there; expected a folder with records.jsonl"
-    assert refusal(run(*verb, str(tmp_path))) == message
+    assert refusal(verbs.run(*verb, str(tmp_path))) == message
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_calibration_that_cannot_be_read_stops_a_run_from_going_on(folder: Path) -> None:
+def test_a_calibration_that_cannot_be_read_stops_a_run_from_going_on(folder: Path, verbs: Forks) -> None:
     kept = folder / "calibration.json"
     kept.write_text('{"machine": 5}')
-    said = refusal(run("bench", "--resume", str(folder)))
+    said = refusal(verbs.run("bench", "--resume", str(folder)))
     assert said == f"{kept}: calibration.machine: expected an object with keys, got 5"
-    assert run("report", str(folder)).returncode == 0  # the page needs none
+    assert verbs.run("report", str(folder)).returncode == 0  # the page needs none
 
 
-def test_data_that_has_gone_is_told_before_the_run_goes_on(folder: Path) -> None:
+def test_data_that_has_gone_is_told_before_the_run_goes_on(folder: Path, verbs: Forks) -> None:
     gone = made.case("gpt-1m", recipe=Recipe(data="moved/away.txt"))
     records = folder / RECORDS
     harm = _first_line(lambda row: row["cases"].append(gone.to_mapping()))
     records.write_bytes(harm(records.read_bytes()))
-    assert refusal(run("bench", "--resume", str(folder))).startswith("recipe.data: 'moved/away.txt' does not exist; ")
+    assert refusal(verbs.run("bench", "--resume", str(folder))).startswith(
+        "recipe.data: 'moved/away.txt' does not exist; "
+    )
     assert len(RunStore.open(folder).rows(MeasurementRow)) == 2  # it may come back: no failure is written down
 
 
-def test_a_loss_that_is_no_number_is_spelled_out_in_json(folder: Path) -> None:
+def test_a_loss_that_is_no_number_is_spelled_out_in_json(folder: Path, verbs: Forks) -> None:
     case = made.case("llama-1m")
     samples = made.series(Quantity.LOSS, [7.1, float("nan")])
     store = RunStore.open(folder)
     store.append(MeasurementRow(case.to_mapping(), made.measured(case, samples)))
-    assert document(run("report", str(folder), "--json"))["cases"][-1]["loss_nats"] == "nan"
-    assert run("report", str(folder)).returncode == 0
+    assert document(verbs.run("report", str(folder), "--json"))["cases"][-1]["loss_nats"] == "nan"
+    assert verbs.run("report", str(folder)).returncode == 0
