@@ -12,27 +12,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
 
-from memory.events import Act, Log, Naming, Phase
+from memory.events import Act, Log, Phase
 from memory.labels import Labels, WalkRules
 from memory.liveness import contributions_of, is_tied, last_reads, modules_of, parts_of, receivers_of
+from memory.storages import Gradient, Storage
 from suite.operators import TO_LOCAL, Array, Derivative, Kernel, Operator, Region, Segment, Weight
-
-
-@dataclass(slots=True)
-class Storage:
-    """Bytes that live while something refers to them."""
-
-    naming: Naming
-    nbytes: int
-    references: int = 1
-
-
-@dataclass(slots=True)
-class Gradient:
-    """What a tensor's gradient is in."""
-
-    storage: Storage
-    is_view: bool
 
 
 @dataclass(frozen=True)
