@@ -154,6 +154,10 @@ class DecoderSpec(ModelSpec):
             " without biases, as Mixtral's and DeepSeek's; use swiglu and no bias",
         )
         require(
+            self.mtp == 0 or self.position is Position.ROPE,
+            f"model.mtp: {self.mtp} with model.position({self.position}); further tokens are predicted with rope alone",
+        )
+        require(
             self.experts is None or self.dense_layers < self.layers,
             f"model.dense_layers: {self.dense_layers} of layers({self.layers}) leave no block with experts",
         )
