@@ -59,7 +59,7 @@ def hear(case: Case, rank: int) -> Heard:
     device = torch.device("cpu")
     trainer = make_trainer(case, build_mesh(case.layout, "cpu"), device)
     ids = np.random.default_rng(0).integers(case.model.vocab, size=(case.global_batch, case.workload.seq_len))
-    with recorded_rows(trainer.model) as heard:
+    with recorded_rows(trainer.model, case.model.layers) as heard:
         samples = measure_traffic(
             lambda step: trainer.step(step, batch_of(case, rank, step, Examples(ids, ids), device)), rank
         )
