@@ -220,7 +220,7 @@ def _with_degree(layout: Layout, axis: str, degree: int) -> Layout:
 
 def _others(layout: Layout, axis: str) -> str:
     """The degrees that were left alone."""
-    names = [name for name in ("dp", "fsdp", "tp", "cp", "pp") if name != axis and getattr(layout, name) > 1]
+    names = [name for name in ("dp", "fsdp", "ep", "tp", "cp", "pp") if name != axis and getattr(layout, name) > 1]
     return (
         " ".join(f"{name} {getattr(layout, name)}" for name in names) + " left as given"
         if names

@@ -117,9 +117,16 @@ class Gathers:
             if part not in there:
                 self._fetch(part, False)
             flat = part.flat(self.exchange.compute_bytes)
-            self._add(flat, "gathered parameters")
+            self._copy_out(part, flat)
             self._add(-self.forward_flat, "gather output")
             self.forward_flat = flat
+
+    def _copy_out(self, unit: Unit, flat: int) -> None:
+        """Copy out what was gathered; what is cut across by way of a copy in the ranks' order."""
+        self._add(flat, "gathered parameters")
+        self._pass(
+            self.exchange.compute_bytes * sum([item.flat for item in unit.cut_across]), "parameters put together"
+        )
 
     def use(self, unit: Unit, in_backward: bool) -> None:
         """Copy out what was gathered, and free the flat output at once."""
@@ -136,7 +143,7 @@ class Gathers:
             if part not in there:
                 self._fetch(part, True)
             flat = part.flat(self.exchange.compute_bytes)
-            self._add(flat, "gathered parameters")
+            self._copy_out(part, flat)
             if self.exchange.reshard_to:
                 self._add(-part.part(self.exchange), "parameters resharded to n")
             self._add(-flat, "gather output")
@@ -188,11 +195,23 @@ class Gathers:
         self._add(unit.flat(self.exchange.reduce_bytes), "reduce-scatter input")
         gradient = _label("whole gradients") if converts and has_kept else self.gradient
         element = self.exchange.reduce_bytes if converts and has_kept else self.exchange.compute_bytes
+        last = unit.parameters[-1].elements * element
+        kept = self._cut_apart(unit, element)
         if self.exchange.backend is Backend.CPU:
             self._lay_out(unit, element)
-        last = unit.parameters[-1].elements * element
+        self._add(-kept, "gradients cut apart")
         self.events.append(Event(last - unit.gradients(element), gradient))
         self._scatter(unit, Event(-last, gradient))
+
+    def _cut_apart(self, unit: Unit, element: int) -> int:
+        """Copy the gradients of what is cut across into the ranks' order, one by one, each in place of the one before;
+        the last one's own stays. Bytes of what is then there beside the gradients."""
+        sizes = [item.elements * element for item in unit.cut_across]
+        for size in sizes[:-1]:
+            self._pass(size, "gradients cut apart")
+        kept = sizes[-1] if sizes else 0
+        self._add(kept, "gradients cut apart")
+        return kept
 
     def _lay_out(self, unit: Unit, element: int) -> None:
         """Copy the gradients into the reduce-scatter's input as the CPU does it (at::_chunk_cat): those whose rows the

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from parallelism.data.fsdp import padded_elements, weight_ranks
+from parallelism.data.fsdp import padded_shard, weight_ranks
 from suite.case import Case
 from suite.layout import Layout, Offload
 from suite.operators import Ledger, Weight
@@ -35,7 +35,7 @@ def owned_weights(ledger: Ledger) -> Iterator[tuple[int, Weight]]:
 def padded_shards(ledger: Ledger, layout: Layout) -> Iterator[tuple[int, int]]:
     """(how often, elements of this rank's padded shard) of every parameter that owns its storage."""
     for count, weight in owned_weights(ledger):
-        yield count, padded_elements(shape_of(weight), weight_ranks(weight, layout))
+        yield count, padded_shard(weight, weight_ranks(weight, layout))
 
 
 def shape_of(weight: Weight) -> tuple[int, ...]:

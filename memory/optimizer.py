@@ -6,9 +6,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import repeat
 
-from memory.holding import Holding, is_on_host, shape_of
+from memory.holding import Holding, is_on_host
 from memory.update_kernels import PASSING, Passing
-from parallelism.data.fsdp import shard_rows, weight_place, weight_ranks
+from parallelism.data.fsdp import shard_shape
 from parallelism.zero.redundancy import is_zero_redundancy, share_of_rank
 from suite.case import Case
 from suite.formats import formats_of
@@ -138,9 +138,7 @@ def _of_segment(case: Case, segment: Segment, is_in_block: bool, rank: int) -> I
     layout, kind = case.layout, case.workload.optimizer
     for weight in segment.weights:
         if not weight.tied_to:
-            rows, *rest = shape_of(weight)
-            ranks, place = weight_ranks(weight, layout), weight_place(weight, layout, rank)
-            shape = (shard_rows(rows, ranks, place), *rest)
+            shape = shard_shape(weight, layout, rank)
             yield Updated(rule_of(kind, shape, is_in_block), shape, weight.is_part)
 
 

@@ -7,8 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
-from memory.holding import shape_of
-from parallelism.data.fsdp import padded_elements
+from parallelism.data.fsdp import is_cut_across, padded_shard
 from suite.case import Case
 from suite.formats import formats_of
 from suite.layout import Layout, Offload, Reduction
@@ -23,6 +22,7 @@ class Parameter:
     elements: int
     padded: int
     ranks: int
+    is_cut_across: bool = False  # along dimension 1: copied on its way to what is gathered, and to what is reduced
 
     @property
     def flat(self) -> int:
@@ -65,6 +65,11 @@ class Unit:
         return element * self._elements
 
     @cached_property
+    def cut_across(self) -> tuple[Parameter, ...]:
+        """Those that are copied once more than the others."""
+        return tuple([item for item in self.parameters if item.is_cut_across])
+
+    @cached_property
     def _padded(self) -> int:
         return sum([item.padded for item in self.parameters])
 
@@ -94,7 +99,12 @@ def shards_of(layout: Layout) -> tuple[int, int]:
 def unit_of(weights: Sequence[Weight], ranks: int, expert_ranks: int) -> Unit:
     """The unit of these parameters; a tied weight belongs to its owner's unit."""
     owned = ((weight, expert_ranks if weight.is_expert else ranks) for weight in weights if not weight.tied_to)
-    return Unit(tuple(Parameter(item.elements, padded_elements(shape_of(item), over), over) for item, over in owned))
+    return Unit(tuple(_parameter(weight, over) for weight, over in owned))
+
+
+def _parameter(weight: Weight, ranks: int) -> Parameter:
+    is_across = is_cut_across(weight.values, ranks, weight.is_expert)
+    return Parameter(weight.elements, padded_shard(weight, ranks), ranks, is_across)
 
 
 @dataclass(frozen=True)

@@ -92,6 +92,7 @@ PARTS: dict[Part, Colour] = {
     Part.HOST: WORK[Work.HOST],
     Part.TENSOR: WORK[Work.COMMUNICATION],
     Part.CONTEXT: Colour("t-context", "#d98a01", "#f2b84b"),
+    Part.EXPERT: Colour("t-expert", "#8a5a9e", "#c79bd8"),
     Part.GATHER: Colour("t-gather", "#1f8fa3", "#55c6d8"),
     Part.REDUCTION: Colour("t-reduction", "#d9694c", "#ff9c80"),
     Part.PIPELINE: Colour("t-pipeline", "#7a5c2e", "#c9a56b"),

@@ -67,6 +67,27 @@ def weight_place(weight: Weight, layout: Layout, rank: int) -> int:
     return place // (layout.ep * layout.cp) * layout.cp + place % layout.cp if weight.is_expert else place
 
 
+def is_cut_across(shape: tuple[int, ...], ranks: int, is_expert: bool) -> bool:
+    """Are experts sharded along dimension 1, an expert's own rows? Where there are fewer of them than ranks, which
+    along dimension 0 would be padded to one for each (torchtitan does the same), and if the ranks divide the rows."""
+    return is_expert and shape[0] < ranks and shape[1] % ranks == 0
+
+
+def shard_shape(weight: Weight, layout: Layout, rank: int) -> tuple[int, ...]:
+    """A rank's shard of its part of a parameter, without padding."""
+    (rows, *rest), ranks = weight.values, weight_ranks(weight, layout)
+    if is_cut_across(weight.values, ranks, weight.is_expert):
+        return rows, rest[0] // ranks, *rest[1:]
+    return shard_rows(rows, ranks, weight_place(weight, layout, rank)), *rest
+
+
+def padded_shard(weight: Weight, ranks: int) -> int:
+    """Elements of the storage of a rank's shard of its part of a parameter."""
+    if is_cut_across(weight.values, ranks, weight.is_expert):
+        return weight.elements // ranks
+    return padded_elements(weight.values, ranks)
+
+
 @dataclass(frozen=True)
 class ShardedUnit:
     """Parameters that travel together, as often as the model has such a unit: a block, its experts where expert
@@ -96,8 +117,7 @@ def sharded_units(ledger: Ledger, layout: Layout) -> Iterator[ShardedUnit]:
 
 
 def _padded(weights: Iterable[Weight], ranks: int) -> int:
-    shapes = (tuple(size.value for size in weight.shape) for weight in weights if not weight.tied_to)
-    return ranks * sum(padded_elements(shape, ranks) for shape in shapes)
+    return ranks * sum(padded_shard(weight, ranks) for weight in weights if not weight.tied_to)
 
 
 def messages(case: Case, ledger: Ledger, rank: int) -> tuple[Message, ...]:
@@ -188,12 +208,20 @@ def _expert_placement(mesh: DeviceMesh, layout: Layout) -> Callable[[nn.Paramete
     """Which parameters are sharded over another mesh: those that expert parallelism divides."""
     from torch.distributed.fsdp._fully_shard._fsdp_common import ShardPlacementResult
     from torch.distributed.fsdp._fully_shard._fsdp_init import _get_mesh_info
+    from torch.distributed.tensor import DTensor, Shard
 
     from parallelism.data.expert_gradients import is_expert
 
     own = expert_hsdp_mesh(mesh, layout) if layout.dp > 1 else expert_shard_mesh(mesh, layout)
-    experts = ShardPlacementResult(None, cast("Any", _get_mesh_info(own)))
-    return lambda parameter: experts if is_expert(parameter) else None
+    info = cast("Any", _get_mesh_info(own))
+
+    def placement(parameter: nn.Parameter) -> ShardPlacementResult | None:
+        if not is_expert(parameter):
+            return None
+        shape = tuple(cast("DTensor", parameter).to_local().shape)
+        return ShardPlacementResult(Shard(int(is_cut_across(shape, layout.expert_shard_ranks, True))), info)
+
+    return placement
 
 
 def _policy(case: Case) -> MixedPrecisionPolicy:

@@ -13,14 +13,15 @@ from suite.models.experts_module import Exchange, MixtureMLP
 
 
 @contextmanager
-def recorded_rows(model: nn.Module) -> Iterator[dict[int, list[int]]]:
-    """What the experts here receive in each forward pass of the block, by the block's number in the model. Reruns in a
-    backward pass are not counted again."""
+def recorded_rows(model: nn.Module, layers: int) -> Iterator[dict[int, list[int]]]:
+    """What the experts here receive in each forward pass of the block, by the block's number in the model, which has so
+    many layers; blocks that predict further tokens come after them. Reruns in a backward pass are not counted again."""
     found: dict[int, list[int]] = {}
     heard: list[tuple[MixtureMLP, Exchange]] = []
     for name, module in model.named_modules():
         if isinstance(module, MixtureMLP) and module.exchange is not None:
-            block = next(int(part) for part in reversed(name.split(".")) if part.isdigit())
+            parts = name.split(".")
+            block = next(int(part) for part in reversed(parts) if part.isdigit()) + layers * ("mtp" in parts)
             heard.append((module, module.exchange))
             module.exchange = _Heard(module.exchange, found.setdefault(block, []))
     try:

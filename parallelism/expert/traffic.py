@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from suite.collectives import Collective, Message
+from suite.layout import Recompute
 from suite.tape_exchange import COMBINE, COUNTS, DISPATCH
 
 if TYPE_CHECKING:
@@ -24,11 +25,12 @@ def messages(case: Case, ledger: Ledger, rank: int) -> tuple[Message, ...]:
     routed as the ledger has it: balanced, or recorded of one micro-batch.
     """
     rows: list[Message] = []
+    reruns = case.layout.recompute != Recompute()
     for segment, count in ledger.counts.items():
         rerun = segment.recomputed
         for operator in segment.operators():
             often = count * case.workload.micro_batches
-            rows += _of_operator(case, operator, often, often * (operator in rerun))
+            rows += _of_operator(case, operator, often, often * (reruns and operator in rerun))
     return tuple(rows)
 
 

@@ -226,14 +226,15 @@ class Planner:
         passes = self.pricing.passes(placed.segment)
         tensor = pass_seconds(self.case, part, placed, rank, Part.TENSOR, self.seconds)
         ring = pass_seconds(self.case, part, placed, rank, Part.CONTEXT, self.seconds)
+        expert = pass_seconds(self.case, part, placed, rank, Part.EXPERT, self.seconds)
         share = hides_ring(self.case)
         ring = ring.less(*(share * each for each in passes.attention))
         return Unit(
             placed.segment.name,
-            forward=passes.forward + _blocking(tensor.forward, ring.forward),
-            inputs=passes.inputs + _blocking(tensor.backward, ring.backward),
+            forward=passes.forward + _blocking(tensor.forward, ring.forward, expert.forward),
+            inputs=passes.inputs + _blocking(tensor.backward, ring.backward, expert.backward),
             weights=passes.weights + self._accumulation(placed.segment),
-            rerun=passes.rerun + _blocking(tensor.rerun, ring.rerun),
+            rerun=passes.rerun + _blocking(tensor.rerun, ring.rerun, expert.rerun),
         )
 
     def _accumulation(self, segment: Segment) -> Cost:
@@ -302,6 +303,6 @@ class Planner:
         return self.pricing.cost(update_work(case, whole)) + Cost(blocking=blocking)
 
 
-def _blocking(tensor: float, context: float) -> Cost:
-    sent: tuple[tuple[Part, float], ...] = ((Part.TENSOR, tensor), (Part.CONTEXT, context))
+def _blocking(tensor: float, context: float, expert: float) -> Cost:
+    sent = (Part.TENSOR, tensor), (Part.CONTEXT, context), (Part.EXPERT, expert)
     return Cost(blocking=tuple(item for item in sent if item[1]))

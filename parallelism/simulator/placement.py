@@ -13,7 +13,9 @@ from suite.layout import AXES, Layout
 from suite.parse import SpecError
 
 #: the axes over which a message's group may run, innermost last (parallelism/mesh.py)
-_JOINED = {"tp": ("tp",), "cp": ("cp",), "fsdp": ("fsdp", "cp"), "dp": ("dp",), "pp": ("pp",)}
+_JOINED = {
+    "tp": ("tp",), "cp": ("cp",), "ep": ("ep",), "fsdp": ("fsdp", "ep", "cp"), "dp": ("dp",), "pp": ("pp",),
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -50,11 +52,15 @@ class Crossing:
 
 
 def groups_of(axis: str, size: int, layout: Layout) -> Iterator[Placement]:
-    """Every group of `size` ranks over an axis of the rank grid pp x dp x fsdp x cp x tp, as torch's mesh makes them.
+    """Every group of `size` ranks over an axis of the rank grid pp x dp x fsdp x ep x cp x tp, as torch's mesh makes
+    them.
 
-    `fsdp` runs over cp too; `dp` as well where FSDP2 does not shard (parallelism/mesh.py).
+    `fsdp` runs over ep and cp too; `dp` as well where FSDP2 does not shard (parallelism/mesh.py). Those of experts that
+    expert parallelism divides, told by their size, have ep's ranks between theirs.
     """
     last = "cp" if axis == "dp" and layout.fsdp == 1 else _JOINED[axis][-1]
+    if layout.ep > 1 and (axis, size) in (("fsdp", layout.expert_shard_ranks), ("dp", layout.expert_replica_ranks)):
+        last = axis
     stride = math.prod(getattr(layout, name) for name in AXES[AXES.index(last) + 1 :])
     for block in range(0, layout.world_size, stride * size):
         for offset in range(stride):

@@ -19,6 +19,7 @@ class Part(StrEnum):
     HOST = "host"  # the device waits for kernels to be issued
     TENSOR = "tensor_communication"  # the rest of what is exposed: nothing hides it
     CONTEXT = "context_communication"
+    EXPERT = "expert_communication"  # rows to experts and their outputs back
     GATHER = "gather_communication"  # parameters, FSDP and ZeRO
     REDUCTION = "reduction_communication"  # gradients
     PIPELINE = "pipeline_communication"  # activations between stages
@@ -31,7 +32,9 @@ class Part(StrEnum):
         return self in COMMUNICATION
 
 
-COMMUNICATION = frozenset({Part.TENSOR, Part.CONTEXT, Part.GATHER, Part.REDUCTION, Part.PIPELINE, Part.NORM})
+COMMUNICATION = frozenset(
+    {Part.TENSOR, Part.CONTEXT, Part.EXPERT, Part.GATHER, Part.REDUCTION, Part.PIPELINE, Part.NORM}
+)
 
 
 @dataclass(frozen=True, slots=True)

@@ -96,5 +96,6 @@ class PlanKeys:
 def weights_key(segment: Segment) -> Hashable:
     """What tells the weights of segments apart."""
     return segment.name, tuple([
-        (weight.name, weight.values, weight.dtype, weight.split, weight.tied_to) for weight in segment.weights
+        (weight.name, weight.values, weight.dtype, weight.split, weight.tied_to, weight.is_expert)
+        for weight in segment.weights
     ])  # fmt: skip

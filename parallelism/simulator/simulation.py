@@ -28,6 +28,7 @@ MEANING = {
     Part.HOST: "the device waits for its host to issue kernels",
     Part.TENSOR: "the next operator waits for tensor-parallel collectives",
     Part.CONTEXT: "attention waits for the sequence's other parts",
+    Part.EXPERT: "experts wait for their rows, and tokens for their outputs",
     Part.GATHER: "a block waits for its parameters to be gathered",
     Part.REDUCTION: "the update waits for gradients to be reduced",
     Part.PIPELINE: "a stage waits for activations or gradients on their way from another",

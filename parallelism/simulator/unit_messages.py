@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 
 from parallelism.context.strategy import CONTEXT
+from parallelism.expert.strategy import EXPERT
 from parallelism.simulator.plan import Part
 from parallelism.tensor.strategy import TENSOR
 from parallelism.tensor.traffic import ONCE_A_STEP, whole_gradients
@@ -14,6 +15,8 @@ from suite.collectives import Message
 from suite.layout import ContextMethod, Recompute
 from suite.operators import Ledger, Placed
 
+#: whose messages a unit's operators wait for
+STRATEGY_OF = {Part.TENSOR: TENSOR, Part.CONTEXT: CONTEXT, Part.EXPERT: EXPERT}
 #: a message -> seconds of one call of it
 Seconds = Callable[[Message], float]
 
@@ -39,12 +42,12 @@ def total_seconds(messages: Iterable[Message], seconds: Seconds) -> float:
 
 
 def pass_seconds(case: Case, ledger: Ledger, placed: Placed, rank: int, part: Part, seconds: Seconds) -> PassSeconds:
-    """The messages of one unit over tp (Part.TENSOR) or cp (Part.CONTEXT), for one micro-batch.
+    """The messages of one unit over tp (Part.TENSOR), cp (Part.CONTEXT) or ep (Part.EXPERT), for one micro-batch.
 
     They are the strategy's own (parallelism.traffic), of a ledger with this unit alone. What checkpointing sends again
     is what the case sends more than the same case without it.
     """
-    strategy = TENSOR if part is Part.TENSOR else CONTEXT
+    strategy = STRATEGY_OF[part]
     if not strategy.is_used(case.layout):
         return PassSeconds()
     alone = replace(ledger, segments=(placed,))

@@ -6,6 +6,7 @@ leaves out what is bounded to be slower, or larger, than it may be finds what an
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from itertools import accumulate
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -109,7 +110,7 @@ class Bounds:
         rank's alike and as much sharded as the engine can."""
         whole, of = self.works.parameters(), self._formats(engine)
         replicas = self.space.asked.gpus // (grain.tp * pp)
-        parts = 1 if engine is Engine.REPLICATED else replicas
+        parts = grain.ep if engine is Engine.REPLICATED else replicas
         return whole / (grain.tp * pp) * (of.parameters.nbytes / parts + self._moment_bytes(of) / replicas)
 
     def least_bytes(self, grain: Grain, pp: int, engine: Engine) -> float:
@@ -123,7 +124,7 @@ class Bounds:
         seconds = self.works.of(grain, engine).whole[-1]
         if self.prices is not None and engine is not Engine.DEEPSPEED:
             spread = LEAST_COPIED[engine, pp == 1]
-            seconds += self.works.parameters() / grain.tp * self._copied_seconds(spread, micro_batches)
+            seconds += self.works.parameters() / (grain.tp * grain.ep) * self._copied_seconds(spread, micro_batches)
         return micro_batches * seconds / pp
 
     def piped(self, grain: Grain, pipe: Pipe, engine: Engine) -> Piped:
@@ -210,6 +211,8 @@ class Bounds:
                 before, reductions = before / pipe.micro_batches, pipe.micro_batches
         messages = gathers * gather + reductions * reduce
         share = 1 - 1 / self._slowdown(engine_of(spread))
+        if grain.ep > 1 and pipe.pp > 1:
+            share = 0.0  # a rank's messages are not as its parameters, of which it has experts and others
         # messages while a rank waits for its first pass, or is through with its last, slow nothing down
         of_ranks = piped.parameters_of / piped.parameters_of.mean()
         beside = np.maximum(0.0, np.minimum(1.0, of_ranks) * messages - piped.fill)
@@ -225,7 +228,7 @@ class Bounds:
         """
         engine = engine_of(spread)
         of, replicas = self._formats(engine), spread.dp * grain.cp
-        shards = spread.fsdp * grain.cp if engine is Engine.SHARDED else 1
+        shards = spread.fsdp * grain.ep * grain.cp if engine is Engine.SHARDED else 1
         held = of.parameters.nbytes / (replicas if spread.zero == 3 else shards)
         held += self._moment_bytes(of) / (replicas if spread.zero else shards)
         waits = spread.reduction is Reduction.STEP and engine is not Engine.DEEPSPEED
@@ -250,7 +253,7 @@ class Bounds:
 
     def _formats(self, engine: Engine) -> Formats:
         grain = next(self.space.grains())[0]
-        plain = grain._replace(tp=1, cp=1)
+        plain = grain._replace(tp=1, cp=1, ep=1)
         return self.memo.once(("formats", engine), lambda: formats_of(self.works.case(plain, engine)))
 
     def _moment_bytes(self, of: Formats) -> int:
@@ -279,24 +282,35 @@ class Bounds:
         return self.prices.moved_seconds(case, nbytes * MANY) / MANY if nbytes else 0.0
 
     def _exchanged(self, grain: Grain, pp: int, spread: Spread) -> Exchanged:
-        key = "exchanged", grain.tp, grain.cp, pp, spread.dp, spread.fsdp, spread.zero
+        key = "exchanged", grain.tp, grain.cp, grain.ep, pp, spread.dp, spread.fsdp, spread.zero
         return self.memo.once(key, lambda: self._exchange(grain, pp, spread))
 
     def _exchange(self, grain: Grain, pp: int, spread: Spread) -> Exchanged:
         assert self.prices is not None
         engine = engine_of(spread)
-        layout = Layout(pp=pp, dp=spread.dp, fsdp=spread.fsdp, cp=grain.cp, tp=grain.tp)
-        seconds = self.prices.message_seconds(self.works.case(grain, engine), layout)
-        elements, of = int(self.works.parameters() / (grain.tp * pp)), self._formats(engine)
+        layout = Layout(pp=pp, dp=spread.dp, fsdp=spread.fsdp, ep=grain.ep, cp=grain.cp, tp=grain.tp)
+        price, of = self.prices.message_seconds(self.works.case(grain, engine), layout), self._formats(engine)
+        apart = self.works.experts if grain.ep > 1 else 0  # what has replicas and shards of its own
+
+        def seconds(rows: Iterable[Message]) -> float:
+            return sum(price(row) for row in rows if row.ranks > 1 and row.payload)
+
+        common, experts = (
+            int((self.works.parameters() - apart) / (grain.tp * pp)), int(apart / (grain.ep * grain.tp * pp)),
+        )  # fmt: skip
         if engine is Engine.REPLICATED:
-            whole = Message(
-                Collective.ALL_REDUCE, "dp", layout.replica_ranks, elements * of.gradients.nbytes, 1, *"   "
-            )
-            return Exchanged(0.0, seconds(whole) if whole.ranks > 1 else 0.0)
-        unit = ShardedUnit("all", 1, elements, layout.shard_ranks)
-        gather = gather_message(unit, layout.shard_ranks, of.numerics.weights.nbytes, "forward", 1)
-        rows = reduction_messages(layout, unit, of.reduced.nbytes, 1)
-        return Exchanged(seconds(gather), sum(seconds(row) for row in rows if row.ranks > 1))
+            sizes = (layout.replica_ranks, common), (layout.expert_replica_ranks, experts)
+            return Exchanged(0.0, seconds(
+                Message(Collective.ALL_REDUCE, "dp", ranks, elements * of.gradients.nbytes, 1, *"   ")
+                for ranks, elements in sizes
+            ))  # fmt: skip
+        units = (
+            ShardedUnit("all", 1, common, layout.shard_ranks),
+            ShardedUnit("experts", 1, experts, layout.expert_shard_ranks),
+        )
+        gathers = [gather_message(unit, unit.ranks, of.numerics.weights.nbytes, "forward", 1) for unit in units]
+        reductions = (row for unit in units for row in reduction_messages(layout, unit, of.reduced.nbytes, 1))
+        return Exchanged(seconds(gathers), seconds(reductions))
 
     def _stages(self, pipe: Pipe) -> Any:
         """[ranks, stages of each]: in forward order."""

@@ -192,7 +192,7 @@ def _check_together(fixed: Mapping[str, Any]) -> None:
 
 def _check_model(asked: Asked) -> None:
     """Refuse fixed degrees that the model does not divide into."""
-    parts = {name: asked.fixed[name] for name in ("tp", "cp", "context") if name in asked.fixed}
+    parts = {name: asked.fixed[name] for name in ("tp", "cp", "context", "ep") if name in asked.fixed}
     work = replace(asked.base.workload, micro_batches=1)
     replace(asked.base, layout=Layout(**parts), workload=work, cluster=replace(asked.base.cluster, nodes=1, per_node=0))
     layers, stages = asked.base.model.layers, asked.fixed.get("pp", 1) * asked.fixed.get("virtual_stages", 1)

@@ -239,7 +239,7 @@ class Search:
         heapq.heappush(self._heap, family._replace(order=next(self._orders)))
 
     def _engines(self, grain: Grain, pp: int) -> list[Engine]:
-        is_whole = grain.tp == grain.cp == pp == 1 and self.space.asked.gpus > 1
+        is_whole = grain.tp == grain.cp == grain.ep == pp == 1 and self.space.asked.gpus > 1
         return [engine for engine in Engine if is_whole or engine is not Engine.DEEPSPEED]
 
     def _count(self, grain: Grain, pipes: Sequence[Pipe], engine: Engine) -> int:

@@ -11,6 +11,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from functools import cache, cached_property
+from itertools import product
 from math import isqrt
 from typing import Any, NamedTuple, TypeVar
 
@@ -34,6 +35,7 @@ class Grain(NamedTuple):
     context: ContextMethod
     micro_batch: int
     recompute: Recompute
+    ep: int = 1
 
 
 class Pipe(NamedTuple):
@@ -75,6 +77,7 @@ class _Alike(NamedTuple):
 
     tp: bool
     cp: bool
+    ep: bool
     pp: bool
     schedule: Schedule
     virtual_stages: int
@@ -101,13 +104,13 @@ class Space:
                     if asked.global_batch % data:
                         continue
                     for sequences in self._degrees("micro_batch", asked.global_batch // data, MOST_SEQUENCES):
-                        for context in self._contexts(cp):
+                        for ep, context in product(self._experts(data, cp), self._contexts(cp)):
                             for recompute in self._recompute():
-                                yield Grain(tp, cp, context, sequences, recompute), pp
+                                yield Grain(tp, cp, context, sequences, recompute, ep), pp
 
     def refuses_grain(self, grain: Grain) -> str:
         """Why no layout with this grain can be; empty where some can."""
-        return self._of_grain(grain.tp, grain.cp, grain.context)
+        return self._of_grain(grain.tp, grain.cp, grain.context, grain.ep)
 
     def pipes(self, grain: Grain, pp: int) -> Pipes:
         """Schedules and stages a rank of that degree; micro-batches make up the global batch."""
@@ -115,8 +118,10 @@ class Space:
 
     def spreads(self, grain: Grain, pipe: Pipe) -> Spreads:
         """Replicas and shards of the ranks that are left."""
-        alike = _Alike(grain.tp > 1, grain.cp > 1, pipe.pp > 1, pipe.schedule, pipe.virtual_stages, grain.recompute)
-        return self._spreads(self.data_ranks(grain, pipe.pp), alike, pipe.pp == 1 and pipe.micro_batches > 1)
+        axes = grain.tp > 1, grain.cp > 1, grain.ep > 1, pipe.pp > 1
+        alike = _Alike(*axes, pipe.schedule, pipe.virtual_stages, grain.recompute)
+        ranks = self.data_ranks(grain, pipe.pp) // grain.ep
+        return self._spreads(ranks, alike, pipe.pp == 1 and pipe.micro_batches > 1)
 
     def data_ranks(self, grain: Grain, pp: int) -> int:
         """Ranks that each take their own part of the global batch."""
@@ -139,8 +144,8 @@ class Space:
         )
 
     @cached_property
-    def _of_grain(self) -> Callable[[int, int, ContextMethod], str]:
-        return cache(lambda tp, cp, context: self._refusal(Layout(tp=tp, cp=cp, context=context), 1))
+    def _of_grain(self) -> Callable[[int, int, ContextMethod, int], str]:
+        return cache(lambda tp, cp, context, ep: self._refusal(Layout(tp=tp, cp=cp, context=context, ep=ep), 1))
 
     @cached_property
     def _of_spread(self) -> Callable[[Spread], str]:
@@ -199,9 +204,9 @@ class Space:
     def _spreads(self) -> Callable[[int, _Alike, bool], Spreads]:
         @cache
         def spreads(ranks: int, alike: _Alike, accumulates: bool) -> Spreads:
-            is_whole = not (alike.tp or alike.cp or alike.pp)
+            is_whole = not (alike.tp or alike.cp or alike.ep or alike.pp)
             legal, refused = [], Counter[str]()
-            for each in self._fixed(_all_spreads(ranks, alike.cp, is_whole, accumulates)):
+            for each in self._fixed(_all_spreads(ranks, alike.cp or alike.ep, is_whole, accumulates)):
                 small = each._replace(dp=min(2, each.dp), fsdp=min(2, each.fsdp))
                 why = _refused(alike, small) or self._of_spread(small)
                 if why:
@@ -219,6 +224,12 @@ class Space:
             return [fixed] if left % fixed == 0 else []
         return [degree for degree in _divisors(left) if degree <= most]
 
+    def _experts(self, data: int, cp: int) -> list[int]:
+        """Expert-parallel degrees: of a model with experts, those that divide their number, and the data ranks."""
+        experts = self.asked.base.model.experts
+        most = experts.count if experts is not None and cp == 1 else 1
+        return [ep for ep in self._degrees("ep", data, most) if most % ep == 0 or "ep" in self.asked.fixed]
+
     def _contexts(self, cp: int) -> list[ContextMethod]:
         fixed = self.asked.fixed.get("context")
         return [each for each in (ContextMethod if cp > 1 else (ContextMethod.RING,)) if fixed in (None, each)]
@@ -235,7 +246,7 @@ class Space:
         ]
 
 
-def _all_spreads(ranks: int, has_contexts: bool, is_whole: bool, accumulates: bool) -> list[Spread]:
+def _all_spreads(ranks: int, has_copies: bool, is_whole: bool, accumulates: bool) -> list[Spread]:
     reductions = tuple(Reduction) if accumulates else (Reduction.STEP,)
     found = [
         Spread(ranks // fsdp, fsdp, 0, Engine.AUTO, reshards, reduction)
@@ -245,8 +256,8 @@ def _all_spreads(ranks: int, has_contexts: bool, is_whole: bool, accumulates: bo
     ]
     found += [
         Spread(ranks, 1, zero, Engine.TORCH if zero else Engine.AUTO, True, reduction)
-        for zero in ((0, 1) if ranks > 1 or has_contexts else (0,))
-        for reduction in (reductions if ranks > 1 or has_contexts else (Reduction.STEP,))
+        for zero in ((0, 1) if ranks > 1 or has_copies else (0,))
+        for reduction in (reductions if ranks > 1 or has_copies else (Reduction.STEP,))
     ]
     if ranks > 1 and is_whole:
         found += [Spread(ranks, 1, zero, Engine.DEEPSPEED, True, Reduction.STEP) for zero in (0, 1, 2, 3)]
@@ -258,7 +269,7 @@ def _refused(alike: _Alike, spread: Spread) -> str:
     """Why a layout with such a spread cannot be, by the rules of Layout, which ask for more of a degree than whether
     it is above 1 only where a number to reshard to is given."""
     parts = spread._asdict() | {
-        "tp": 1 + alike.tp, "cp": 1 + alike.cp, "pp": 1 + alike.pp, "schedule": alike.schedule,
+        "tp": 1 + alike.tp, "cp": 1 + alike.cp, "ep": 1 + alike.ep, "pp": 1 + alike.pp, "schedule": alike.schedule,
         "virtual_stages": alike.virtual_stages, "recompute": alike.recompute,
     }  # fmt: skip
     return _why(lambda: Layout(**parts))

@@ -18,7 +18,7 @@ from reports.plan.space import Grain, Space, Spread
 from suite.case import Case
 from suite.layout import Layout, Recompute, RecomputeKind
 from suite.memo import Memo
-from suite.operators import Ledger, Segment
+from suite.operators import Ledger, Segment, Weight
 
 #: settings that no plan chooses, on which the work of a micro-batch depends
 OF_GRAINS = ("sequence_parallel", "load_balance")
@@ -95,8 +95,18 @@ class Works:
 
     @cached_property
     def share_of_blocks(self) -> float:
-        """Of the parameters, those in blocks."""
-        return sum(each.segment.parameters for each in self._whole.segments if each.prefix) / self._whole.parameters
+        """Of the parameters, those in blocks; experts that expert parallelism may divide are left out."""
+        return self._common(in_blocks=True) / self._common()
+
+    @cached_property
+    def experts(self) -> int:
+        """Of the parameters, those that expert parallelism may divide."""
+        return self.parameters() - self._common()
+
+    def _common(self, in_blocks: bool = False) -> int:
+        segments = [each.segment for each in self._whole.segments if each.prefix or not in_blocks]
+        owned = (weight for segment in segments for weight in segment.weights if not weight.tied_to)
+        return sum(weight.elements for weight in owned if not is_of_experts(weight))
 
     @cached_property
     def _whole(self) -> Ledger:
@@ -108,14 +118,15 @@ class Works:
 
     def _case(self, grain: Grain, engine: Engine) -> Case:
         asked, others = self.space.asked, self.space.others
-        ranks = asked.gpus // (grain.tp * grain.cp)
+        ranks = asked.gpus // (grain.tp * grain.cp * grain.ep)
         of_engines: dict[Engine, dict[str, Any]] = {
             Engine.REPLICATED: {"dp": ranks},
             Engine.SHARDED: {"fsdp": ranks},
             Engine.DEEPSPEED: {"dp": ranks, "zero": 1},
         }
         settings = of_engines[engine] | {name: others[name] for name in OF_GRAINS if name in others}
-        layout = Layout(tp=grain.tp, cp=grain.cp, context=grain.context, recompute=grain.recompute, **settings)
+        settings |= {"tp": grain.tp, "cp": grain.cp, "ep": grain.ep}
+        layout = Layout(context=grain.context, recompute=grain.recompute, **settings)
         workload = replace(asked.base.workload, micro_batch=grain.micro_batch, micro_batches=1)
         return replace(asked.base, layout=layout, workload=workload, cluster=asked.cluster)
 
@@ -158,6 +169,11 @@ class Works:
             ),
             first,
         )
+
+
+def is_of_experts(weight: Weight) -> bool:
+    """Is it a stack of matrices, one an expert?"""
+    return len(weight.shape) > 2
 
 
 class _Row(NamedTuple):

@@ -28,18 +28,21 @@ pytestmark = pytest.mark.distributed
 #: 6 experts, a block without: shards of routers are uneven, and ranks of 4 have one expert or two
 MODEL = {"layers": 3, "hidden": 64, "heads": 4, "kv_heads": 2, "ffn": 96, "vocab": 301, "max_positions": 128,
          "dense_layers": 1, "experts": {"count": 6, "top_k": 2, "ffn": 48, "balance": "bias"}}  # fmt: skip
+#: one expert a rank of 2, which FSDP2 shards along its rows
+FEW = MODEL | {"name": "few", "experts": {"count": 2, "top_k": 1, "ffn": 48}}
 
 
-def case_of(layout: dict[str, Any], **workload: Any) -> Case:
+def case_of(layout: dict[str, Any], model: dict[str, Any] = MODEL, **workload: Any) -> Case:
     """A case of a micro-batch whose routing is recorded."""
     sizes = {"seq_len": 32, "micro_batch": 3, "precision": "fp32"}
-    return case_from({"model": MODEL, "layout": layout, "workload": sizes | workload})
+    return case_from({"model": model, "layout": layout, "workload": sizes | workload})
 
 
 CASES = [
     case_of({"ep": 2}),
     case_of({"ep": 2, "recompute": "full"}, precision="bf16-mixed"),
     case_of({"ep": 2, "fsdp": 2}, precision="bf16-mixed"),
+    case_of({"ep": 2, "fsdp": 2}, FEW),
     case_of({"ep": 2, "dp": 2}),
     case_of({"ep": 2, "tp": 2}),
 ]
@@ -56,7 +59,7 @@ def hear(case: Case, rank: int) -> Heard:
     device = torch.device("cpu")
     trainer = make_trainer(case, build_mesh(case.layout, "cpu"), device)
     ids = np.random.default_rng(0).integers(case.model.vocab, size=(case.global_batch, case.workload.seq_len))
-    with recorded_rows(trainer.model) as heard:
+    with recorded_rows(trainer.model, case.model.layers) as heard:
         samples = measure_traffic(
             lambda step: trainer.step(step, batch_of(case, rank, step, Examples(ids, ids), device)), rank
         )
@@ -69,7 +72,7 @@ def found() -> dict[Case, tuple[tuple[Beside, Heard], ...]]:
     return run_cases(CASES, run, deadline_s=120.0)
 
 
-@pytest.mark.parametrize("case", CASES, ids=lambda case: case.label)
+@pytest.mark.parametrize("case", CASES, ids=lambda case: f"{case.model.name} {case.label}")
 def test_memory_is_equal_to_the_byte(case: Case, found: dict[Case, tuple[tuple[Beside, Heard], ...]]) -> None:
     for rank, (beside, _) in enumerate(found[case]):
         assert beside.states_off() == [], f"rank {rank}"

@@ -81,7 +81,7 @@ def measure(case: Case, rank: int = 0) -> Beside:
     def make(*, mark: Callable[[str], None]) -> Trainer:
         trainer = make_trainer(case, mesh, torch.device("cpu"), mark)
         if case.layout.ep > 1:
-            heard.append(listening.enter_context(recorded_rows(trainer.model)))
+            heard.append(listening.enter_context(recorded_rows(trainer.model, case.model.layers)))
         return trainer
 
     def batch(step: int) -> Batch:
@@ -98,7 +98,10 @@ def measure(case: Case, rank: int = 0) -> Beside:
 
 def last_rows(case: Case, heard: Mapping[int, Sequence[int]]) -> tuple[int, ...]:
     """What was recorded of each block last; 0 of those without experts, or of other stages."""
-    return tuple(heard[block][-1] if heard.get(block) else 0 for block in range(case.model.layers))
+    return tuple(
+        heard[block][-1] if heard.get(block) else 0
+        for block in range(case.model.layers + getattr(case.model, "mtp", 0))
+    )
 
 
 def _measured(samples: list[Sample]) -> dict[tuple[Moment, Component | None], int]:
