@@ -14,6 +14,8 @@ from torch import Tensor, nn
 from suite.hardware.operator_times import Format, Timed
 from suite.models.blocks import CORES, rotate
 from suite.models.loss import plain_cross_entropy
+from suite.models.recurrent import Cell
+from suite.models.recurrent_module import Recurrence
 from suite.spec import AttentionKernel
 
 #: operators in a chain, each with inputs and weights of its own; fewer where their tensors are large
@@ -151,6 +153,14 @@ def _attention(chain: Chain, shape: tuple[int, ...], types: _Types, kernel: Atte
     chain.add(lambda q, k, v: core(q.view(split), k.view(split), v.view(split), None).flatten(2), q, k, v)
 
 
+def _recurrence(chain: Chain, shape: tuple[int, ...], types: _Types) -> None:
+    gates, sequences, tokens, width = shape
+    layer = Recurrence(next(cell for cell in Cell if cell.gates == gates), width)
+    for weight in layer.parameters():
+        nn.init.uniform_(weight, -1 / math.sqrt(width), 1 / math.sqrt(width))
+    chain.add(types.module(layer), types.narrow(sequences, tokens, width))
+
+
 def _gelu(chain: Chain, shape: tuple[int, ...], types: _Types) -> None:
     chain.add(lambda x: F.gelu(x, approximate="tanh"), types.narrow(1, *shape))
 
@@ -204,6 +214,7 @@ _BUILDERS: dict[Timed, Callable[[Chain, tuple[int, ...], _Types], None]] = {
     Timed.ROTARY: _rotary,
     Timed.FLASH: lambda chain, shape, types: _attention(chain, shape, types, AttentionKernel.FLASH),
     Timed.EAGER: lambda chain, shape, types: _attention(chain, shape, types, AttentionKernel.EAGER),
+    Timed.RECURRENCE: _recurrence,
     Timed.GELU: _gelu,
     Timed.SWIGLU: _swiglu,
     Timed.ADD: _add,

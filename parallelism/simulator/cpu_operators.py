@@ -11,10 +11,11 @@ from suite.formats import formats_of
 from suite.hardware.operator_times import Format, Timed
 from suite.models.base import ModelSpec
 from suite.models.decoder import DecoderSpec, Mixing, Norm, Position
-from suite.operators import Array, Kernel, Operator, OperatorKind
+from suite.operators import Array, Kernel, Operator, OperatorKind, Weight
 from suite.optimizers import kernel_of
 from suite.parse import require
 from suite.spec import OptimizerKernel, OptimizerKind
+from suite.tape_recurrent import RECURRENCE
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,6 +95,8 @@ def optimizer_of(case: Case) -> Timed:
 def _uses(case: Case, operator: Operator) -> Iterator[Use]:
     kernels = {kernel.name: kernel for kernel in operator.kernels}
     match operator.kind:
+        case OperatorKind.MATMUL if RECURRENCE in kernels:
+            yield from _recurrence(operator.kernels)
         case OperatorKind.MATMUL:
             yield from _linear(operator.kernels)
         case OperatorKind.ATTENTION:
@@ -118,6 +121,16 @@ def _linear(kernels: Iterable[Kernel]) -> Iterator[Use]:
             x, weight, *bias = kernel.reads
             outputs, inputs = weight.values
             yield Use(Timed.LINEAR_BIAS if bias else Timed.LINEAR, (x.elements // inputs, inputs, outputs))
+
+
+def _recurrence(kernels: Iterable[Kernel]) -> Iterator[Use]:
+    """A whole layer over all its tokens, the copies of its weights included."""
+    for kernel in kernels:
+        if kernel.name == "cast" and not isinstance(kernel.reads[0], Weight):
+            yield Use(Timed.CAST, _rows(kernel.reads[0]))
+        if kernel.name == RECURRENCE:
+            batch, tokens, width = kernel.writes[0].values
+            yield Use(Timed.RECURRENCE, (kernel.writes[1].values[-1] // width, batch, tokens, width))
 
 
 def _attention(case: Case, operator: Operator) -> Use:

@@ -29,6 +29,7 @@ class Timed(StrEnum):
     ROTARY = "rotary"  # sequences, tokens of each, heads, rotated width, width; queries or keys
     FLASH = "flash-attention"  # sequences, tokens of each, heads, key-value heads, width
     EAGER = "eager-attention"  # the same; the copy of its output into one run of memory included
+    RECURRENCE = "recurrence"  # gates, sequences, tokens of each, width: a layer of three gates (GRU) or four (LSTM)
     GELU = "gelu"  # tokens, width
     SWIGLU = "swiglu"  # tokens, width: silu(gate) * up
     ADD = "add"  # tokens, width: the residual stream
@@ -134,6 +135,8 @@ def work_of(operator: Timed, shape: tuple[int, ...]) -> float:
     if operator in (Timed.EMBEDDING, Timed.POSITIONS):
         sequences, tokens, rows, width = shape
         return float((sequences * tokens + rows) * width)  # its gradient is as large as the table
+    if operator is Timed.RECURRENCE:
+        return float(math.prod(shape) * shape[-1])
     if operator is Timed.ROTARY:
         return float(math.prod(shape[:3]) * shape[-1])
     return float(math.prod(shape))
