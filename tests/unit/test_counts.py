@@ -1,4 +1,4 @@
-"""What a token of a mixture uses: held to published counts, to 6 N over the matrices that it meets, and to neighbours."""
+"""What a token of a mixture uses: held to published counts, to 6 N of the matrices that it meets."""
 
 from __future__ import annotations
 

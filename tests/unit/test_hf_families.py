@@ -130,6 +130,7 @@ def test_a_left_out_field_means_what_it_means_in_transformers(tmp_path: Path, fa
     if family.startswith("deepseek"):
         config.num_attention_heads = config.num_key_value_heads = 128 if family == "deepseek_v3" else 32
         config.hidden_size, config.n_routed_experts, config.qk_nope_head_dim = 128, 16, 128
+        config.num_hidden_layers, config.topk_method = 5, "greedy" if family == "deepseek_v2" else "noaux_tc"
     full = json.loads(config.to_json_string())
     for name in set(full) - {"model_type"}:
         data = {key: value for key, value in full.items() if key != name}
