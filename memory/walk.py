@@ -139,7 +139,8 @@ class Walker:
             elif kernel.is_view:
                 self.storages[array] = self._retain(kernel.reads[0])
             elif kernel.is_weight_cast:
-                self.storages[array] = self._cast_weight(kernel, array, recomputed)
+                if array not in self.storages:  # else a later reader's of the same copy
+                    self.storages[array] = self._cast_weight(kernel, array, recomputed)
             else:
                 self.storages[array] = self._allocate(array, recomputed)
         self._scratch(kernel.name, kernel.prepared_scratch if is_found else kernel.forward_scratch)

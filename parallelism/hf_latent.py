@@ -12,7 +12,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from suite.models.decoder import DecoderSpec
 from suite.models.latent_shape import Latent
 
 #: our module -> DeepSeek's, where the tensor is the same
@@ -22,15 +21,14 @@ SAME = {
 QUERIES = {"wq": "q_proj", "wq_up": "q_b_proj"}
 
 
-def reference_sizes(spec: DecoderSpec, latent: Latent) -> dict[str, Any]:
-    """The fields of DeepSeek's configurations that latent attention and dense blocks ask for."""
+def reference_sizes(latent: Latent) -> dict[str, Any]:
+    """The fields of DeepSeek's configurations that latent attention asks for."""
     return {
         "kv_lora_rank": latent.kv_rank,
         "q_lora_rank": latent.q_rank or None,
         "qk_rope_head_dim": latent.rope_dim,
         "qk_nope_head_dim": latent.nope_dim,
         "v_head_dim": latent.v_dim,
-        "first_k_dense_replace": spec.layers,  # no block has experts
     }
 
 

@@ -11,8 +11,10 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from parallelism.hf_experts import expert_sizes, experts_under_reference_names
 from parallelism.hf_latent import attention_under_reference_names, reference_sizes
 from suite.models.decoder import DecoderSpec
+from suite.models.experts_layers import has_experts
 from suite.models.hf_family import reference_family
 from suite.parse import SpecError, require
 from suite.spec import AttentionKernel
@@ -25,7 +27,7 @@ KERNELS = {AttentionKernel.FLASH: "sdpa", AttentionKernel.EAGER: "eager"}
 #: model_type -> class
 CLASSES = {
     "gpt2": "GPT2LMHeadModel", "llama": "LlamaForCausalLM", "qwen2": "Qwen2ForCausalLM",
-    "mistral": "MistralForCausalLM",
+    "mistral": "MistralForCausalLM", "mixtral": "MixtralForCausalLM",
     "deepseek_v2": "DeepseekV2ForCausalLM", "deepseek_v3": "DeepseekV3ForCausalLM",
 }  # fmt: skip
 #: model_type -> configuration, of those that compute latent attention alike
@@ -94,11 +96,15 @@ def reference_config(
         "rope_parameters": _rope(spec),
     }
     if spec.latent is not None:
-        return getattr(transformers, LATENT_CONFIGS[family])(**common, **reference_sizes(spec, spec.latent))
+        return getattr(transformers, LATENT_CONFIGS[family])(
+            **common, **reference_sizes(spec.latent), **expert_sizes(spec, family)
+        )
     common["head_dim"] = spec.head_dim
     if family == "qwen2":
         used = {"use_sliding_window": True, "sliding_window": spec.window, "max_window_layers": 0}
         return transformers.Qwen2Config(**common, **(used if spec.window else {}))
+    if family == "mixtral":
+        return transformers.MixtralConfig(**common | expert_sizes(spec, family), sliding_window=spec.window)
     if family == "mistral":
         return transformers.MistralConfig(**common, sliding_window=spec.window)
     return transformers.LlamaConfig(**common, attention_bias=spec.bias, mlp_bias=spec.bias)
@@ -145,6 +151,11 @@ def under_reference_names(spec: DecoderSpec, tensors: Mapping[str, Tensor]) -> d
             found[f"{(outer | {'head': 'lm_head'})[module]}.{part}"] = tensor
             continue
         _, index, place = module.split(".", 2)
+        if place.startswith("mlp.") and has_experts(spec, int(index)):
+            if f"{place}.{part}" == "mlp.router.weight":
+                renamed = experts_under_reference_names(f"blocks.{index}", tensors)
+                found |= {f"{blocks}.{index}.{key}": item for key, item in renamed.items()}
+            continue
         if spec.latent is not None and place.startswith("attention."):
             inside = f"blocks.{index}.attention."
             mine = {key[len(inside) : -len(".weight")]: item for key, item in tensors.items() if key.startswith(inside)}

@@ -17,6 +17,9 @@ from suite.spec import OptimizerKernel, OptimizerKind
 #: Muon's update scaled to the size of AdamW's, so that one learning rate serves both (arXiv:2502.16982, section 2.2)
 MUON_SCALE = "match_rms_adamw"
 
+#: what the model's blocks are kept in, by name
+BLOCKS = {"blocks", "mtp"}
+
 
 class Together(Optimizer):
     """Several optimizers, each with parameters of its own, as one: their groups and their state are its own too."""
@@ -43,7 +46,7 @@ def build_optimizer(model: nn.Module, case: Case) -> Optimizer:
     """
     rules: dict[OptimizerKind, list[nn.Parameter]] = {}
     for name, parameter in model.named_parameters():
-        rule = rule_of(case.workload.optimizer, tuple(parameter.shape), ".blocks." in f".{name}")
+        rule = rule_of(case.workload.optimizer, tuple(parameter.shape), bool(BLOCKS & {*name.split(".")}))
         rules.setdefault(rule, []).append(parameter)
     parts = [_MAKERS[rule](parameter_groups(mine, case.recipe.weight_decay), case) for rule, mine in rules.items()]
     return parts[0] if len(parts) == 1 else Together(parts)

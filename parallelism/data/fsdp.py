@@ -150,7 +150,8 @@ def apply(model: nn.Module, mesh: DeviceMesh | None, case: Case) -> nn.Module:
         "mp_policy": _policy(case),
         "offload_policy": CPUOffloadPolicy() if layout.offload is Offload.PARAMETERS else OffloadPolicy(),
     }
-    blocks = [cast("FSDPModule", block) for block in cast("nn.ModuleDict", model.blocks).values()]
+    parts = (*cast("nn.ModuleDict", model.blocks).values(), *cast("nn.ModuleDict", getattr(model, "mtp", {})).values())
+    blocks = [cast("FSDPModule", block) for block in parts]
     for block in blocks:
         fully_shard(cast("nn.Module", block), reshard_after_forward=layout.reshard_after_forward, **shared)
     fully_shard(model, reshard_after_forward=False, **shared)

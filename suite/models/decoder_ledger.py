@@ -10,6 +10,7 @@ from suite.models.decoder import Activation, DecoderSpec, Norm, Position
 from suite.models.experts_layers import experts_buffers, has_experts
 from suite.models.experts_ledger import mixture
 from suite.models.latent_ledger import latent_attention
+from suite.models.prediction_ledger import behind, beside, look_up_again, several_heads, slice_of, widened
 from suite.operators import Array, DType, Ledger, Placed, Segment, Size, Split
 from suite.selective import kept_outputs
 from suite.share import WHOLE, Share
@@ -66,19 +67,28 @@ def decoder_ledger(
         kind: _block(tape(), spec, sizes, stream, workload.attention, recompute, *kind) for kind in dict.fromkeys(form)
     }
     blocks = [Placed(f"blocks.{index}", kinds[kind]) for index, kind in enumerate(form)]
-    norm = _final_norm(tape(), spec, sizes, stream)
-    assert norm.output is not None
-    hidden = Array("final norm output", norm.output.shape, norm.output.dtype)
+    streams, predictors = stream, []
+    for depth in range(spec.mtp):
+        predictors.append(_predictor(tape(), spec, sizes, streams, labels, depth, workload.attention))
+        streams = _like(predictors[-1].output, "streams of all depths")
+    further = [Placed(f"mtp.{depth}", segment) for depth, segment in enumerate(predictors)]
+    norm = _final_norm(tape(), spec, sizes, streams)
+    hidden = _like(norm.output, "final norm output")
     head = _head(tape(replace(numerics, scaling=None)), spec, sizes, hidden, labels, workload.loss)
     buffers, shared = _rope_tables(spec, sizes, numerics, share)
     buffers += experts_buffers(spec)
     return Ledger(
-        segments=(Placed("", embedding), *blocks, Placed("", norm), Placed("", head)),
+        segments=(Placed("", embedding), *blocks, *further, Placed("", norm), Placed("", head)),
         loss=frozenset({head.name}),
         buffers=buffers,
         batch=(ids, labels),
         shared=shared,
     )
+
+
+def _like(array: Array | None, name: str) -> Array:
+    assert array is not None
+    return Array(name, array.shape, array.dtype)
 
 
 def _sizes(spec: DecoderSpec, workload: Workload, share: Share) -> _Sizes:
@@ -134,6 +144,17 @@ def _block(
     is_mixture: bool,
 ) -> Segment:
     """x + attention(norm(x)), then x + mlp(norm(x)); as one region if the whole block is rerun in backward."""
+    out = _block_output(tape, spec, sizes, x, kernel, recompute, is_mixture)
+    if rerun:
+        is_selective = recompute.kind is RecomputeKind.SELECTIVE_OP
+        tape.region("block", 0, (x,), (out,), kept_outputs(tape.body) if is_selective else ())
+    return Segment("block", tuple(tape.body), (x,), (), out)
+
+
+def _block_output(
+    tape: Tape, spec: DecoderSpec, sizes: _Sizes, x: Array, kernel: AttentionKernel, recompute: Recompute,
+    is_mixture: bool,
+) -> Array:  # fmt: skip
     normed = _norm(tape, spec, "attention_norm", x)
     mixed = _attention(tape, spec, sizes, normed, kernel, recompute)
     mixed = dropout(tape, "attention_dropout", mixed, spec.dropout, sizes.whole)
@@ -144,11 +165,23 @@ def _block(
     else:
         mixed = _mlp(tape, spec, sizes, normed)
     mixed = dropout(tape, "mlp_dropout", mixed, spec.dropout, sizes.whole)
-    out = tape.add("block output", middle, mixed)
-    if rerun:
-        is_selective = recompute.kind is RecomputeKind.SELECTIVE_OP
-        tape.region("block", 0, (x,), (out,), kept_outputs(tape.body) if is_selective else ())
-    return Segment("block", tuple(tape.body), (x,), (), out)
+    return tape.add("block output", middle, mixed)
+
+
+def _predictor(
+    tape: Tape, spec: DecoderSpec, sizes: _Sizes, x: Array, labels: Array, depth: int, kernel: AttentionKernel
+) -> Segment:
+    """A depth of multi-token prediction, whose tokens are depth + 1 fewer; never rerun. x: the depths before."""
+    n = Size(f"(s-{depth + 1})", max(1, sizes.s.value - depth - 1))
+    before = slice_of(tape, "stream before", x, (sizes.b, n, sizes.h))
+    embedded = look_up_again(tape, labels, n, sizes.v, sizes.h)
+    left, right = _norm(tape, spec, "stream_norm", before), _norm(tape, spec, "embedding_norm", embedded)
+    both = beside(tape, "projection input", left, right)
+    y = widened(tape, tape.linear("projection", both, sizes.h, False, Split.NONE), x.dtype)
+    own = replace(sizes, s=n, part=n, whole=n)
+    y = _block_output(tape, spec, own, y, kernel, Recompute(), has_experts(spec, spec.layers + depth))
+    out = behind(tape, "streams", x, y)
+    return Segment("predictor", tuple(tape.body), (x,), (labels,), out)
 
 
 def _attention(
@@ -214,7 +247,9 @@ def _final_norm(tape: Tape, spec: DecoderSpec, sizes: _Sizes, x: Array) -> Segme
 
 def _head(tape: Tape, spec: DecoderSpec, sizes: _Sizes, hidden: Array, labels: Array, kernel: LossKernel) -> Segment:
     tied_to = "embedding.weight" if spec.tied else None
-    if kernel is LossKernel.PLAIN:
+    if spec.mtp:
+        several_heads(tape, hidden, labels, sizes.v, tied_to, spec.mtp)
+    elif kernel is LossKernel.PLAIN:
         logits = tape.linear("head", hidden, sizes.v, False, Split.VOCAB, tied_to)
         cross_entropy(tape, "loss", logits, labels)
     else:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -15,6 +16,7 @@ from suite.models.latent_attention import LatentAttention
 from suite.models.loss import LOSSES
 from suite.spec import AttentionKernel, LossKernel
 
+MTP_WEIGHT = 0.3  # arXiv:2412.19437, section 4.2: of the mean over depths, for the first 10 T tokens
 INIT_STD = 0.02  # Radford et al. 2019; projections into the residual stream are scaled down by sqrt(2 L)
 
 
@@ -60,6 +62,33 @@ class Block(nn.Module):
         return x + self.mlp_dropout(self.mlp(self.mlp_norm(x)), keys)
 
 
+class Predictor(Block):
+    """One depth of multi-token prediction (arXiv:2412.19437, section 2.2): a block that reads, of every token, the
+    stream of the depth before and the embedding of the token that follows it there."""
+
+    def __init__(self, spec: DecoderSpec, kernel: AttentionKernel, site: int) -> None:
+        super().__init__(spec, kernel, site)
+        self.stream_norm = build_norm(spec)
+        self.embedding_norm = build_norm(spec)
+        self.projection = nn.Linear(2 * spec.hidden, spec.hidden, bias=False)
+
+    def predicted(
+        self, streams: Tensor, embedded: Tensor, rope: tuple[Tensor, Tensor] | None, keys: Tensor | None
+    ) -> Tensor:
+        """streams [b, S, h] of the depths before, one after the other, embedded [b, n, h] -> with this depth's n tokens
+        behind them, [b, S + n, h]."""
+        length = embedded.shape[1]
+        x = torch.cat((self.stream_norm(streams[:, -length - 1 : -1]), self.embedding_norm(embedded)), dim=-1)
+        x = self.projection(x).to(streams.dtype)
+        turns = None if rope is None else (rope[0][:length], rope[1][:length])
+        x = Block.forward(self, x, turns, keys)
+        return torch.cat((streams, x), dim=1)
+
+    def forward(self, *given: Any) -> Tensor:
+        """As `predicted`."""
+        return self.predicted(*given)
+
+
 class Decoder(nn.Module):
     """A decoder-only language model. With labels it returns the mean loss in nats a token, else logits [b, s, V].
 
@@ -82,6 +111,9 @@ class Decoder(nn.Module):
         self.rope = None if learned else Rope(spec.max_positions, spec.rotary_dim, spec.rope_theta, spec.rope_scaling)
         self.dropout = SequenceDropout(spec.dropout, site=0)
         self.blocks = nn.ModuleDict({str(index): Block(spec, kernel, 2 * index + 1) for index in range(spec.layers)})
+        self.mtp = nn.ModuleDict(
+            {str(depth): Predictor(spec, kernel, 2 * (spec.layers + depth) + 1) for depth in range(spec.mtp)}
+        )
         self.norm: nn.Module | None = build_norm(spec)
         self.head: nn.Module | None = nn.Linear(spec.hidden, spec.vocab, bias=False)
         if spec.tied:
@@ -94,22 +126,55 @@ class Decoder(nn.Module):
     def forward(self, ids: Tensor, labels: Tensor | None = None, keys: Tensor | None = None) -> Tensor:
         """ids [b, s] (or the stream [b, s, h], see above) -> logits [b, s, V]; with labels [b, s], the mean
         cross-entropy. keys [b]: one random key a sequence; without them nothing is dropped out."""
+        if self.mtp and labels is not None and torch.is_grad_enabled():
+            return self._several_losses(ids, labels, keys)
         hidden = self.trunk(ids, keys)
         if self.norm is None or self.head is None:
             return hidden
         hidden = self.norm(hidden)
         return self.head(hidden) if labels is None else self.loss(self.head, hidden, labels)
 
+    def _several_losses(self, ids: Tensor, labels: Tensor, keys: Tensor | None) -> Tensor:
+        """The loss, with the gradient of MTP_WEIGHT times the mean loss of further tokens too (equations 24 and 25);
+        its value is that of the next tokens alone, as everywhere. Streams of all depths are normed together."""
+        assert self.norm is not None
+        assert self.head is not None
+        streams = self._streams(ids, labels, keys)
+        lengths = [labels.shape[1] - depth for depth in range(len(self.mtp) + 1)]
+        parts = self.norm(streams).split(lengths, dim=1)
+        del streams
+        first, *further = [
+            self.loss(self.head, part, labels[:, depth:] if depth else labels) for depth, part in enumerate(parts)
+        ]
+        extra = torch.stack(further).mean() * MTP_WEIGHT
+        return first + (extra - extra.detach())
+
+    def _streams(self, ids: Tensor, labels: Tensor, keys: Tensor | None) -> Tensor:
+        """The stream of the trunk, and behind it each depth's: depth d reads label d - 1 places on, whose own next it
+        predicts; the last d tokens have none."""
+        assert self.embedding is not None
+        streams = self._embed(ids, keys)
+        rope = self._turns(ids, streams)
+        for block in self.blocks.values():
+            streams = block(streams, rope, keys)
+        for depth, predictor in enumerate(self.mtp.values()):
+            streams = predictor(streams, self.embedding(labels[:, depth:-1]), rope, keys)
+        return streams
+
     def trunk(self, ids: Tensor, keys: Tensor | None = None) -> Tensor:
         """The residual stream after the last block, [b, s, h]."""
         x = ids if self.embedding is None else self._embed(ids, keys)
-        places = self.own_positions
-        tokens = ids.shape[1] * (self.stream_shards if self.embedding is None else 1)
-        length = tokens if places is None else len(places)
-        rope = self.rope(length, compute_dtype(x), places) if self.rope is not None else None
+        rope = self._turns(ids, x)
         for block in self.blocks.values():
             x = block(x, rope, keys)
         return x
+
+    def _turns(self, ids: Tensor, x: Tensor) -> tuple[Tensor, Tensor] | None:
+        """The step's rotations of the rank's tokens."""
+        places = self.own_positions
+        tokens = ids.shape[1] * (self.stream_shards if self.embedding is None else 1)
+        length = tokens if places is None else len(places)
+        return self.rope(length, compute_dtype(x), places) if self.rope is not None else None
 
     def _embed(self, ids: Tensor, keys: Tensor | None) -> Tensor:
         assert self.embedding is not None

@@ -25,11 +25,11 @@ def experts_buffers(spec: ModelSpec) -> tuple[Array, ...]:
         return ()
     count = Size("E", spec.experts.count)
     found: list[Array] = []
-    for block in range(spec.layers):
-        if has_experts(spec, block):
-            if spec.experts.balance is Balance.BIAS:
-                found.append(Array(f"blocks.{block}.mlp.router.bias", (count,), DType.FP32))
-            found.append(Array(f"blocks.{block}.mlp.tally", (count,), DType.INT64))
+    for block in mixture_blocks(spec):
+        place = f"blocks.{block}" if block < spec.layers else f"mtp.{block - spec.layers}"
+        if spec.experts.balance is Balance.BIAS:
+            found.append(Array(f"{place}.mlp.router.bias", (count,), DType.FP32))
+        found.append(Array(f"{place}.mlp.tally", (count,), DType.INT64))
     return tuple(found)
 
 

@@ -16,6 +16,8 @@ from torch import Tensor
 
 from suite.models.decoder import DecoderSpec, RopeScaling
 from suite.models.decoder_module import Decoder
+from suite.models.experts import Balance, Experts, Scoring
+from suite.models.experts_module import mixtures
 from suite.models.hf_family import reference_family
 from suite.models.latent_shape import Latent
 from suite.models.presets import gpt, llama
@@ -37,6 +39,9 @@ SCALING = RopeScaling(factor=8.0, low_freq_factor=1.0, high_freq_factor=4.0, ori
 # its inner norms add 1e-6 whatever the configuration says
 LATENT_SIZES = Latent(kv_rank=24, rope_dim=8, nope_dim=10, v_dim=12)
 LATENT = llama("tiny", layers=2, hidden=48, heads=6, ffn=80, vocab=101, positions=64, eps=1e-6, latent=LATENT_SIZES)
+V3_EXPERTS = Experts(
+    8, 3, 16, shared=1, scoring=Scoring.SIGMOID, scale=2.5, groups=4, top_groups=2, balance=Balance.BIAS
+)
 
 FORMS = {
     "gpt": GPT,
@@ -57,6 +62,16 @@ FORMS = {
     "latent, queries too": replace(LATENT, latent=replace(LATENT_SIZES, q_rank=20), rope_theta=5e5),
     "latent, values as wide as keys": replace(LATENT, latent=replace(LATENT_SIZES, v_dim=18), tied=True),
 }
+FORMS |= {
+    "mixtral": replace(LLAMA, kv_heads=2, ffn=32, experts=Experts(6, 2, 32)),
+    "mixtral, window": replace(LLAMA, window=16, ffn=40, experts=Experts(5, 3, 40)),
+    "deepseek-v2": replace(LATENT, dense_layers=1, experts=Experts(6, 3, 24, shared=2, normalized=False, scale=4.0)),
+    "deepseek-v2, groups": replace(
+        LATENT, experts=Experts(8, 3, 16, shared=1, normalized=False, scale=2.0, groups=4, top_groups=2)
+    ),
+    "deepseek-v3": replace(LATENT, dense_layers=1, experts=V3_EXPERTS),
+    "deepseek-v3, one group": replace(LATENT, experts=replace(V3_EXPERTS, groups=1, top_groups=1, normalized=False)),
+}
 
 
 @pytest.fixture(autouse=True)
@@ -76,6 +91,9 @@ def build(spec: DecoderSpec, kernel: AttentionKernel, loss: LossKernel = LossKer
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.add_(torch.randn_like(parameter), alpha=0.1)
+        for mixture in mixtures(model):
+            if mixture.router.bias is not None:  # large enough to change who is chosen
+                mixture.router.bias.copy_(torch.randn(mixture.spec.count) * 0.3)
     return model
 
 
@@ -190,9 +208,10 @@ def test_a_form_without_an_equal_is_refused_in_one_line() -> None:
     for spec in (
         replace(LLAMA, rope_fraction=0.5), replace(GPT, bias=False), replace(LLAMA, position=GPT.position),
         replace(GPT, window=16), replace(LLAMA, bias=True, window=16),
+        replace(FORMS["mixtral"], dense_layers=1), replace(FORMS["deepseek-v3"], mtp=1),
     ):  # fmt: skip
         with pytest.raises(
-            SpecError, match=r"no equal in transformers; use the form of gpt2, llama, mistral, qwen2 or deepseek_v3"
+            SpecError, match=r"no equal in transformers; use the form of gpt2, llama, mistral, qwen2, mixtral"
         ):
             reference_family(spec)
 
