@@ -1,4 +1,5 @@
-"""A Hugging Face config.json -> our specification: gpt2, llama, mistral, qwen2. Without torch, without transformers.
+"""A Hugging Face config.json -> our specification: decoders, mixtures of experts, BERT, T5. Without torch and
+transformers.
 
 Defaults of left-out fields are those of transformers' configuration classes (5.x). What changes the model and is
 not modelled is refused with the field's name, never passed over. Sizes are counts, angles' base is a plain number.
@@ -10,8 +11,11 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from suite.models.decoder import Activation, DecoderSpec, Norm, Position, RopeScaling
-from suite.models.hf_fields import Fields, Unfollowed, read_object, shown
+from suite.models import SPECS, ModelSpec
+from suite.models.hf_decoders import gpt2, llama, mistral, qwen2
+from suite.models.hf_encoders import bert, t5
+from suite.models.hf_experts import deepseek_v2, deepseek_v3, mixtral
+from suite.models.hf_fields import Fields, Unfollowed, read_object
 from suite.parse import SpecError
 
 #: fields that every family may have and that change nothing of the arithmetic of a training step
@@ -30,26 +34,37 @@ HARMLESS = frozenset(_HARMLESS.split())
 #: an architecture with another head, or none, is another model
 HEADS = ("ForCausalLM", "LMHeadModel")
 NAME_LIMIT = 80
-_FREQUENCIES = ("linear", "dynamic", "yarn", "longrope")  # other frequencies of the same rotation
-_FULL, _SLIDING = "full_attention", "sliding_attention"  # of layer_types
+
+
+@dataclass(frozen=True)
+class HfFamily:
+    """How the fields of a model_type are read, and what its files may say."""
+
+    settings: Callable[[Fields], dict[str, Any]]
+    """of the specification"""
+    heads: tuple[str, ...] = HEADS
+    """how the names of its architectures end"""
+    is_encoder_decoder: bool = False
+    own: tuple[str, ...] = ()
+    """common fields that `settings` judges itself"""
 
 
 @dataclass(frozen=True)
 class HfModel:
     """A specification read from a config.json, and what of the file it does not follow, in words."""
 
-    spec: DecoderSpec
+    spec: ModelSpec
     notices: tuple[str, ...]
     unfollowed: Unfollowed | None = None
 
 
-def read_hf_config(path: str) -> DecoderSpec:
+def read_hf_config(path: str) -> ModelSpec:
     """The model that the config.json at `path` describes. SpecError, in one line, for everything it cannot be."""
     return load_hf_config(path).spec
 
 
 def load_hf_config(path: str, unfollowed: Unfollowed | None = None) -> HfModel:
-    """As `read_hf_config`, with the notices: dropout, which training here does without, is the only one so far.
+    """As `read_hf_config`, with the notices: dropout, which training here does without, and a family's own.
 
     With `unfollowed`, fields that are not known and those that change numbers alone are listed there instead of
     refused; what would make memory or time wrong is refused still.
@@ -59,26 +74,41 @@ def load_hf_config(path: str, unfollowed: Unfollowed | None = None) -> HfModel:
     if model_type not in FAMILIES:
         supported = ", ".join(FAMILIES)
         raise fields.refuse("model_type", f"is not supported; supported: {supported}")
-    _check_common(fields)
-    settings = FAMILIES[model_type](fields)
-    notices = tuple(
+    family = FAMILIES[model_type]
+    _check_common(fields, family)
+    settings = _settings(family, fields)
+    dropouts = tuple(
         f"{name} {fields.take(name, float)}: training here has no dropout" for name in _DROPOUTS if fields.raw(name)
     )
     fields.close()
     settings["name"] = _name(fields) or f"{model_type}-l{settings['layers']}-h{settings['hidden']}"
     try:
-        return HfModel(DecoderSpec(**settings), notices, unfollowed)
+        spec = SPECS[settings.get("family", "decoder")](**settings)
+        return HfModel(spec, (*dropouts, *fields.notices), unfollowed)
     except SpecError as refusal:
         raise SpecError(f"{fields.where}: {refusal}") from None
 
 
-_DROPOUTS = ("attention_dropout", "attn_pdrop", "resid_pdrop", "embd_pdrop")
+_DROPOUTS = (
+    "attention_dropout", "attn_pdrop", "resid_pdrop", "embd_pdrop", "hidden_dropout_prob",
+    "attention_probs_dropout_prob", "dropout_rate",
+)  # fmt: skip
 
 
-def _check_common(fields: Fields) -> None:
+def _settings(family: HfFamily, fields: Fields) -> dict[str, Any]:
+    """Parts of a specification refuse what they cannot be as soon as they are made."""
+    try:
+        return family.settings(fields)
+    except SpecError as refusal:
+        said = str(refusal)
+        raise SpecError(said if said.startswith(fields.where) else f"{fields.where}: {said}") from None
+
+
+def _check_common(fields: Fields, family: HfFamily) -> None:
     """What transformers' base class lets any configuration say."""
     fields.skip(HARMLESS)
-    fields.only("is_encoder_decoder", False, why="an encoder beside the decoder")
+    stacks = "the decoder alone" if family.is_encoder_decoder else "an encoder beside the decoder"
+    fields.only("is_encoder_decoder", family.is_encoder_decoder, why=stacks)
     fields.only("add_cross_attention", False, why="attention to an encoder")
     fields.only("tie_encoder_decoder", False, why="an encoder beside the decoder")
     fields.only("chunk_size_feed_forward", 0, why="an MLP in slices")
@@ -89,146 +119,13 @@ def _check_common(fields: Fields) -> None:
         ("auto_map", "code of its own"),
         ("per_layer_config", "layers that differ"),
     ):
-        fields.none(name, why)
+        if name not in family.own:
+            fields.none(name, why)
     names = fields.raw("architectures") or []
-    if not isinstance(names, list) or not all(str(name).endswith(HEADS) for name in names):
-        raise fields.refuse("architectures", f"is not modelled (another head); accepted: names ending in {HEADS[0]}")
-
-
-def _gpt2(fields: Fields) -> dict[str, Any]:
-    """GPT-2: learned positions, LayerNorm, GELU, biases everywhere, tied unless it says otherwise."""
-    tanh = ("gelu_new", "gelu_pytorch_tanh")
-    fields.only_maths("activation_function", *tanh, alike=("gelu",), why="GELU is its tanh form here")
-    fields.only_maths("scale_attn_weights", True, alike=(False,), why="scores are divided by sqrt(head_dim)")
-    fields.only_maths("scale_attn_by_inverse_layer_idx", False, alike=(True,), why="scores scaled by their layer")
-    fields.only("reorder_and_upcast_attn", False, why="scores computed in fp32")
-    fields.skip(("n_ctx", "n_special", "predict_special_tokens"))  # of old files; transformers reads none of them
-    fields.skip(f"summary_{part}" for part in ("type", "use_proj", "activation", "proj_to_labels", "first_dropout"))
-    hidden = fields.size("n_embd")
-    return {
-        "layers": fields.size("n_layer"),
-        "hidden": hidden,
-        "heads": fields.size("n_head"),
-        "ffn": fields.size("n_inner", 4 * hidden),
-        "vocab": fields.size("vocab_size"),
-        "max_positions": fields.size("n_positions"),
-        "norm": Norm.LAYERNORM,
-        "activation": Activation.GELU,
-        "position": Position.LEARNED,
-        "bias": True,
-        "tied": fields.take("tie_word_embeddings", bool, True),
-        "norm_eps": fields.positive("layer_norm_epsilon", 1e-5),
-    }
-
-
-def _llama_form(fields: Fields, kv_heads: int) -> dict[str, Any]:
-    """What llama, mistral and qwen2 have in common."""
-    gelu = ("gelu", "gelu_pytorch_tanh")
-    fields.only_maths("hidden_act", "silu", "swish", alike=gelu, why="the gate is SiLU")
-    fields.skip(("pretraining_tp",))  # slices the products, which gives the same sums
-    positions = fields.size("max_position_embeddings")
-    return {
-        "layers": fields.size("num_hidden_layers"),
-        "hidden": fields.size("hidden_size"),
-        "heads": fields.size("num_attention_heads"),
-        "kv_heads": kv_heads,
-        "head_dim": fields.size("head_dim", 0),
-        "ffn": fields.size("intermediate_size"),
-        "vocab": fields.size("vocab_size"),
-        "max_positions": positions,
-        "tied": fields.take("tie_word_embeddings", bool, False),
-        "norm_eps": fields.positive("rms_norm_eps", 1e-6),
-        **_rope(fields, positions),
-    }
-
-
-def _llama(fields: Fields) -> dict[str, Any]:
-    attention, mlp = (fields.take(f"{part}_bias", bool, False) for part in ("attention", "mlp"))
-    if attention is not mlp:
+    if not isinstance(names, list) or not all(str(name).endswith(family.heads) for name in names):
         raise fields.refuse(
-            "attention_bias", f"with mlp_bias {mlp} is not modelled (biases in a part of the linears); give both alike"
+            "architectures", f"is not modelled (another head); accepted: names ending in {family.heads[0]}"
         )
-    kv_heads = fields.size("num_key_value_heads", 0)
-    return {**_llama_form(fields, kv_heads), **_window(fields, 0), "bias": attention}
-
-
-def _mistral(fields: Fields) -> dict[str, Any]:
-    # transformers' 4096 stands for a left-out window, but null means none
-    window = fields.size("sliding_window", 0 if fields.says_null("sliding_window") else 4096)
-    return {**_llama_form(fields, kv_heads=_kv_heads(fields, left_out=8)), **_window(fields, window)}
-
-
-def _qwen2(fields: Fields) -> dict[str, Any]:
-    fields.only("use_mrope", False, why="rotary positions in several dimensions")
-    is_used = fields.take("use_sliding_window", bool, False) and not fields.says_null("sliding_window")
-    window, first = fields.size("sliding_window", 4096), fields.take("max_window_layers", int, 28)
-    form = _llama_form(fields, kv_heads=_kv_heads(fields, left_out=32))
-    return {**form, **_window(fields, window if is_used else 0, first), "qkv_bias": True}
-
-
-def _kv_heads(fields: Fields, left_out: int) -> int:
-    """num_key_value_heads: null means as many as heads, and a left-out one means the class's own number."""
-    return fields.size("num_key_value_heads", 0 if fields.says_null("num_key_value_heads") else left_out)
-
-
-def _window(fields: Fields, window: int, first: int = 0) -> dict[str, int | None]:
-    """The window of the layers from `first` on, if all layers have it or none: 0 is none, and one of all positions
-    hides nothing. `layer_types`, where given, must say the same."""
-    layers, positions = fields.size("num_hidden_layers"), fields.size("max_position_embeddings")
-    kinds = {str(kind) for kind in fields.take("layer_types", list, [])}
-    if not 0 < window < positions:
-        if not kinds <= ({_FULL, _SLIDING} if window else {_FULL}):
-            raise fields.refuse("layer_types", f"is not modelled; accepted: {_FULL} in every layer")
-        return {"window": None}
-    if 0 < first < layers:
-        raise fields.refuse(
-            "max_window_layers", f"of num_hidden_layers({layers}) is not modelled (layers with a window of {window}"
-            f" beside layers without); accepted: 0, or at least {layers}"
-        )  # fmt: skip
-    kind = _SLIDING if first <= 0 else _FULL
-    if kinds and kinds != {kind}:
-        raise fields.refuse(
-            "layer_types", f"beside sliding_window({window}) is not modelled; accepted: {kind} in every layer"
-        )
-    return {"window": window if first <= 0 else None}
-
-
-# --- rotary positions ---------------------------------------------------------------------------------------------
-
-
-def _rope(fields: Fields, positions: int) -> dict[str, Any]:
-    """rope_theta beside `rope_scaling` (transformers 4), or both within `rope_parameters` (transformers 5)."""
-    if fields.has("rope_scaling") and fields.has("rope_parameters"):
-        raise fields.refuse("rope_scaling", "beside rope_parameters: give one of them")
-    key = "rope_scaling" if fields.has("rope_scaling") else "rope_parameters"
-    inner = Fields(fields.raw(key) or {}, f"{fields.where}: {key}")
-    fields.only("partial_rotary_factor", 1.0, 1, why="a head that is rotated in part")
-    inner.only("partial_rotary_factor", 1.0, 1, why="a head that is rotated in part")
-    outer_theta = fields.positive("rope_theta", 10000.0)
-    theta = inner.positive("rope_theta", outer_theta)
-    if fields.has("rope_theta") and theta != outer_theta:
-        raise fields.refuse("rope_theta", f"beside {key}.rope_theta {theta}: give one of them")
-    kind = inner.take("rope_type", str, inner.take("type", str, "default"))
-    if kind in _FREQUENCIES and fields.unfollowed is not None:
-        said = f"{key} {shown(fields.raw(key))}: rotation has the default frequencies; sizes and work are the same"
-        fields.unfollowed.maths.append(said)
-        return {"rope_theta": theta, "rope_scaling": None}
-    if kind not in ("default", "llama3"):
-        raise SpecError(
-            f"{inner.where}: rope_type: {shown(kind)} is not modelled (other frequencies); accepted: default, llama3"
-        )
-    scaling = None
-    if kind == "llama3":
-        scaling = RopeScaling(
-            factor=inner.positive("factor"),
-            low_freq_factor=inner.positive("low_freq_factor"),
-            high_freq_factor=inner.positive("high_freq_factor"),
-            original_max_positions=inner.size("original_max_position_embeddings", positions),
-        )
-        if scaling.high_freq_factor <= scaling.low_freq_factor:
-            raise inner.refuse("high_freq_factor", f"must be above low_freq_factor({scaling.low_freq_factor})")
-    inner.close()
-    return {"rope_theta": theta, "rope_scaling": scaling}
 
 
 def _name(fields: Fields) -> str:
@@ -242,9 +139,14 @@ def _name(fields: Fields) -> str:
     return ""
 
 
-FAMILIES: dict[str, Callable[[Fields], dict[str, Any]]] = {
-    "gpt2": _gpt2,
-    "llama": _llama,
-    "mistral": _mistral,
-    "qwen2": _qwen2,
+FAMILIES: dict[str, HfFamily] = {
+    "gpt2": HfFamily(gpt2),
+    "llama": HfFamily(llama),
+    "mistral": HfFamily(mistral),
+    "qwen2": HfFamily(qwen2),
+    "mixtral": HfFamily(mixtral),
+    "deepseek_v2": HfFamily(deepseek_v2, own=("auto_map", "quantization_config")),
+    "deepseek_v3": HfFamily(deepseek_v3, own=("auto_map", "quantization_config")),
+    "bert": HfFamily(bert, ("BertForPreTraining", "BertForMaskedLM", "BertModel")),
+    "t5": HfFamily(t5, ("T5ForConditionalGeneration", "T5WithLMHeadModel"), is_encoder_decoder=True),
 }

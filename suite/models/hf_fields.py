@@ -44,6 +44,8 @@ class Fields:
         if not isinstance(data, Mapping):
             raise SpecError(f"{where}: expected an object with keys, got {shown(data)}")
         self.where = where
+        self.notices: list[str] = []
+        """what is read and not followed to the letter, a line each"""
         self._nulls = {key for key, value in data.items() if value is None}
         self._data = {key: value for key, value in data.items() if value is not None}
         self._known: set[str] = set()

@@ -15,7 +15,7 @@ import pytest
 from suite.layout import Recompute
 from suite.models import preset
 from suite.models.decoder import DecoderSpec, RopeScaling
-from suite.models.hf_config import FAMILIES, load_hf_config, read_hf_config
+from suite.models.hf_config import load_hf_config, read_hf_config
 from suite.models.ledgers import ledger_of
 from suite.models.presets import gpt, llama
 from suite.parse import SpecError
@@ -173,7 +173,7 @@ def transformers_config(family: str) -> Any:
 
 
 @pytest.mark.unit
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", FILES)
 def test_transformers_own_files_are_read(tmp_path: Path, family: str) -> None:
     config = transformers_config(family)
     for use_diff in (True, False):
@@ -184,7 +184,7 @@ def test_transformers_own_files_are_read(tmp_path: Path, family: str) -> None:
 
 
 @pytest.mark.unit
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", FILES)
 def test_the_ledger_counts_the_parameters_of_transformers_model(tmp_path: Path, family: str) -> None:
     import torch
     import transformers
@@ -208,7 +208,7 @@ SIZES = {
 
 
 @pytest.mark.unit
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", FILES)
 def test_a_left_out_field_means_what_it_means_in_transformers(tmp_path: Path, family: str) -> None:
     """Every field is taken out of the file, one at a time; ours is read beside what transformers makes of the rest."""
     import transformers

@@ -29,8 +29,8 @@ def refusal(folder: Path, data: object) -> str:
     [
         (
             "llama",
-            {"model_type": "mixtral"},
-            "model_type: 'mixtral' is not supported; supported: gpt2, llama, mistral, qwen2",
+            {"model_type": "gemma"},
+            "model_type: 'gemma' is not supported; supported: gpt2, llama, mistral, qwen2, mixtral",
         ),
         ("llama", {"model_type": ...}, "model_type: missing; give text"),
         ("llama", {"model_type": 3}, "model_type: expected text, got 3"),
