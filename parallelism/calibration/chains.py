@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from suite.hardware.operator_times import Format, Timed
 from suite.models.blocks import CORES, rotate
 from suite.models.loss import plain_cross_entropy
+from suite.models.padded_attention import PaddedFlashCore, padding_bias
 from suite.models.recurrent import Cell
 from suite.models.recurrent_module import Recurrence
 from suite.spec import AttentionKernel
@@ -161,6 +162,14 @@ def _recurrence(chain: Chain, shape: tuple[int, ...], types: _Types) -> None:
     chain.add(types.module(layer), types.narrow(sequences, tokens, width))
 
 
+def _padded_attention(chain: Chain, shape: tuple[int, ...], types: _Types) -> None:
+    sequences, tokens, _, _, width = shape
+    core, split = PaddedFlashCore(), (sequences, tokens, -1, width)
+    q, k, v = (types.narrow(sequences, tokens, heads * width) for heads in (shape[2], shape[3], shape[3]))
+    bias = padding_bias(torch.full((sequences,), tokens), tokens, q.dtype)
+    chain.add(lambda q, k, v: core(q.view(split), k.view(split), v.view(split), bias).flatten(2), q, k, v)
+
+
 def _gelu(chain: Chain, shape: tuple[int, ...], types: _Types) -> None:
     chain.add(lambda x: F.gelu(x, approximate="tanh"), types.narrow(1, *shape))
 
@@ -213,6 +222,7 @@ _BUILDERS: dict[Timed, Callable[[Chain, tuple[int, ...], _Types], None]] = {
     Timed.LAYER_NORM: lambda chain, shape, types: _norm(chain, shape, types, nn.LayerNorm),
     Timed.ROTARY: _rotary,
     Timed.FLASH: lambda chain, shape, types: _attention(chain, shape, types, AttentionKernel.FLASH),
+    Timed.PADDED_FLASH: _padded_attention,
     Timed.EAGER: lambda chain, shape, types: _attention(chain, shape, types, AttentionKernel.EAGER),
     Timed.RECURRENCE: _recurrence,
     Timed.GELU: _gelu,

@@ -6,6 +6,8 @@ from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
+from suite.tape_recurrent import RECURRENCE
+
 from suite.case import Case
 from suite.formats import formats_of
 from suite.hardware.operator_times import Format, Timed
@@ -15,7 +17,6 @@ from suite.operators import Array, Kernel, Operator, OperatorKind, Weight
 from suite.optimizers import kernel_of
 from suite.parse import require
 from suite.spec import OptimizerKernel, OptimizerKind
-from suite.tape_recurrent import RECURRENCE
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,7 +140,9 @@ def _attention(case: Case, operator: Operator) -> Use:
     fused = operator.kernels[0].name == "flash_attention"
     q = operator.kernels[0].reads[0].values
     k = next(kernel for kernel in operator.kernels if kernel.name in ("flash_attention", "bmm")).reads[1].values
-    return Use(Timed.FLASH if fused else Timed.EAGER, (q[0], q[1], q[-1] // width, k[-1] // width, width))
+    is_causal = operator.flops.causal_saving > 0
+    timed = (Timed.FLASH if is_causal else Timed.PADDED_FLASH) if fused else Timed.EAGER
+    return Use(timed, (q[0], q[1], q[-1] // width, k[-1] // width, width))
 
 
 def _embedding(kernel: Kernel) -> Iterator[Use]:

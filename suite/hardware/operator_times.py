@@ -27,8 +27,9 @@ class Timed(StrEnum):
     RMS_NORM = "rms-norm"  # tokens, width
     LAYER_NORM = "layer-norm"  # tokens, width; with a bias
     ROTARY = "rotary"  # sequences, tokens of each, heads, rotated width, width; queries or keys
-    FLASH = "flash-attention"  # sequences, tokens of each, heads, key-value heads, width
-    EAGER = "eager-attention"  # the same; the copy of its output into one run of memory included
+    FLASH = "flash-attention"  # sequences, tokens of each, heads, key-value heads, width; causal
+    PADDED_FLASH = "padded-flash-attention"  # the same in both directions, with a bias on padding
+    EAGER = "eager-attention"  # as either; the copy of its output into one run of memory included
     RECURRENCE = "recurrence"  # gates, sequences, tokens of each, width: a layer of three gates (GRU) or four (LSTM)
     GELU = "gelu"  # tokens, width
     SWIGLU = "swiglu"  # tokens, width: silu(gate) * up
@@ -129,7 +130,7 @@ class Seconds:
 
 def work_of(operator: Timed, shape: tuple[int, ...]) -> float:
     """What an operator's time grows with: multiply-adds of products and attention, else elements."""
-    if operator in (Timed.FLASH, Timed.EAGER):
+    if operator in (Timed.FLASH, Timed.PADDED_FLASH, Timed.EAGER):
         sequences, tokens, heads, _, width = shape
         return float(sequences * heads * tokens * tokens * width)
     if operator in (Timed.EMBEDDING, Timed.POSITIONS):

@@ -14,6 +14,7 @@ SHAPES: dict[Timed, tuple[int, ...]] = {
     Timed.LINEAR_BIAS: (8, 4, 6),
     Timed.ROTARY: (2, 4, 2, 4, 8),
     Timed.FLASH: (2, 4, 4, 2, 8),
+    Timed.PADDED_FLASH: (2, 4, 4, 4, 8),
     Timed.EAGER: (2, 4, 4, 2, 8),
     Timed.EMBEDDING: (2, 4, 16, 8),
     Timed.POSITIONS: (2, 4, 16, 8),

@@ -46,7 +46,9 @@ TRAINED = [
     case_of(LSTM, {"fsdp": 2, "recompute": "full"}),
     case_of(LSTM, {"dp": 2, "zero": 1, "engine": "torch"}),
 ]
-STAGES = [case_of(model, {"dp": 2, "zero": stage, "bucket_mib": 1}) for stage, model in ((1, LSTM), (2, LSTM), (3, GRU))]
+STAGES = [
+    case_of(model, {"dp": 2, "zero": stage, "bucket_mib": 1}) for stage, model in ((1, LSTM), (2, LSTM), (3, GRU))
+]
 SIZED = [
     *TRAINED, *STAGES,
     case_of(LSTM, {"dp": 2}, precision="bf16-mixed"),

@@ -11,7 +11,10 @@ import pytest
 import torch
 from torch import Tensor
 
+from memory.estimate import MemoryModel
+from parallelism.simulator.cpu_operators import Use, uses_of
 from suite.case import Case, case_from
+from suite.hardware.operator_times import Timed
 from suite.layout import Recompute
 from suite.models import PRESETS, model_from
 from suite.models.bert import BertSpec
@@ -267,3 +270,12 @@ def test_a_model_of_few_positions_takes_them_as_its_sequence() -> None:
     assert case_from({"model": "bert-base"}).workload.seq_len == 512
     with pytest.raises(SpecError, match="beyond the model's max_positions"):
         Case(replace(SPEC), workload=Workload(seq_len=25))
+
+
+@pytest.mark.parametrize(("attention", "timed"), [("flash", Timed.PADDED_FLASH), ("eager", Timed.EAGER)])
+def test_attention_in_both_directions_is_timed_as_such_and_saves_nothing(attention: str, timed: Timed) -> None:
+    case = case_from({"model": "bert-1m", "workload": {"attention": attention, "seq_len": 16}})
+    whole = MemoryModel(case).ledger
+    uses = [use for placed in whole.segments for use in uses_of(case, placed.segment.operators())]
+    assert sum(use == Use(timed, (1, 16, 4, 4, 32)) for use in uses) == 4
+    assert whole.flops(causal=True) == whole.flops()
