@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from suite.layout import RecomputeKind
 from suite.layout_rules import Rule
 from suite.models.decoder import DecoderSpec, Mixing, Norm, Position
+from suite.models.linear_shape import state_elements
 from suite.spec import Precision
 
 if TYPE_CHECKING:
@@ -42,10 +43,12 @@ FORM_RULES: tuple[Rule[Case], ...] = (
     ),
     Rule(
         "linear attention that is served",
-        "caches keep a key and a value a token, and its state is none; its recurrent form is in"
-        " suite/models/linear_attention.py",
+        "caches keep a key and a value a token, and it has none; use softmax",
         lambda case: _is_linear(case) and case.serves,
-        lambda case: f"model.mixing(linear) with serving.new_tokens({case.serving.new_tokens})",
+        lambda case: (
+            f"model.mixing(linear), a state of {state_elements(case.decoder)} numbers a sequence of any length,"
+            f" with serving.new_tokens({case.serving.new_tokens})"
+        ),
     ),
     Rule(
         "ALiBi with cp",

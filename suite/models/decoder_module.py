@@ -211,13 +211,16 @@ class Decoder(nn.Module):
 
     @torch.no_grad()
     def reset_parameters(self) -> None:
-        """Normal(0, 0.02) matrices, residual projections / sqrt(2 L), zero biases, unit norms."""
+        """Normal(0, 0.02) matrices, residual projections / sqrt(2 L), zero biases, unit norms. Where sines are added to
+        the embedding matrices are Normal(0, 1 / sqrt(h)): the scaled embedding, and what blocks add to the stream, are
+        then as large as they."""
+        std = INIT_STD if self.sinusoids is None else self.spec.hidden**-0.5
         for name, parameter in self.named_parameters():
             if parameter.dim() < 2:
                 parameter.fill_(1.0 if name.endswith("norm.weight") else 0.0)
                 continue
             residual = name.endswith((".wo.weight", ".down.weight", ".experts.down"))
-            nn.init.normal_(parameter, std=INIT_STD / math.sqrt(2 * self.spec.layers) if residual else INIT_STD)
+            nn.init.normal_(parameter, std=std / math.sqrt(2 * self.spec.layers) if residual else std)
         for table in (self.rope, self.sinusoids):
             if table is not None:
                 table.reset_parameters()

@@ -12,6 +12,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from parallelism.batches import Batch
+from parallelism.building import make_trainer
 from suite.case import Case, case_from
 from suite.layout import Recompute
 from suite.models.alibi import Alibi, slopes
@@ -219,6 +221,19 @@ def test_running_statistics_are_torchs() -> None:
     torch.testing.assert_close(mine(x).flatten(0, 1), theirs(x.flatten(0, 1)))
 
 
+def test_held_out_text_is_read_with_the_running_statistics_and_leaves_them_alone() -> None:
+    case = case_of({"norm": "batchnorm"}, workload={"precision": "fp32", "micro_batch": 2})
+    trainer = make_trainer(case, None, torch.device("cpu"))
+    ids = torch.randint(61, (1, 2, 16))
+    trainer.step(0, Batch(ids, ids))
+    before = [buffer.clone() for buffer in trainer.model.buffers()]
+    losses = [trainer.evaluate([Batch(ids, ids)]).item() for _ in range(2)]
+    assert losses[0] == losses[1]
+    assert all(torch.equal(was, now) for was, now in zip(before, trainer.model.buffers(), strict=True))
+    trainer.step(1, Batch(ids, ids))
+    assert not all(torch.equal(was, now) for was, now in zip(before, trainer.model.buffers(), strict=True))
+
+
 # --- what is refused, and named ---------------------------------------------------------------------------------------
 
 
@@ -235,7 +250,11 @@ REFUSED: list[tuple[dict[str, Any], dict[str, Any], str]] = [
     (LINEAR_FORM | {"kv_heads": 2}, {}, "model.kv_heads: 2 with mixing(linear)"),
     (LINEAR_FORM | {"window": 8}, {}, "model.window: 8 with mixing(linear)"),
     (LINEAR_FORM, {"layout": {"cp": 2}}, "model.mixing(linear) with layout.cp(2)"),
-    (LINEAR_FORM, {"serving": {"new_tokens": 4}}, "model.mixing(linear) with serving.new_tokens(4)"),
+    (
+        LINEAR_FORM,
+        {"serving": {"new_tokens": 4}},
+        "model.mixing(linear), a state of 336 numbers a sequence of any length",
+    ),
     ({"position": "alibi"}, {"layout": {"cp": 2}}, "model.position(alibi) with layout.cp(2)"),
     ({"position": "alibi"}, {"serving": {"new_tokens": 4}}, "model.position(alibi) with serving.new_tokens(4)"),
     ({"norm": "batchnorm"}, {"layout": {"dp": 2}}, "model.norm(batchnorm) with data ranks(2)"),
