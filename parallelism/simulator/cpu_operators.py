@@ -6,13 +6,12 @@ from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
-from suite.tape_recurrent import RECURRENCE
-
 from suite.case import Case
 from suite.formats import formats_of
 from suite.hardware.operator_times import Format, Timed
 from suite.models.base import ModelSpec
 from suite.models.decoder import DecoderSpec, Mixing, Norm, Position
+from suite.models.recurrent_tape import RECURRENCE
 from suite.operators import Array, Kernel, Operator, OperatorKind, Weight
 from suite.optimizers import kernel_of
 from suite.parse import require
