@@ -6,21 +6,19 @@ leaves out what is bounded to be slower, or larger, than it may be finds what an
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from itertools import accumulate
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from parallelism.data.fsdp import ShardedUnit, gather_message, reduction_messages
 from parallelism.pipeline.strategy import joins_weights
 from parallelism.schedules.stages import block_counts, stages_of_rank
 from parallelism.simulator.many import ROUNDS_KEPT, kept_of
+from reports.plan.exchanged import Exchanged, exchanged
 from reports.plan.instants import Flying, instants_of, pipeline_of
 from reports.plan.paths import StageTimes, longest_path
 from reports.plan.space import Grain, Pipe, Space, Spread
 from reports.plan.work import Engine, Prices, Work, Works, engine_of
 from suite.case import Case
-from suite.collectives import Collective, Message
 from suite.formats import Formats, formats_of
 from suite.layout import Engine as LayoutEngine
 from suite.layout import Layout, Reduction, Schedule
@@ -60,13 +58,6 @@ class Least(NamedTuple):
 
     seconds: float
     slowed: float
-
-
-class Exchanged(NamedTuple):
-    """Seconds of all parameters of an average pipeline rank: gathered once, and their gradients reduced once."""
-
-    gather: float
-    reduce: float
 
 
 @dataclass(frozen=True)
@@ -289,28 +280,8 @@ class Bounds:
         assert self.prices is not None
         engine = engine_of(spread)
         layout = Layout(pp=pp, dp=spread.dp, fsdp=spread.fsdp, ep=grain.ep, cp=grain.cp, tp=grain.tp)
-        price, of = self.prices.message_seconds(self.works.case(grain, engine), layout), self._formats(engine)
-        apart = self.works.experts if grain.ep > 1 else 0  # what has replicas and shards of its own
-
-        def seconds(rows: Iterable[Message]) -> float:
-            return sum(price(row) for row in rows if row.ranks > 1 and row.payload)
-
-        common, experts = (
-            int((self.works.parameters() - apart) / (grain.tp * pp)), int(apart / (grain.ep * grain.tp * pp)),
-        )  # fmt: skip
-        if engine is Engine.REPLICATED:
-            sizes = (layout.replica_ranks, common), (layout.expert_replica_ranks, experts)
-            return Exchanged(0.0, seconds(
-                Message(Collective.ALL_REDUCE, "dp", ranks, elements * of.gradients.nbytes, 1, *"   ")
-                for ranks, elements in sizes
-            ))  # fmt: skip
-        units = (
-            ShardedUnit("all", 1, common, layout.shard_ranks),
-            ShardedUnit("experts", 1, experts, layout.expert_shard_ranks),
-        )
-        gathers = [gather_message(unit, unit.ranks, of.numerics.weights.nbytes, "forward", 1) for unit in units]
-        reductions = (row for unit in units for row in reduction_messages(layout, unit, of.reduced.nbytes, 1))
-        return Exchanged(seconds(gathers), seconds(reductions))
+        price = self.prices.message_seconds(self.works.case(grain, engine), layout)
+        return exchanged(layout, self.works.parameters(), self.works.experts, self._formats(engine), price)
 
     def _stages(self, pipe: Pipe) -> Any:
         """[ranks, stages of each]: in forward order."""
