@@ -14,6 +14,7 @@ from torch import Tensor
 
 from parallelism.batches import Batch
 from parallelism.building import make_trainer
+from reports.handover.megatron.model import model_part
 from suite.case import Case, case_from
 from suite.layout import Recompute
 from suite.models.alibi import Alibi, slopes
@@ -22,6 +23,7 @@ from suite.models.decoder_module import Decoder
 from suite.models.ledgers import ledger_of
 from suite.models.linear_attention import LinearCore, RecurrentCore, recurrent
 from suite.models.linear_shape import chunk_tokens, state_elements
+from suite.models.presets import PRESETS
 from suite.models.sinusoidal import sinusoids
 from suite.operators import OperatorKind
 from suite.parse import SpecError
@@ -288,6 +290,12 @@ def test_a_new_setting_at_its_default_renames_no_case() -> None:
     plain = case_of({"position": "learned"})
     assert plain.case_id == case_of({"position": "learned", "mixing": "softmax"}).case_id
     assert plain.case_id != case_of(LINEAR_FORM).case_id
+
+
+@pytest.mark.parametrize("name", ["alibi-1m", "sinusoidal-1m", "linear-1m", "batchnorm-1m"])
+def test_no_other_form_is_handed_to_megatron(name: str) -> None:
+    with pytest.raises(SpecError, match=f"^model: {name} has [a-z ]+; handed to Megatron-LM are rope"):
+        model_part(Case(PRESETS[name]))
 
 
 def test_gelu_exact_is_the_error_functions() -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from reports.handover.megatron.part import Part, given
 from suite.case import Case
-from suite.models.decoder import Activation, DecoderSpec, Norm, Position, RopeScaling
+from suite.models.decoder import Activation, DecoderSpec, Mixing, Norm, Position, RopeScaling
 from suite.models.latent_shape import Latent
 from suite.parse import require
 
@@ -16,8 +16,9 @@ ROPE_SCALING = (1.0, 4.0, 8192)
 
 
 def model_part(case: Case) -> Part:
-    """Every size of the model; SpecError where Megatron-LM has no such rotation."""
+    """Every size of the model; SpecError where Megatron-LM has no such form or rotation."""
     model = case.decoder
+    _check_form(model)
     grouped = model.latent is None and model.kv_heads != model.heads
     wide = model.latent is None and model.head_dim * model.heads != model.hidden
     arguments = given(
@@ -40,6 +41,20 @@ def model_part(case: Case) -> Part:
         "--attention-dropout 0.0",
     )
     return Part("model", arguments, _unsaid(model))
+
+
+def _check_form(model: DecoderSpec) -> None:
+    """Refuse forms that the arguments cannot say, of which Megatron-LM would train another model."""
+    foreign = [
+        *([f"{model.position} positions"] if model.position not in (Position.LEARNED, Position.ROPE) else []),
+        *([f"{model.mixing} attention"] if model.mixing is not Mixing.SOFTMAX else []),
+        *([str(model.norm)] if model.norm is Norm.BATCHNORM else []),
+    ]
+    require(
+        not foreign,
+        f"model: {model.name} has {', '.join(foreign)}; handed to Megatron-LM are rope or learned positions, softmax"
+        " attention, layernorm or rmsnorm: take such a model, or another target",
+    )
 
 
 def vocabulary_part(case: Case) -> Part:
