@@ -17,7 +17,8 @@ MODELLED = (RecomputeKind.NONE, RecomputeKind.SELECTIVE, RecomputeKind.FULL, Rec
 
 def run_of(case: Case) -> MegatronRun | None:
     """The run that the exported arguments describe; None where our formulas for Megatron-LM know no such run: sharded
-    parameters or gradients, latent attention, experts, a window, every n-th block, AdamW's neighbours, other formats."""
+    parameters or gradients, latent attention, experts, a window, every n-th block, AdamW's neighbours, other
+    formats."""
     layout, model, workload = case.layout, case.decoder, case.workload
     is_known = (
         layout.fsdp == 1
