@@ -79,7 +79,10 @@ class Gathered(Acts):
         return sum(map(self._part, items)) * self.at.ranks * self.at.size
 
     def _gather(self, weights: tuple[Weight, ...], name: str) -> None:
-        """One flat buffer; of several parameters each is copied out of it, one alone stays in it."""
+        """One flat buffer; of several parameters each is copied out of it, one alone stays in it. An embedding that
+        the backward pass meets twice is there the second time."""
+        if name in self.held:
+            return
         flat = self._padded(weights)
         self._gathered(flat, "gather output")
         if self.at.copies:

@@ -281,6 +281,14 @@ class Ledger:
         return range(places[0], places[-1] + 1)
 
     @cached_property
+    def in_module_order(self) -> tuple[Placed, ...]:
+        """The segments as a module registers them: what comes before its blocks, these, and everything else."""
+        inside = [placed for placed in self.segments if placed.prefix]
+        start = self.segments.index(inside[0]) if inside else 0
+        rest = [placed for placed in self.segments if not placed.prefix]
+        return (*rest[:start], *inside, *rest[start:])
+
+    @cached_property
     def parameters(self) -> int:
         """Parameters on this rank, a tied one once."""
         return sum(count * segment.parameters for segment, count in self.counts.items())

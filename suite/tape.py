@@ -103,7 +103,8 @@ class Tape:
         kernels = parts_of(weights)
         read_weights: tuple[Array, ...] = weights
         read_x = x
-        if is_strided and x.dtype is self.numerics.compute:
+        is_copied = is_strided and x.dtype is self.numerics.compute
+        if is_copied:
             read_x = Array(f"{x.name}, contiguous", x.shape, x.dtype)
             kernels.append(Kernel("clone", (x,), (read_x,), passes=(x,)))
         y = Array(f"{name} output", (*x.shape[:-1], width), self.numerics.compute)
@@ -118,19 +119,24 @@ class Tape:
             read_weights = tuple(self._cast_weight(item, kernels) for item in weights)
             read_x = self._cast(f"{name} input", read_x, kernels)
         saved = (read_x, read_weights[0]) if self.numerics.autocast else (read_x,)
-        gradients = (read_weights[0], read_x, *read_weights[1:])
+        # of a strided x the bias is added in place once the product is there
+        apart, joined = (read_weights[1:], ()) if is_copied else ((), read_weights[1:])
+        product = Array(y.name, y.shape, y.dtype) if apart else y
+        gradients = (read_weights[0], read_x, *joined)
         forward_scratch = backward_scratch = 0
         if self.packs_products:
             forward_scratch = self.workspace.product(rows, wide.value, width.value)
-            backward_scratch = self.workspace.product_backward(
-                rows, wide.value, width.value, len(weights) > 1 and not is_strided
-            )
+            backward_scratch = self.workspace.product_backward(rows, wide.value, width.value, bool(joined))
         kernels.append(
             Kernel(
-                "linear", (read_x, *read_weights), (y,), saved, gradients, through_view=True,
+                "linear", (read_x, read_weights[0], *joined), (product,), saved, gradients, through_view=True,
                 forward_scratch=forward_scratch, backward_scratch=backward_scratch,
             )
         )  # fmt: skip
+        for bias in apart:
+            kernels.append(
+                Kernel("add_bias", (product, bias), (y,), passes=(product,), gradients=(bias,), is_view=True)
+            )
         self.operator(name, OperatorKind.MATMUL, kernels, weights, flops)
         return y
 

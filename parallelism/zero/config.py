@@ -111,10 +111,10 @@ class Parameter:
 
 
 def parameters_of(ledger: Ledger) -> tuple[Parameter, ...]:
-    """Every parameter once, in the module's order, which is the ledger's."""
+    """Every parameter once, in the module's order."""
     return tuple(
         Parameter(placed.weight_name(weight), tuple(size.value for size in weight.shape))
-        for placed in ledger.segments
+        for placed in ledger.in_module_order
         for weight in placed.segment.weights
         if not weight.tied_to
     )

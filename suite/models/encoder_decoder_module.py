@@ -24,8 +24,12 @@ from suite.spec import AttentionKernel, LossKernel
 class EncoderDecoder(nn.Module):
     """What both families do. With labels it returns the mean loss in nats a token, else logits [b, t, V].
 
-    `blocks` are the encoder's, then the decoder's, in the order in which they run.
+    `blocks` are the encoder's, then the decoder's, in the order in which they run. A family registers what comes before
+    them, them, and what comes after, the head last.
     """
+
+    blocks: nn.ModuleDict
+    head: nn.Linear
 
     def __init__(self, spec: EncoderDecoderSpec, kernel: AttentionKernel, loss: LossKernel) -> None:
         super().__init__()
@@ -34,10 +38,13 @@ class EncoderDecoder(nn.Module):
         self.loss = loss
         self.label_smoothing = 0.0
         self.embedding = nn.Embedding(spec.vocab, spec.hidden)
-        self.blocks = nn.ModuleDict()
-        self.head = nn.Linear(spec.hidden, spec.vocab, bias=False)
-        if spec.tied:
-            self.head.weight = self.embedding.weight
+
+    def new_head(self) -> nn.Linear:
+        """The head, tied or not."""
+        head = nn.Linear(self.spec.hidden, self.spec.vocab, bias=False)
+        if self.spec.tied:
+            head.weight = self.embedding.weight
+        return head
 
     @property
     def encoder(self) -> list[nn.Module]:
@@ -98,8 +105,9 @@ class Transformer(EncoderDecoder):
         super().__init__(spec, kernel, loss)
         self.label_smoothing = spec.label_smoothing
         self.positions = Sinusoids(spec.max_positions, spec.hidden)
-        for index in range(spec.layers):
-            self.blocks[str(index)] = PostNormBlock(spec, kernel, index >= spec.encoder_layers)
+        blocks = (PostNormBlock(spec, kernel, index >= spec.encoder_layers) for index in range(spec.layers))
+        self.blocks = nn.ModuleDict({str(index): block for index, block in enumerate(blocks)})
+        self.head = self.new_head()
 
     def encode(self, ids: Tensor, source_lengths: Tensor | None) -> tuple[Tensor, Tensor | None]:
         """As the base class says."""
@@ -145,11 +153,12 @@ class T5(EncoderDecoder):
         super().__init__(spec, kernel, loss)
         self.t5 = spec
         self.encoder_bias = RelativeBias(spec.heads, spec.buckets, spec.max_distance, is_causal=False)
-        self.decoder_bias = RelativeBias(spec.heads, spec.buckets, spec.max_distance, is_causal=True)
-        for index in range(spec.layers):
-            self.blocks[str(index)] = PreNormBlock(spec, kernel, index >= spec.encoder_layers)
+        blocks = (PreNormBlock(spec, kernel, index >= spec.encoder_layers) for index in range(spec.layers))
+        self.blocks = nn.ModuleDict({str(index): block for index, block in enumerate(blocks)})
         self.encoder_norm = nn.RMSNorm(spec.hidden, eps=spec.norm_eps)
+        self.decoder_bias = RelativeBias(spec.heads, spec.buckets, spec.max_distance, is_causal=True)
         self.norm = nn.RMSNorm(spec.hidden, eps=spec.norm_eps)
+        self.head = self.new_head()
 
     def encode(self, ids: Tensor, source_lengths: Tensor | None) -> tuple[Tensor, Tensor | None]:
         """As the base class says."""

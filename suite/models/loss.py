@@ -70,4 +70,4 @@ def answered_loss(
     labels [b, s]."""
     summed = partial(F.cross_entropy, label_smoothing=label_smoothing, ignore_index=IGNORED)
     total: Tensor = SUMS[kernel](head, hidden, labels, summed)
-    return total * (weight / answered(labels))
+    return total * weight / answered(labels)

@@ -47,7 +47,7 @@ def _scale(name: str, tensors: Mapping[str, Tensor]) -> float:
     A key's bias shifts all scores of a query alike, which softmax does not see: without rotation its true gradient
     is zero, and what is computed is what is left of the key weights' gradient when its rows cancel.
     """
-    if name.endswith("wk.bias") and "positions.weight" in tensors:
+    if name.endswith("wk.bias") and any(other.endswith("positions.weight") for other in tensors):
         name = name.replace("wk.bias", "wk.weight")
     return tensors[name].abs().max().item()
 

@@ -13,6 +13,7 @@ from random import Random
 
 from suite.case import Case
 from suite.layout import Layout, Recompute
+from suite.models.base import ModelSpec
 from suite.models.decoder import Activation, DecoderSpec, Norm, Position
 from suite.spec import AttentionKernel, LossKernel, OptimizerKind, Precision, Recipe, Workload
 
@@ -130,7 +131,7 @@ class Plan:
 
 
 def trained(
-    model: DecoderSpec,
+    model: ModelSpec,
     layout: Layout,
     numerics: Numerics,
     sequences: int,
@@ -157,7 +158,7 @@ def single_process(case: Case) -> Case:
     return Case(case.model, Layout(), workload, recipe=case.recipe)
 
 
-def case_of(model: DecoderSpec, layout: Layout, workload: Workload, learning_rate: float) -> Case:
+def case_of(model: ModelSpec, layout: Layout, workload: Workload, learning_rate: float) -> Case:
     """A case whose recipe does something in each of three steps: warm-up, clipping, decay."""
     recipe = Recipe(steps=4, warmup_steps=2, learning_rate=learning_rate, clip_norm=0.25)
     return Case(model, layout, workload, recipe=recipe)

@@ -5,7 +5,6 @@ from __future__ import annotations
 from functools import partial
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
 
@@ -17,8 +16,8 @@ from parallelism.traffic import messages_of
 from parallelism.traffic_pass import measure_traffic
 from suite.case import Case, case_from
 from suite.collectives import Collective, tally
+from suite.data import made_up_examples
 from suite.record import Quantity, Sample
-from suite.tasks.base import Examples
 from tests.distributed.ranks import run_cases, run_on_ranks
 
 pytestmark = pytest.mark.distributed
@@ -70,10 +69,8 @@ def measure(case: Case, rank: int) -> list[Sample]:
     """The traffic pass of a case on this rank, on random tokens."""
     device = torch.device("cpu")
     trainer = make_trainer(case, build_mesh(case.layout, "cpu"), device)
-    ids = np.random.default_rng(0).integers(case.model.vocab, size=(case.global_batch, case.workload.seq_len))
-    return measure_traffic(
-        lambda step: trainer.step(step, batch_of(case, rank, step, Examples(ids, ids), device)), rank
-    )
+    examples = made_up_examples(case, 0, case.global_batch)
+    return measure_traffic(lambda step: trainer.step(step, batch_of(case, rank, step, examples, device)), rank)
 
 
 def measured(samples: list[Sample]) -> dict[tuple[Quantity, Collective | None], float]:

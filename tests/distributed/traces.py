@@ -8,9 +8,9 @@ other means than the strategy's own, so that a collective at fault cannot hide i
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from unittest.mock import patch
 
 import numpy as np
@@ -28,8 +28,8 @@ from parallelism.mesh import build_mesh
 from parallelism.strategies import parallelize
 from parallelism.training import Trainer
 from suite.case import Case
+from suite.data import made_up_examples
 from suite.memory_probe import OPTIMIZER
-from suite.tasks.base import Examples
 
 STEPS = 3
 CPU = torch.device("cpu")
@@ -115,17 +115,21 @@ def _record(case: Case, rank: int, spread: Spread, trainer_type: Callable[..., T
     start = pieces(trainer.model.named_parameters(), is_tied)
     results = [trainer.step(step, rank_batch(case, rank, step)) for step in range(STEPS)]
     end = pieces(trainer.model.named_parameters(), is_tied)
-    whole = rank_batch(case, rank, STEPS - 1)
-    last = trainer.evaluate(Batch(ids[None], labels[None]) for ids, labels in zip(whole.ids, whole.labels, strict=True))
+    last = trainer.evaluate(one_by_one(rank_batch(case, rank, STEPS - 1)))
     losses = tuple(loss.item() for loss in (*(result.loss for result in results), last))
     return RankTrace(losses, tuple(result.gradient_norm.item() for result in results), tuple(gradients), start, end)
 
 
 def rank_batch(case: Case, rank: int, step: int) -> Batch:
     """One rank's part of a step's global batch, as the worker cuts it."""
-    shape = (case.global_batch, case.workload.seq_len + 1)
-    rows = np.random.default_rng(step).integers(case.model.vocab, size=shape)
-    return batch_of(case, rank, step, Examples(rows[:, :-1], rows[:, 1:]), CPU)
+    return batch_of(case, rank, step, made_up_examples(case, step, case.global_batch), CPU)
+
+
+def one_by_one(batch: Batch) -> Iterator[Batch]:
+    """Each micro-batch as a batch of its own, without keys."""
+    for index in range(len(batch)):
+        part = slice(index, index + 1)
+        yield replace(batch.map(lambda tensor: tensor[part]), keys=None, weights=batch.weights[part])  # noqa: B023
 
 
 def pieces(tensors: Iterable[tuple[str, Tensor | None]], is_tied: bool = False) -> dict[str, Piece]:

@@ -15,7 +15,7 @@ from parallelism.zero.engine_state import full_gradients, full_parameters
 from parallelism.zero.trainer import DeepSpeedTrainer, import_deepspeed
 from suite.case import Case
 from suite.memory_probe import OPTIMIZER
-from tests.distributed.traces import CPU, STEPS, Batch, Piece, RankTrace, rank_batch
+from tests.distributed.traces import CPU, STEPS, Piece, RankTrace, one_by_one, rank_batch
 
 Planted = Callable[[DeepSpeedTrainer], AbstractContextManager[object]]
 
@@ -48,8 +48,7 @@ def record_zero(case: Case, rank: int, planted: Planted = lambda trainer: nullco
     start = _whole(full_parameters(trainer))
     with planted(trainer):
         results = [trainer.step(step, rank_batch(case, rank, step)) for step in range(STEPS)]
-    whole = rank_batch(case, rank, STEPS - 1)
-    last = trainer.evaluate(Batch(ids[None], labels[None]) for ids, labels in zip(whole.ids, whole.labels, strict=True))
+    last = trainer.evaluate(one_by_one(rank_batch(case, rank, STEPS - 1)))
     losses = tuple(loss.item() for loss in (*(result.loss for result in results), last))
     norms = tuple(result.gradient_norm.item() for result in results)
     end = _whole(full_parameters(trainer))
