@@ -12,6 +12,8 @@ from reports.handover.torchtitan_model import HELPERS, SHAPE_IMPORTS, check_form
 from reports.handover.torchtitan_trainer import policy, trainer_call
 from suite.case import Case
 from suite.layout import RecomputeKind
+from suite.models import DecoderSpec
+from suite.parse import require
 from suite.spec import LossKernel, Precision
 
 #: what the file is called, and the function in it
@@ -25,6 +27,11 @@ def torchtitan(case: Case) -> Handover:
     model of another form, and for a layout that torchtitan has no engine for. Keywords: torchtitan/config/configs.py
     of 0.3.0.
     """
+    require(
+        isinstance(case.model, DecoderSpec),
+        f"model.family: {case.model.family!r} of {case.model.name} to torchtitan, whose llama3 is a decoder; give a"
+        " decoder, or take another target",
+    )
     check_form(case.decoder)
     check_layout(case)
     left, where = unsaid(case), ", on every machine" if case.cluster.nodes > 1 else ""

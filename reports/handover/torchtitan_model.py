@@ -36,7 +36,8 @@ def check_form(model: DecoderSpec) -> None:
         *([f"{model.position} positions"] if model.position is not Position.ROPE else []),
         *(["biases"] if model.bias or model.qkv_bias else []),
         *([f"rope_fraction({model.rope_fraction:g})"] if model.rope_fraction != 1 else []),
-        *(["latent attention without experts"] if model.latent is not None else []),
+        *(["experts"] if model.experts is not None else []),
+        *(["latent attention"] if model.latent is not None else []),
     ]
     require(
         not odd,

@@ -82,19 +82,20 @@ def _settle_ranks(data: dict[str, Any], known: set[str], own: Mapping[str, Any],
     per_node = _size(data, "cluster", "per_node", 0)
     if "cluster.per_node" in known and per_node:
         ranks = _size(data, "cluster", "nodes") * per_node
-        others = math.prod(_size(data, "layout", axis) for axis in ("fsdp", "tp", "cp", "pp"))
+        others = math.prod(_size(data, "layout", axis) for axis in ("fsdp", "tp", "cp", "pp", "ep"))
         require(
             ranks % others == 0,
-            f"cluster: {ranks} ranks are no multiple of the layout's fsdp * tp * cp * pp = {others}",
+            f"cluster: {ranks} ranks are no multiple of the layout's fsdp * tp * cp * pp * ep = {others}",
         )
         data["layout"] = {**layout, "dp": ranks // others}
     elif batch is not None and {"workload.micro_batch", "workload.micro_batches"} <= known:
         micro, count, fsdp = _batch_of({**data, "workload": {**data["workload"], **own}})
-        each = micro * count * fsdp
+        ep = _size(data, "layout", "ep")
+        each = micro * count * fsdp * ep
         require(
             batch % each == 0,
             f"{name}: a global batch of {batch} is no multiple of micro_batch({micro}) * micro_batches({count})"
-            f" * fsdp({fsdp}) = {each}",
+            f" * fsdp({fsdp}){f' * ep({ep})' if ep > 1 else ''} = {each}",
         )
         data["layout"] = {**layout, "dp": batch // each}
 

@@ -163,6 +163,33 @@ def test_the_script_has_a_line_for_each_thing_unsaid() -> None:
         assert what in said
 
 
+@pytest.mark.parametrize("name", ["mixtral-1m", "mixtral-8x7b", "deepseek-v2-lite", "deepseek-v3-1m", "deepseek-v3"])
+def test_experts_come_back_as_they_went(name: str) -> None:
+    """`back` also says that nothing of the arguments was left: every routing setting is one that was read."""
+    case = case_of({"fsdp": 2}, name)
+    assert back(case).model == case.model
+    assert back(case).case_id == case.case_id
+
+
+def test_experts_that_drop_tokens_come_back_and_what_differs_is_told() -> None:
+    mixture = {"count": 8, "top_k": 3, "ffn": 32, "dispatch": "capacity", "capacity_factor": 1.5, "groups": 4}
+    case = case_of({}, {**LLAMA, "experts": {**mixture, "top_groups": 3, "shared": 2, "scale": 0.5}, "dense_layers": 2})
+    assert back(case).model == case.model
+    assert value(case, "--moe-shared-expert-intermediate-size") == "64"
+    assert value(case, "--moe-layer-freq") == "([0]*2+[1]*4)"
+    assert any(
+        line.startswith("model.experts.capacity_factor: of each sequence") for line in megatron_script(case).unsaid
+    )
+
+
+def test_a_group_s_score_is_told_where_megatrons_is_another() -> None:
+    """Megatron-LM sums topk / group_topk scores of a group: 6 / 3 of DeepSeek-V2, whose paper takes the best one; of
+    DeepSeek-V3 8 / 4, the best two, as here."""
+    said = {name: megatron_script(case_of({}, name)).unsaid for name in ("deepseek-v2", "deepseek-v3")}
+    assert any(line.startswith("model.experts.groups: a group's score is its best 1") for line in said["deepseek-v2"])
+    assert not any("model.experts" in line for line in said["deepseek-v3"])
+
+
 @pytest.mark.parametrize(
     ("layout", "workload", "words"),
     [

@@ -142,7 +142,14 @@ def test_unknown_and_abbreviated_arguments_are_told() -> None:
 @pytest.mark.parametrize(
     ("argument", "words"),
     [
-        ("--num-experts 8", "--num-experts 8: experts"),
+        ("--num-experts 8 --moe-router-topk 9", "model.experts.top_k: 9 > 8 experts"),
+        ("--num-experts 8", "model.experts: with model.activation(gelu)"),
+        ("--num-experts 8 --swiglu --moe-layer-freq 2", "--moe-layer-freq: '2' is not modelled; accepted: 1, or"),
+        (
+            "--num-experts 8 --swiglu --moe-ffn-hidden-size 64 --moe-shared-expert-intermediate-size 96",
+            "--moe-shared-expert-intermediate-size: 96 is no multiple of --moe-ffn-hidden-size(64)",
+        ),
+        ("--num-experts 8 --moe-router-score-function sqrtsoftplus", "'sqrtsoftplus' is not modelled; accepted: soft"),
         ("--hidden-size $WIDTH", "--hidden-size: WIDTH is not set in the file"),
         ("--hidden-size wide", "--hidden-size: expected a whole number, got 'wide'"),
         ("--num-layers", "--num-layers: no value follows it"),
@@ -155,7 +162,7 @@ def test_unknown_and_abbreviated_arguments_are_told() -> None:
         ("--window-size 8,8", "--window-size: '8,8' is not modelled"),
         ("--pipeline-model-parallel-size 3", "--num-layers: 8 blocks make no equal stages"),
         ("--pipeline-model-parallel-size 2 --pipeline-model-parallel-layout E|t*8,L", "a stage without blocks"),
-        ("--use-torch-fsdp2 --tensor-model-parallel-size 3", "32 ranks are no multiple of tp * cp * pp = 3"),
+        ("--use-torch-fsdp2 --tensor-model-parallel-size 3", "32 ranks are no multiple of tp * cp * pp * ep = 3"),
         ("--fp16", "--fp16: given beside --bf16"),
     ],
 )

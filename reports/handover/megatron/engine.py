@@ -17,13 +17,15 @@ MODELLED = (RecomputeKind.NONE, RecomputeKind.SELECTIVE, RecomputeKind.FULL, Rec
 
 def run_of(case: Case) -> MegatronRun | None:
     """The run that the exported arguments describe; None where our formulas for Megatron-LM know no such run: sharded
-    parameters or gradients, latent attention, a window, every n-th block, AdamW's neighbours, other formats."""
+    parameters or gradients, latent attention, experts, a window, every n-th block, AdamW's neighbours, other
+    formats."""
     layout, model, workload = case.layout, case.decoder, case.workload
     is_known = (
         layout.fsdp == 1
         and layout.zero < 2
         and layout.offload.value == "none"
         and model.latent is None
+        and model.experts is None
         and model.window is None
         and layout.recompute.kind in MODELLED
         and workload.optimizer is OptimizerKind.ADAMW

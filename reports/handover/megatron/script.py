@@ -4,16 +4,19 @@ from __future__ import annotations
 
 from reports.handover.base import Handover
 from reports.handover.megatron.engine import engine_lines
+from reports.handover.megatron.experts import experts_part
 from reports.handover.megatron.layout import data_part, parallel_part, pipeline_part, recompute_part
 from reports.handover.megatron.model import model_part, vocabulary_part
 from reports.handover.megatron.part import Part
 from reports.handover.megatron.training import batch_part, format_part, optimizer_part
 from suite.case import Case
+from suite.models import DecoderSpec
+from suite.parse import require
 
 #: in the order in which the script has them
 PARTS = (
-    model_part, vocabulary_part, parallel_part, pipeline_part, data_part, recompute_part, batch_part, format_part,
-    optimizer_part,
+    model_part, experts_part, vocabulary_part, parallel_part, pipeline_part, data_part, recompute_part, batch_part,
+    format_part, optimizer_part,
 )  # fmt: skip
 FILENAME, PROGRAM = "pretrain_gpt.sh", "pretrain_gpt.py"
 
@@ -21,6 +24,11 @@ FILENAME, PROGRAM = "pretrain_gpt.sh", "pretrain_gpt.py"
 def megatron_script(case: Case) -> Handover:
     """The arguments as a script, for Megatron-LM with megatron-core 0.16 or later. SpecError for a case whose model,
     update rule or placement of stages Megatron-LM has not."""
+    require(
+        isinstance(case.model, DecoderSpec),
+        f"model.family: {case.model.family!r} of {case.model.name} to megatron, whose pretrain_gpt.py trains decoders;"
+        " give a decoder",
+    )
     parts = [part for make in PARTS if (part := make(case)).arguments or part.unsaid]
     engine = engine_lines(case)
     unsaid = (*engine, *(line for part in parts for line in part.unsaid))

@@ -25,8 +25,8 @@ def layout_of(settings: Settings, ranks: int | None) -> dict[str, Any]:
         layout["context"] = _context(settings)
     settings.taken |= {"cp_comm_type", "pipeline_model_parallel_comm_backend", "overlap_p2p_comm"}
     settings.taken |= {"microbatch_group_size_per_vp_stage"}
-    if settings.whole("expert_model_parallel_size") > 1:
-        settings.leave("expert_model_parallel_size", "no family here has experts")
+    if (degree := settings.whole("expert_model_parallel_size")) > 1:
+        layout["ep"] = degree
     layout |= _data(settings, layout, ranks)
     return {**layout, **_recompute(settings, layout)}
 
@@ -65,7 +65,7 @@ def _data(settings: Settings, layout: dict[str, Any], ranks: int | None) -> dict
         instead = "each replica keeps its own; fsdp shards it, with parameters and gradients"
         settings.leave(flag, f"no ZeRO-{stage} with {over} here: {instead}")
         stage = 0
-    if ranks == layout["tp"] * layout["cp"] * layout["pp"]:
+    if ranks == layout["tp"] * layout["cp"] * layout["pp"] * layout.get("ep", 1):
         stage = 0  # one replica has nothing to divide
     found |= {"zero": stage} if stage else {}
     found |= {"engine": "torch"} if stage == 1 and layout["cp"] > 1 and layout["pp"] == 1 else {}
@@ -91,7 +91,7 @@ def _buckets(settings: Settings) -> dict[str, Any]:
 def _fsdp(settings: Settings, layout: dict[str, Any], ranks: int | None, is_torch: bool) -> dict[str, Any]:
     """FSDP over all ranks that tp, cp and pp leave; Megatron-FSDP's may be several groups of replicas."""
     flag = "--use-torch-fsdp2" if is_torch else "--use-megatron-fsdp"
-    others = layout["tp"] * layout["cp"] * layout["pp"]
+    others = layout["tp"] * layout["cp"] * layout["pp"] * layout.get("ep", 1)
     require(
         ranks is not None,
         f"{flag}: shards over all ranks, and nothing says how many; add --nnodes and --nproc_per_node",
@@ -100,7 +100,7 @@ def _fsdp(settings: Settings, layout: dict[str, Any], ranks: int | None, is_torc
     copies = settings.whole("num_distributed_optimizer_instances")
     require(
         ranks % (others * copies) == 0,
-        f"{flag}: {ranks} ranks are no multiple of tp * cp * pp = {others}, times {copies} replicas",
+        f"{flag}: {ranks} ranks are no multiple of tp * cp * pp * ep = {others}, times {copies} replicas",
     )
     found: dict[str, Any] = {"fsdp": ranks // others // copies, "dp": copies}
     if is_torch and not settings.is_on("torch_fsdp2_reshard_after_forward"):

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
+from reports.intake.megatron.experts import experts_of
 from reports.intake.megatron.settings import Settings
 from suite.models.decoder import Activation, DecoderSpec, Norm, Position, RopeScaling
 from suite.models.latent_shape import Latent
@@ -15,7 +16,6 @@ from suite.parse import SpecError, require, shown, to_mapping
 VOCABULARIES = {"GPT2BPETokenizer": GPT2_VOCAB, "Llama2Tokenizer": LLAMA_VOCAB}
 #: settings that make another model than a decoder of equal, dense blocks, with what it would be
 REFUSED = {
-    "num_experts": "experts, which no family here has",
     "hybrid_layer_pattern": "layers of several kinds, which no family here has",
     "hybrid_override_pattern": "layers of several kinds, which no family here has",
     "heterogeneous_layers_config_path": "layers of several sizes, which no family here has",
@@ -48,7 +48,7 @@ def model_of(settings: Settings) -> dict[str, Any]:
         activation=Activation.SWIGLU if is_gated else Activation.GELU,
         bias=bias and latent is None, qkv_bias=settings.is_on("add_qkv_bias") and not bias,
         tied=not settings.is_on("untie_embeddings_and_output_weights"), dropout=settings.share("hidden_dropout"),
-        window=_window(settings), latent=latent, **_positions(settings),
+        window=_window(settings), latent=latent, **_positions(settings), **experts_of(settings, layers, sizes["ffn"]),
     )  # fmt: skip
     _leave(settings, spec, latent is not None and bias)
     return to_mapping(_named(replace(spec, vocab=_vocabulary(settings, spec))))

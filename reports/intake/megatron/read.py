@@ -6,6 +6,7 @@ import re
 import sys
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 from reports.intake.base import Taken
 from reports.intake.megatron.layout import layout_of
@@ -122,6 +123,11 @@ def _count(words: list[str], flags: tuple[str, ...], named: dict[str, str]) -> i
     return next((int(named[flag]) for flag in flags if named.get(flag, "").isdigit() and int(named[flag])), None)
 
 
+def _divided(layout: dict[str, Any]) -> int:
+    """Ranks that share one replica, or an expert-parallel group of them."""
+    return int(layout["tp"] * layout["cp"] * layout["pp"] * layout.get("ep", 1))
+
+
 def _taken(settings: Settings, nodes: int | None, devices: int | None, text: str) -> Taken:
     """The case's parts, and what of the settings is in none."""
     logged = settings.whole("world_size") if settings.says("world_size") else None
@@ -139,7 +145,7 @@ def _taken(settings: Settings, nodes: int | None, devices: int | None, text: str
     if devices is not None:
         case["cluster"] = {"nodes": nodes or 1, "per_node": devices}
     elif logged is not None:
-        layout.setdefault("dp", max(1, logged // (layout["tp"] * layout["cp"] * layout["pp"])))
+        layout.setdefault("dp", max(1, logged // _divided(layout)))
         settings.assumed.append(f"cluster: one machine for all {logged} ranks; give --nodes")
     else:
         settings.assumed.append(
