@@ -36,8 +36,10 @@ LAYOUTS = {
     "hsdp2x3": Layout(dp=2, fsdp=3),
     "hsdp3x2-keep": Layout(dp=3, fsdp=2, reshard_after_forward=False),
 }
+#: of six ranks: in one case each, not in the pairs
+LARGEST = ("hsdp2x3", "hsdp3x2-keep")
 SETTINGS: Mapping[str, list[Any]] = {
-    "layout": list(LAYOUTS),
+    "layout": [name for name in LAYOUTS if name not in LARGEST],
     "numerics": [*NUMERICS, "bf16-reduced"],
     "parts": [1, 2],
     "reduction": list(Reduction),
@@ -77,6 +79,12 @@ CHOICES += [
     choice | {"parts": 3, "numerics": "fp64-adamw", "layout": layout, "reduction": reduction}
     for choice, layout, reduction in zip(
         CHOICES, ("fsdp2", "fsdp2", "hsdp2x2", "hsdp2x2"), (*Reduction, *Reduction), strict=False
+    )
+]
+CHOICES += [
+    CHOICES[0] | {"layout": layout, "numerics": numerics, "parts": 2, "reduction": reduction, "form": form}
+    for layout, numerics, reduction, form in zip(
+        LARGEST, ("fp64-adamw", BF16_REDUCED), Reduction, ("llama-gqa", "gpt"), strict=True
     )
 ]
 

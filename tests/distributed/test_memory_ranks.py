@@ -30,7 +30,7 @@ MODELS = {"gpt": GPT, "llama": LLAMA, "narrow": NARROW}
 EVEN, ODD = NARROW | {"vocab": 1200, "kv_heads": 9}, NARROW | {"vocab": 1201}
 SETTINGS: dict[str, list[Any]] = {
     "layout": ["fsdp", "fsdp-keep", "dp"],
-    "ranks": [2, 3, 4],
+    "ranks": [2, 3],
     "model": list(MODELS),
     "recompute": ["none", "selective", "selective-op", "full", "every-2"],
     "precision": ["fp32", "bf16-mixed", "bf16"],
@@ -41,7 +41,7 @@ SETTINGS: dict[str, list[Any]] = {
 }
 LAYOUTS: dict[str, dict[str, Any]] = {
     "fsdp2": {"fsdp": 2},
-    "fsdp4-keep": {"fsdp": 4, "reshard_after_forward": False},
+    "fsdp3-keep": {"fsdp": 3, "reshard_after_forward": False},
     "fsdp4-to-2": {"fsdp": 4, "reshard_after_forward": 2},
     "hsdp2x2": {"dp": 2, "fsdp": 2},
 }
@@ -102,6 +102,8 @@ BELOW = [
     few_tokens(EVEN | {"tied": False}, {"fsdp": 4}, 2),
     few_tokens(EVEN, {"dp": 2, "fsdp": 2, "reduce_type": "bf16"}, 1),
     few_tokens(GPT, {"dp": 2, "fsdp": 2, "reduction": "micro-batch"}, 3),
+    few_tokens(NARROW, {"fsdp": 4, "reshard_after_forward": False}, 1),
+    few_tokens(NARROW, {"dp": 4}, 2),
 ]
 BUCKETS = [
     few_tokens(LLAMA | {"vocab": 6001}, {"dp": 2, "bucket_mib": 1}, 2, "fp32"),

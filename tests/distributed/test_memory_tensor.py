@@ -29,7 +29,6 @@ LAYOUTS: dict[str, dict[str, Any]] = {
     "tp2": {"tp": 2},
     "tp2-dp2": {"tp": 2, "dp": 2},
     "tp2-fsdp2": {"tp": 2, "fsdp": 2},
-    "tp2-fsdp3": {"tp": 2, "fsdp": 3},
 }
 SETTINGS: dict[str, list[Any]] = {
     "layout": list(LAYOUTS),
@@ -76,6 +75,9 @@ BESIDE = [
     beside(LLAMA, {"cp": 2, "context": "ulysses"}, {}),
     beside(GPT, {"tp": 4} | PER_OPERATOR, BF16 | {"micro_batch": 3}),
     beside(LLAMA | {"dropout": 0.1}, {"fsdp": 2} | PER_OPERATOR, {"precision": "fp32"}),
+    # six ranks each: shards over three of what two divide, beside a few settings and not in the pairs
+    beside(NARROW, {"fsdp": 3, "recompute": "full"}, BF16 | {"micro_batches": 2, "micro_batch": 3}),
+    beside(GPT, {"fsdp": 3, "sequence_parallel": False, "reduction": "micro-batch"}, {"micro_batches": 2}),
 ]
 CASES = [*(case_of(choice) for choice in pairwise(SETTINGS)), *BESIDE]
 

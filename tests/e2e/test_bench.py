@@ -89,12 +89,12 @@ def rank_process(store: RunStore, case: Case, rank: int) -> psutil.Process:
 
 def test_two_cases_are_trained_predicted_and_reported(tmp_path: Path) -> None:
     eager = case_of({}, "llama-1m", attention="eager", precision="bf16-mixed", micro_batch=4, micro_batches=2)
-    cases = [eager, case_of({"fsdp": 2})]
+    cases = [eager, case_of({"dp": 2})]
     mine = tmp_path / "two <b>cases.json"
     mine.write_text(json.dumps([case.to_mapping() for case in cases]))
     done = run("bench", "--case", str(mine), "--runs", str(tmp_path / "my runs"), "--json", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
-    assert "[2/2] gpt-1m fsdp2 fp32 flash, 2 ranks: ok" in done.stderr
+    assert "[2/2] gpt-1m dp2 fp32 flash, 2 ranks: ok" in done.stderr
     said = document(done)
 
     folder = Path(said["folder"])

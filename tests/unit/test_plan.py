@@ -118,7 +118,8 @@ def test_half_as_many_machines_then_half_a_machine() -> None:
 
 
 def test_cost_takes_as_few_gpus_as_its_seconds_say(solver: Solver) -> None:
-    worlds = worlds_of(_asked(4, objective=Objective.COST), 4)
+    worlds = worlds_of(_asked(2, objective=Objective.COST), 2)
+    assert [each.gpus for each in worlds] == [2, 1]
     plan = merged(best_of(solver, worlds))
     weights = [answer.weight for answer in plan.answers]
     assert weights == sorted(weights)

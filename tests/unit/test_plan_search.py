@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 from collections.abc import Iterator
 from dataclasses import replace
+from types import SimpleNamespace
 from typing import Any, NamedTuple
 
 import pytest
@@ -12,7 +13,7 @@ import pytest
 from memory.search import Search as MemorySearch
 from reports.plan.asked import Asked
 from reports.plan.bounds import Bounds
-from reports.plan.solve import Solver
+from reports.plan.solve import Solver, _may_miss
 from reports.plan.space import Grain, Pipe, Space, Spread
 from reports.plan.timing import Timing, timing_of
 from reports.plan.work import engine_of
@@ -130,6 +131,27 @@ def test_a_plan_is_the_best_of_all_whole_simulations(known: Known) -> None:
     assert [answer.seconds for answer in answers] == sorted(whole.values())[:10]
 
 
+@pytest.mark.parametrize(
+    ("known_seconds", "next_seconds", "number", "goes_on"),
+    [
+        ([], 1.0, 0, True),
+        ([1.0, 2.0], 2.011, 2, True),  # 2 s and 0.6 %: 2.012
+        ([1.0, 2.0], 2.013, 2, False),
+        ([1.0, 2.0, 3.0], 2.5, 3, False),  # the second is what has to be beaten, not the last
+        ([1.0, 2.0], 1.5, 99, True),
+        ([1.0, 2.0], 1.5, 100, False),  # a hundred are enough
+        ([1.0], 9.0, 500, True),  # but never too few
+    ],
+)
+def test_a_plan_goes_on_until_none_of_the_best_is_likely_to_be_missing(
+    known_seconds: list[float], next_seconds: float, number: int, goes_on: bool
+) -> None:
+    """Two are wanted."""
+    simulated: Any = [SimpleNamespace(seconds=seconds) for seconds in known_seconds]
+    search: Any = SimpleNamespace(next_seconds=next_seconds)
+    assert _may_miss(search, simulated, 2, number) is goes_on
+
+
 #: precision, optimizer, loss: what a rank holds and keeps of them differs most
 WORKS = [
     ("bf16-mixed", "adamw", "plain"), ("bf16", "sgd", "chunked"), ("fp32", "adafactor", "plain"),
@@ -169,3 +191,21 @@ def test_bounds_are_below_the_estimate(work: tuple[str, str, str]) -> None:
         assert piped.seconds <= bounds.seconds(grain, pipe, spread, piped).seconds * (1 + 1e-9), case.label
         assert bounds.seconds(grain, pipe, spread, piped).seconds <= seconds, case.label
         assert timing.seconds([case])[0] <= seconds, case.label
+
+
+def test_a_split_backward_does_not_keep_earlier_stages_waiting() -> None:
+    """Where weights have a pass of their own, a rank's last pass need not wait for a gradient, and earlier stages not
+    for it: only their forward passes are certain. Wide blocks, for in narrow ones the host takes longer than both."""
+    question = asked(
+        2, 4, layers=4, hidden=8192, sequence=4096,
+        fixed={"pp": 2, "schedule": "interleaved-zero-bubble", "micro_batch": 2},
+    )  # fmt: skip
+    space, timing = Space(question), timing_of(question.base, None)
+    bounds = Bounds(space, timing.prices)
+    found = [
+        (bounds.piped(grain, pipe, engine_of(spread)).seconds, timing.whole(case).step_seconds)
+        for grain, pipe, spread, case in legal(space)
+        if grain.recompute == Recompute()
+    ]
+    assert found
+    assert all(0 < bound <= seconds for bound, seconds in found)
