@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from suite.models.decoder import DecoderSpec, Position
+from suite.models.decoder import DecoderSpec, Mixing, Position
 from suite.models.latent_shape import Latent
 
 
@@ -22,5 +22,6 @@ def latent_of(spec: DecoderSpec) -> DecoderSpec:
     pairs = -(-width // 4)
     return replace(
         spec, latent=Latent(kv_rank=4 * width, rope_dim=2 * pairs, nope_dim=width, v_dim=width), head_dim=0, kv_heads=0,
-        position=Position.ROPE, rope_fraction=1.0, bias=False, qkv_bias=False, window=None, name=f"{spec.name}-mla",
+        position=Position.ROPE, mixing=Mixing.SOFTMAX, rope_fraction=1.0, bias=False, qkv_bias=False, window=None,
+        name=f"{spec.name}-mla",
     )  # fmt: skip

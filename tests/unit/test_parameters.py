@@ -87,14 +87,24 @@ def latent_by_hand(spec: DecoderSpec) -> int:
 
 
 def by_hand(spec: DecoderSpec) -> int:
-    """L (h a d + 2 h k d + a d h + 2 or 3 h f + biases + norms) + final norm + V h (+ V h untied) (+ P h)."""
+    """L (h a d + 2 h k d + a d h + 2 or 3 h f + biases + norms) + final norm + V h (+ V h untied) (+ P h).
+
+    A mixture of E experts of width f_e, n_s of them shared, has E (h + 3 h f_e) + 3 h n_s f_e in place of an MLP's 3 h f;
+    a further token is predicted by such a block, a projection 2 h h and two norms (arXiv:2412.19437, section 2.2).
+    """
     h, f, q, k = spec.hidden, spec.ffn, spec.heads * spec.head_dim, spec.kv_heads * spec.head_dim
     wide = 2 if spec.activation is Activation.SWIGLU else 1
     norm = h * (2 if spec.norm is not Norm.RMSNORM and spec.bias else 1)
     block = (h * q + 2 * h * k + q * h if spec.latent is None else latent_by_hand(spec)) + (wide + 1) * h * f + 2 * norm
     block += (q + 2 * k) * (spec.bias or spec.qkv_bias) + (h + wide * f + h) * spec.bias
+    blocks = spec.layers * block
+    if spec.experts is not None:
+        own = spec.experts.count * (h + 3 * h * spec.experts.ffn) + 3 * h * spec.experts.shared * spec.experts.ffn
+        mixture = block + own - 3 * h * f
+        blocks = spec.dense_layers * block + (spec.layers - spec.dense_layers) * mixture
+        blocks += spec.mtp * (mixture + 2 * h * h + 2 * norm)
     tables = spec.vocab * h * (1 if spec.tied else 2) + spec.max_positions * h * (spec.position is Position.LEARNED)
-    return spec.layers * block + norm + tables
+    return blocks + norm + tables
 
 
 @pytest.mark.unit
