@@ -23,7 +23,7 @@ SETTINGS: dict[str, list[Any]] = {
     "loss": ["plain", "chunked"],
     "micro_batches": [1, 2],
     "micro_batch": [2, 3],
-    "seq_len": [17, 192],
+    "seq_len": [17, 48],
     "masking": ["tokens", "spans"],
     "dropout": [0.0, 0.1],
 }
