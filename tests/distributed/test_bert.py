@@ -43,11 +43,9 @@ TRIALS = [
     trial(SPEC, Layout(dp=2), 2, FLASH, PLAIN),
     trial(SPANS, Layout(dp=2, recompute=OPERATORS), 1, EAGER, CHUNKED),
     trial(SPEC, Layout(fsdp=2, recompute=FULL), 2, EAGER, PLAIN),
-    trial(SPANS, Layout(fsdp=2, recompute=CORE), 1, FLASH, CHUNKED),
     trial(SPEC, Layout(dp=2, zero=1, engine=Engine.TORCH), 1, FLASH, PLAIN),
     trial(SPEC, Layout(**NO_SP, recompute=CORE), 2, FLASH, PLAIN),
     trial(SPANS, Layout(**NO_SP, recompute=FULL), 1, EAGER, CHUNKED),
-    trial(SPEC, Layout(recompute=FULL), 4, FLASH, CHUNKED),
 ]
 STAGES = [
     trained(SPEC, Layout(dp=2, zero=stage, bucket_mib=1), NUMERICS["fp32-sgd"], 8, 2, FLASH, PLAIN)
@@ -82,7 +80,7 @@ def test_zero_stages_compute_what_one_process_computes() -> None:
         assert not differences(merged(run.result()), alone, case), case.label
 
 
-MODEL = {"family": "bert", "layers": 2, "hidden": 90, "heads": 3, "ffn": 366, "vocab": 301, "max_positions": 128}
+MODEL = {"family": "bert", "layers": 2, "hidden": 92, "heads": 4, "ffn": 366, "vocab": 301, "max_positions": 128}
 
 
 def held(layout: dict[str, Any], **workload: Any) -> Case:
@@ -96,8 +94,7 @@ MEASURED = [
     held({"fsdp": 2, "recompute": "full"}, attention="eager"),
     held({"fsdp": 2}, precision="fp32", micro_batches=2),
     *(held({"dp": 2, "zero": stage, "bucket_mib": 1}, micro_batches=2) for stage in (1, 2, 3)),
-    held(NO_SP | {"tp": 3, "recompute": "selective"}, attention="eager"),
-    held(NO_SP | {"tp": 3}, precision="fp32"),
+    held(NO_SP | {"recompute": "selective"}, attention="eager"),
 ]
 
 
@@ -115,8 +112,8 @@ def test_every_moment_is_predicted_on_every_rank(case: Case, memory: dict[Case, 
         assert not found.totals_off(2048), f"rank {rank}"
 
 
-EVEN = {"model": MODEL | {"hidden": 96, "heads": 4}, "workload": {"seq_len": 16, "micro_batch": 3}}
-SENT = [case_from(EVEN | {"layout": layout}) for layout in ({"dp": 2}, {"fsdp": 2, "recompute": "full"}, NO_SP)]
+SHORT = {"model": MODEL, "workload": {"seq_len": 16, "micro_batch": 3}}
+SENT = [case_from(SHORT | {"layout": layout}) for layout in ({"dp": 2}, {"fsdp": 2}, NO_SP)]
 
 
 def test_what_is_sent_is_the_formulas_to_the_byte() -> None:

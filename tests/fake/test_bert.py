@@ -23,10 +23,12 @@ SETTINGS: dict[str, list[Any]] = {
     "loss": ["plain", "chunked"],
     "micro_batches": [1, 2],
     "micro_batch": [2, 3],
-    "seq_len": [17, 192],
+    "seq_len": [17, 48],
     "masking": ["tokens", "spans"],
     "dropout": [0.0, 0.1],
 }
+#: a loss's, a norm a parameter, AdamW's few
+SCALARS = 600
 #: a chunked loss of one sequence: the bias's gradient of a slice is taken to be a view, once
 EXTRA = [({"loss": "chunked", "micro_batch": 1, "seq_len": 17}, 300 * 4), ({"micro_batch": 1, "seq_len": 5}, 0)]
 CHOICES = [*((choice, 0) for choice in pairwise(SETTINGS)), *EXTRA]
@@ -46,11 +48,12 @@ def test_every_moment_is_predicted(choice: dict[str, Any], over: int) -> None:
     model = MODEL | {key: settings.pop(key) for key in ("masking", "dropout") if key in settings}
     layout = {"recompute": settings.pop("recompute", "none")}
     case = case_from({"model": model, "layout": layout, "workload": {"precision": "fp32"} | settings})
-    bias = case.workload.micro_batch * case.workload.seq_len * 4
+    is_lost = settings.get("attention") == "eager" and layout["recompute"] == "none"
+    bias = case.workload.micro_batch * case.workload.seq_len * 4 if is_lost else 0
     with without_workspace():
         found = measure(case)
     assert not found.states_off()
-    assert not found.totals_off(1024 + bias + over)
+    assert not found.totals_off(SCALARS + bias + over)
     if case.workload.precision is Precision.FP32:
-        assert not found.components_off(allowed=1024 + bias + over)
+        assert not found.components_off(allowed=SCALARS + bias + over)
     assert abs(found.peak_error()) < 0.004

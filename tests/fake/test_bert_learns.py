@@ -16,7 +16,7 @@ from suite.tasks.table import task_of
 
 pytestmark = pytest.mark.fake
 
-STEPS, HELD_OUT = 240, 8
+STEPS, HELD_OUT = 200, 4
 CPU = torch.device("cpu")
 
 
