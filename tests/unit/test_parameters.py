@@ -89,7 +89,7 @@ def latent_by_hand(spec: DecoderSpec) -> int:
 def by_hand(spec: DecoderSpec) -> int:
     """L (h a d + 2 h k d + a d h + 2 or 3 h f + biases + norms) + final norm + V h (+ V h untied) (+ P h).
 
-    A mixture of E experts of width f_e, n_s of them shared, has E (h + 3 h f_e) + 3 h n_s f_e in place of an MLP's 3 h f;
+    A mixture of E experts of width f_e, n_s more shared, has E (h + 3 h f_e) + 3 h n_s f_e in place of an MLP's 3 h f;
     a further token is predicted by such a block, a projection 2 h h and two norms (arXiv:2412.19437, section 2.2).
     """
     h, f, q, k = spec.hidden, spec.ffn, spec.heads * spec.head_dim, spec.kv_heads * spec.head_dim
