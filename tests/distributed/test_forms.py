@@ -39,14 +39,12 @@ def trial(spec: DecoderSpec, layout: Layout, attention: str, micro_batches: int 
 
 
 TRIALS = [
-    trial(ALIBI, Layout(fsdp=2, recompute=CORE), "eager", 2),
     trial(ALIBI, Layout(tp=2, recompute=OPERATORS), "flash"),
     trial(ALIBI, Layout(pp=2), "flash", 4),
     trial(SINUSOIDAL, Layout(tp=2), "flash"),
     trial(SINUSOIDAL, Layout(cp=2), "flash"),
-    trial(LINEAR, Layout(dp=2, recompute=FULL), "flash"),
+    trial(LINEAR, Layout(fsdp=2, recompute=FULL), "flash", 2),
     trial(LINEAR, Layout(tp=2, recompute=CORE), "eager", 2),
-    trial(LINEAR, Layout(pp=2), "flash", 4),
     trial(BATCHNORM, Layout(tp=2, sequence_parallel=False), "flash"),
 ]
 
@@ -78,7 +76,6 @@ MEASURED = [
     held(ALIBI, {"pp": 2}, precision="fp32", micro_batches=2, attention="eager"),
     held(SINUSOIDAL, {"pp": 2}, precision="fp32", micro_batches=2),
     held(LINEAR, {"fsdp": 2, "recompute": "selective"}, precision="bf16-mixed"),
-    held(LINEAR, {"tp": 2, "recompute": "full"}, precision="fp32", seq_len=128),
     held(BATCHNORM, {"tp": 2, "sequence_parallel": False}, precision="bf16-mixed", attention="eager"),
 ]
 

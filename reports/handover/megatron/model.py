@@ -149,4 +149,6 @@ def _unsaid(model: DecoderSpec) -> tuple[str, ...]:
         )
     if model.activation is Activation.GELU and not model.bias:
         lines.append("model.activation gelu (its tanh form): without biases Megatron-LM computes it exactly")
+    if model.activation is Activation.GELU_EXACT and model.bias:
+        lines.append("model.activation gelu-exact: with biases Megatron-LM computes its tanh form")
     return tuple(lines)
