@@ -92,7 +92,17 @@ def by_hand(spec: DecoderSpec) -> int:
     block = (h * q + 2 * h * k + q * h if spec.latent is None else latent_by_hand(spec)) + (wide + 1) * h * f + 2 * norm
     block += (q + 2 * k) * (spec.bias or spec.qkv_bias) + (h + wide * f + h) * spec.bias
     tables = spec.vocab * h * (1 if spec.tied else 2) + spec.max_positions * h * (spec.position is Position.LEARNED)
-    return spec.layers * block + norm + tables
+    return spec.layers * block + experts_by_hand(spec, block) + norm + tables
+
+
+def experts_by_hand(spec: DecoderSpec, block: int) -> int:
+    """Beyond dense blocks: a router and (count + shared) MLPs of their own width in place of the MLP, but for the first
+    blocks; each further token's block has a mixture too, two norms and a projection of 2 h to h."""
+    if spec.experts is None:
+        return 0
+    h, e = spec.hidden, spec.experts
+    more = h * e.count + (e.count + e.shared) * 3 * h * e.ffn - 3 * h * spec.ffn
+    return (spec.layers - spec.dense_layers) * more + spec.mtp * (block + more + 2 * h + 2 * h * h)
 
 
 @pytest.mark.unit
