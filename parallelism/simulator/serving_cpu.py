@@ -69,6 +69,8 @@ def serving_wanted(cases: Iterable[Case], cores: int) -> ServingWanted:
 
 def serving_untimed(case: Case) -> str:
     """What of a served case has no measurement on the CPU: the field and what would do; empty where all has."""
+    if case.model.experts is not None:
+        return f"model.experts: what {case.model.name} routes is not timed on the CPU; models without experts are"
     if case.layout.pp > 1:
         return f"layout.pp: {case.layout.pp}: a pipeline that answers is not timed on the CPU; 1 is"
     if case.cluster.nodes > 1:
