@@ -186,8 +186,10 @@ def _predictor(
     both = beside(tape, "projection input", left, right)
     y = widened(tape, tape.linear("projection", both, sizes.h, False, Split.NONE), x.dtype)
     own = replace(sizes, s=n, part=n, whole=n)
-    y = _block_output(tape, spec, own, y, kernel, Recompute(), has_experts(spec, spec.layers + depth), load)
-    out = behind(tape, "streams", x, y)
+    made = _block_output(tape, spec, own, y, kernel, Recompute(), has_experts(spec, spec.layers + depth), load)
+    release(tape, "block returns", y)
+    out = behind(tape, "streams", x, made)
+    release(tape, "predictor returns", embedded)
     return Segment("predictor", tuple(tape.body), (x,), (labels,), out)
 
 

@@ -274,7 +274,7 @@ def _combine(m: _Mixture, outputs: Array, weights: Array, places: tuple[Array, .
         "combine",
         Kernel(
             "combine", (outputs, narrow, tokens), (y,), (outputs, narrow, tokens), (outputs, narrow),
-            forward_scratch=outputs.nbytes, backward_scratch=outputs.nbytes - narrow.nbytes,
+            forward_scratch=outputs.nbytes, backward_scratch=outputs.nbytes,
         ),
     )  # fmt: skip
     release(m.tape, "mlp.combine returns", weights, mine, outputs)
