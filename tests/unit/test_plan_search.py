@@ -160,7 +160,7 @@ def test_bounds_are_below_the_estimate_of_divided_experts() -> None:
     places = [place for place in legal(Space(question)) if place.grain.ep > 1]
     assert {place.grain.ep for place in places} == {2, 4}
     random.Random(0).shuffle(places)
-    hold_bounds(question, places[:24])
+    hold_bounds(question, places[:12])
 
 
 def hold_bounds(question: Asked, places: list[Place]) -> None:
