@@ -40,11 +40,10 @@ def case_of(layout: dict[str, Any], model: dict[str, Any] = MODEL, **workload: A
 
 CASES = [
     case_of({"ep": 2}),
-    case_of({"ep": 2, "recompute": "full"}, precision="bf16-mixed"),
+    case_of({"ep": 2}, precision="bf16-mixed"),
+    case_of({"ep": 2, "recompute": "selective-op"}),
     case_of({"ep": 2, "fsdp": 2}, precision="bf16-mixed"),
     case_of({"ep": 2, "fsdp": 2}, FEW),
-    case_of({"ep": 2, "dp": 2}),
-    case_of({"ep": 2, "tp": 2}),
 ]
 Heard = tuple[list[Sample], tuple[int, ...]]
 

@@ -20,17 +20,18 @@ from reports.plan.work import engine_of
 from suite.case import Case
 from suite.layout import Recompute
 from suite.models.decoder import DecoderSpec
+from suite.models.experts import Experts
 from suite.spec import Cluster, LossKernel, OptimizerKind, Precision, Workload
 
 
 def asked(
     gpus: int, batch: int, layers: int = 4, hidden: int = 512, sequence: int = 1024, best: int = 10,
-    fixed: dict[str, Any] | None = None, **work: Any,
+    fixed: dict[str, Any] | None = None, experts: Experts | None = None, **work: Any,
 ) -> Asked:  # fmt: skip
     """Of a small decoder on nodes of four H100s."""
     model = DecoderSpec(
         vocab=4096, hidden=hidden, ffn=4 * hidden, layers=layers, heads=4,
-        max_positions=sequence,
+        max_positions=sequence, experts=experts,
     )  # fmt: skip
     per_node = min(gpus, 4)
     base = Case(model, workload=Workload(seq_len=sequence, **work), cluster=Cluster("h100-sxm"))
@@ -173,10 +174,23 @@ def test_bounds_are_below_the_estimate(work: tuple[str, str, str]) -> None:
     question = asked(
         8, 16, layers=8, precision=Precision(precision), optimizer=OptimizerKind(optimizer), loss=LossKernel(loss),
     )  # fmt: skip
+    hold_bounds(question, some(Space(question), str(work)))
+
+
+def test_bounds_are_below_the_estimate_of_divided_experts() -> None:
+    question = asked(8, 16, fixed={"cp": 1}, experts=Experts(count=4, top_k=2, ffn=768))
+    places = [place for place in legal(Space(question)) if place.grain.ep > 1]
+    assert {place.grain.ep for place in places} == {2, 4}
+    random.Random(0).shuffle(places)
+    hold_bounds(question, places[:12])
+
+
+def hold_bounds(question: Asked, places: list[Place]) -> None:
+    """Every bound of these layouts to what they take."""
     space, timing, memory = Space(question), timing_of(question.base, None), MemorySearch()
     bounds = Bounds(space, timing.prices)
     assert bounds.prices is not None
-    for grain, pipe, spread, case in some(space, str(work)):
+    for grain, pipe, spread, case in places:
         engine = engine_of(spread)
         peak, seconds = memory.peak_bytes(case), timing.whole(case).step_seconds * (1 + 1e-9)
         flying, piped = bounds.flying(grain, pipe, engine), bounds.piped(grain, pipe, engine)
