@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
+from suite.models.encoder_decoder import EncoderDecoderSpec
 from suite.parse import require
 
 #: bytes an element of the caches' number formats
@@ -29,6 +32,24 @@ def latent_bytes_per_token(layers: int, latent: int, rope_dim: int, element_byte
         require(size >= 1, f"kv_cache.{name}: must be at least 1, got {size}")
     require(rope_dim >= 0, f"kv_cache.rope_dim: must not be negative, got {rope_dim}")
     return layers * (latent + rope_dim) * element_bytes
+
+
+@dataclass(frozen=True)
+class CrossCacheBytes:
+    """Bytes of an encoder-decoder's cache: of the target, which grow with it, and of the source, made once."""
+
+    target: int
+    source: int
+
+
+def cross_cache_bytes(
+    spec: EncoderDecoderSpec, sequences: int, source: int, target: int, element_bytes: int = 2
+) -> CrossCacheBytes:
+    """2 g a d bytes for each token of the target and, by cross-attention, for each of the source: a key and a value of
+    every head in each of the decoder's g blocks. The encoder's blocks keep none. Not counted: the encoder's output,
+    which no block reads once its keys and values are made."""
+    token = kv_bytes_per_token(spec.decoder_layers, spec.heads, spec.head_dim, element_bytes)
+    return CrossCacheBytes(target * sequences * token, source * sequences * token)
 
 
 def kv_blocks(pool_bytes: float, block_tokens: int, token_bytes: int) -> int:

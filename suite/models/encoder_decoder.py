@@ -34,6 +34,16 @@ class EncoderDecoderSpec(ModelSpec):
         return self.heads * self.head_dim
 
     @property
+    def end_id(self) -> int:
+        """What ends a sequence."""
+        raise NotImplementedError
+
+    @property
+    def pad_id(self) -> int:
+        """What begins a target, and fills a short sequence up."""
+        raise NotImplementedError
+
+    @property
     def head_scale(self) -> float:
         """What the decoder's output is multiplied by before the head."""
         return 1.0

@@ -84,8 +84,9 @@ class EncoderDecoder(nn.Module):
         """What the decoder reads of a source, [b, s, h], and the mask of its padding."""
         raise NotImplementedError
 
-    def decode(self, ids: Tensor, memory: Tensor, memory_mask: Tensor | None) -> Tensor:
-        """The stream after the decoder's last block, [b, t, h]."""
+    def decode(self, ids: Tensor, memory: Tensor, memory_mask: Tensor | None, past: int = 0) -> Tensor:
+        """The stream after the decoder's last block, [b, t, h]. `past`: tokens before a single one of ids, where a
+        cache has their keys and values."""
         raise NotImplementedError
 
     def finish(self, hidden: Tensor) -> Tensor:
@@ -117,19 +118,20 @@ class Transformer(EncoderDecoder):
             x = block(x, mask)
         return x, mask
 
-    def decode(self, ids: Tensor, memory: Tensor, memory_mask: Tensor | None) -> Tensor:
+    def decode(self, ids: Tensor, memory: Tensor, memory_mask: Tensor | None, past: int = 0) -> Tensor:
         """As the base class says."""
-        x = self.embed(ids)
+        x = self.embed(ids, past)
         is_open = self.kernel is AttentionKernel.EAGER
         mask = causal_mask(ids.shape[1], compute_dtype(x), ids.device) if is_open else None
         for block in self.decoder:
             x = block(x, mask, memory, memory_mask)
         return x
 
-    def embed(self, ids: Tensor) -> Tensor:
+    def embed(self, ids: Tensor, past: int = 0) -> Tensor:
         """Rows of the embedding times sqrt(h), and the places' sinusoids (section 3.4 and 3.5)."""
         x = self.embedding(ids) * math.sqrt(self.spec.hidden)
-        return x + self.positions(ids.shape[1], x.dtype)
+        places = torch.arange(past, past + ids.shape[1], device=ids.device) if past else None
+        return x + self.positions(ids.shape[1], x.dtype, places)
 
     @torch.no_grad()
     def reset_parameters(self) -> None:
@@ -171,10 +173,11 @@ class T5(EncoderDecoder):
             x = block(x, bias)
         return self.encoder_norm(x), padding
 
-    def decode(self, ids: Tensor, memory: Tensor, memory_mask: Tensor | None) -> Tensor:
+    def decode(self, ids: Tensor, memory: Tensor, memory_mask: Tensor | None, past: int = 0) -> Tensor:
         """As the base class says."""
         x = self.embedding(ids)
-        bias = self.decoder_bias(ids.shape[1], compute_dtype(x))
+        kind = compute_dtype(x)
+        bias = self.decoder_bias.row(past, kind) if past else self.decoder_bias(ids.shape[1], kind)
         for block in self.decoder:
             x = block(x, bias, memory, memory_mask)
         return x
