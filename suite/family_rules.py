@@ -26,8 +26,10 @@ FAMILY_RULES: tuple[Rule[Case], ...] = (
     Rule(
         "selective recomputation of recurrent layers",
         "there is no attention core to run again, and one kernel holds all of a layer's products; use none or full",
-        lambda case: case.layout.recompute.kind in (RecomputeKind.SELECTIVE, RecomputeKind.SELECTIVE_OP)
-        and not case.model.has_attention,
+        lambda case: (
+            case.layout.recompute.kind in (RecomputeKind.SELECTIVE, RecomputeKind.SELECTIVE_OP)
+            and not case.model.has_attention
+        ),
         lambda case: f"layout.recompute({case.layout.recompute}) with {_family(case)}",
     ),
     Rule(

@@ -9,11 +9,11 @@ from dataclasses import dataclass
 from suite.case import Case
 from suite.formats import formats_of
 from suite.hardware.operator_times import Format, Timed
+from suite.models.recurrence_ledger import RECURRENCE
 from suite.operators import Array, Kernel, Operator, OperatorKind, Weight
 from suite.optimizers import kernel_of
 from suite.parse import require
 from suite.spec import OptimizerKernel, OptimizerKind
-from suite.tape_recurrent import RECURRENCE
 
 
 @dataclass(frozen=True, slots=True)

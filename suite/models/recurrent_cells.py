@@ -167,4 +167,3 @@ def _ordered(dx: Tensor, of_input: list[Tensor], of_state: tuple[Tensor, Tensor]
 
 
 FUNCTIONS: dict[Cell, type[Function]] = {Cell.LSTM: LstmFunction, Cell.GRU: GruFunction}
-

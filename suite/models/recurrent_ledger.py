@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from suite.cpu_workspace import CpuWorkspace
 from suite.layout import Recompute
+from suite.models.recurrence_ledger import recurrence
 from suite.models.recurrent import RecurrentSpec
 from suite.operators import Array, DType, Ledger, Placed, Segment, Size, Split
 from suite.share import WHOLE, Share
@@ -14,7 +15,6 @@ from suite.tape import Backend, Numerics, Tape
 from suite.tape_attention import release
 from suite.tape_dropout import dropout
 from suite.tape_loss import chunked_head, cross_entropy
-from suite.tape_recurrent import recurrence
 
 
 @dataclass(frozen=True)

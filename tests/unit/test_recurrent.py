@@ -56,7 +56,8 @@ def reference(model: RecurrentModel, cell: Cell) -> nn.RNNBase:
 
 def close(found: Tensor | None, wanted: Tensor | None) -> bool:
     """Equal within 1e-5 of the largest."""
-    assert found is not None and wanted is not None
+    assert found is not None
+    assert wanted is not None
     return bool((found - wanted).abs().max() <= 1e-5 * wanted.abs().max())
 
 
@@ -82,7 +83,8 @@ def test_outputs_loss_and_gradients_are_those_of_torchs_layers(cell: Cell, batch
             if tokens > 1 or part != "weight_hh":
                 assert close(found, same), f"{index} {part}"
             else:  # one token has no state before it
-                assert found is not None and not found.any()
+                assert found is not None
+                assert not found.any()
 
 
 @CELLS
@@ -157,7 +159,8 @@ def test_a_devices_work_has_the_ledgers_flops_and_goes_token_by_token(cell: Cell
 
 def test_the_state_is_the_same_however_long_the_text_is() -> None:
     """LSTM: output and cell, 2 layers of 192; GRU: output alone, 2 of 224."""
-    states = {name: spec.state_bytes() for name in ("lstm-1m", "gru-1m") if isinstance(spec := PRESETS[name], RecurrentSpec)}
+    specs = [spec for name in ("lstm-1m", "gru-1m") if isinstance(spec := PRESETS[name], RecurrentSpec)]
+    states = {spec.name: spec.state_bytes() for spec in specs}
     assert states == {"lstm-1m": 2 * 2 * 192 * 4, "gru-1m": 2 * 224 * 4}
 
 

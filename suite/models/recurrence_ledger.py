@@ -58,9 +58,7 @@ def _cast(tape: Tape, array: Array, kernels: list[Kernel]) -> Array:
     return copy
 
 
-def _scratch(
-    tape: Tape, cell: Cell, out: Array, gates: Array, gradients: tuple[Array, ...]
-) -> tuple[int, int]:
+def _scratch(tape: Tape, cell: Cell, out: Array, gates: Array, gradients: tuple[Array, ...]) -> tuple[int, int]:
     """Beyond what is written: forward, a token's product and the zeros before the first; backward, the gates'
     gradients, and beside them the outputs one token on, when all gradients are there but, or the token's own tensors,
     when none is."""
