@@ -79,14 +79,16 @@ class RecurrentModel(nn.Module):
 
     @torch.no_grad()
     def reset_parameters(self) -> None:
-        """Every matrix normal of std 1 / sqrt(h): with smaller ones, as a decoder's 0.02 or torch's uniform within
-        1 / sqrt(h), too little reaches the head at first, for no norm makes up for it, and the loss stays longer at the
-        unigram predictor's. Zero biases, but for the LSTM's forget gate."""
+        """Embedding and head normal of std 1 / sqrt(h); the layers' matrices uniform within 1 / sqrt(h), as torch's
+        own; zero biases, but for the LSTM's forget gate."""
         hidden = self.spec.hidden
+        bound = 1 / math.sqrt(hidden)
         for name, parameter in self.named_parameters():
             if parameter.dim() < 2:
                 parameter.zero_()
                 if self.spec.cell is Cell.LSTM and name.endswith("bias_ih"):
                     parameter[hidden : 2 * hidden] = FORGET_BIAS
+            elif "recurrence" in name:
+                nn.init.uniform_(parameter, -bound, bound)
             else:
-                nn.init.normal_(parameter, std=1 / math.sqrt(hidden))
+                nn.init.normal_(parameter, std=bound)
