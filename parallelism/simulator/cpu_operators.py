@@ -11,7 +11,7 @@ from suite.formats import formats_of
 from suite.hardware.operator_times import Format, Timed
 from suite.models.base import ModelSpec
 from suite.models.decoder import DecoderSpec, Mixing, Norm, Position
-from suite.models.recurrent_tape import RECURRENCE
+from suite.models.recurrence_ledger import RECURRENCE
 from suite.operators import Array, Kernel, Operator, OperatorKind, Weight
 from suite.optimizers import kernel_of
 from suite.parse import require

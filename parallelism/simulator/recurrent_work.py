@@ -1,5 +1,8 @@
-"""What a recurrent layer's way through the tokens does on a device: a small product and a handful of pointwise kernels
-a token, each after the last (suite/models/recurrent_cells.py). Nothing of it overlaps, so launches are most of it."""
+"""What a recurrent layer's way through the tokens does on a device: one small product after the other.
+
+A token takes a product and a handful of pointwise kernels, each after the last (suite/models/recurrent_cells.py).
+Nothing of it overlaps, so launches are most of it. cuDNN's own fused layers are not modelled: they are not what runs.
+"""
 
 from __future__ import annotations
 

@@ -10,7 +10,7 @@ from parallelism.simulator.float8_work import backward_casts, forward_casts, lin
 from parallelism.simulator.recurrent_work import recurrence_of
 from suite.float8 import FP8_LINEAR
 from suite.hardware.matrix_rate import equivalent_side
-from suite.models.recurrent_tape import RECURRENCE
+from suite.models.recurrence_ledger import RECURRENCE
 from suite.operators import TO_LOCAL, Array, DType, Kernel, Operator, Region, Weight
 
 

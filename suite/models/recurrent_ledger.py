@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from suite.cpu_workspace import CpuWorkspace
 from suite.layout import Recompute
+from suite.models.recurrence_ledger import recurrence
 from suite.models.recurrent import RecurrentSpec
 from suite.models.recurrent_tape import recurrence
 from suite.operators import Array, DType, Ledger, Placed, Segment, Size, Split

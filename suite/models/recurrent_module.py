@@ -79,9 +79,8 @@ class RecurrentModel(nn.Module):
 
     @torch.no_grad()
     def reset_parameters(self) -> None:
-        """Embedding and head normal of std 1 / sqrt(h): there is no norm that would make up for small ones, and with a
-        decoder's 0.02 the loss stays at the unigram predictor's. The layers' matrices uniform within 1 / sqrt(h), as
-        torch's own; zero biases, but for the LSTM's forget gate."""
+        """Embedding and head normal of std 1 / sqrt(h); the layers' matrices uniform within 1 / sqrt(h), as torch's
+        own; zero biases, but for the LSTM's forget gate."""
         hidden = self.spec.hidden
         bound = 1 / math.sqrt(hidden)
         for name, parameter in self.named_parameters():

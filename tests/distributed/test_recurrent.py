@@ -23,8 +23,9 @@ from tests.fake.workspace import without_workspace
 pytestmark = pytest.mark.distributed
 assert zero_runs.CPU.type == "cpu"
 
-#: 2 ranks divide no dimension of the GRU's alike: its gates are 3 * 33 rows
-LSTM = {"family": "recurrent", "cell": "lstm", "layers": 2, "hidden": 30, "vocab": 101, "tied": True}
+#: 2 ranks divide no dimension of the GRU's: its gates are 3 * 33 rows. The LSTM's elements are even on two ranks, for
+#: DeepSpeed pads what is not, and its padding is no gradient
+LSTM = {"family": "recurrent", "cell": "lstm", "layers": 2, "hidden": 30, "vocab": 102, "tied": True}
 GRU = {"family": "recurrent", "cell": "gru", "layers": 2, "hidden": 33, "vocab": 97, "dropout": 0.1}
 RECIPE = {"steps": 4, "warmup_steps": 2, "learning_rate": 0.01, "clip_norm": 0.25}
 #: beside a loss's scalars, clipping's norm of every sharded parameter, and its parts
@@ -49,12 +50,13 @@ TRAINED = [
 STAGES = [
     case_of(model, {"dp": 2, "zero": stage, "bucket_mib": 1}) for stage, model in ((1, LSTM), (2, LSTM), (3, GRU))
 ]
+#: DeepSpeed's last: its stage 3 replaces torch's linear for good
 SIZED = [
-    *TRAINED, *STAGES,
+    *TRAINED,
     case_of(LSTM, {"dp": 2}, precision="bf16-mixed"),
     case_of(GRU, {"fsdp": 2, "recompute": "full"}, precision="bf16-mixed"),
     case_of(LSTM, {"fsdp": 2}, 2, precision="bf16"),
-    case_of(GRU, {"dp": 2, "zero": 2, "bucket_mib": 1}, precision="bf16-mixed"),
+    *STAGES,
     case_of(LSTM, {"dp": 2, "zero": 3, "bucket_mib": 1, "recompute": "full"}, 2, precision="bf16-mixed"),
 ]  # fmt: skip
 

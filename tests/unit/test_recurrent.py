@@ -159,9 +159,8 @@ def test_a_devices_work_has_the_ledgers_flops_and_goes_token_by_token(cell: Cell
 
 def test_the_state_is_the_same_however_long_the_text_is() -> None:
     """LSTM: output and cell, 2 layers of 192; GRU: output alone, 2 of 224."""
-    states = {
-        name: spec.state_bytes() for name in ("lstm-1m", "gru-1m") if isinstance(spec := PRESETS[name], RecurrentSpec)
-    }
+    specs = [spec for name in ("lstm-1m", "gru-1m") if isinstance(spec := PRESETS[name], RecurrentSpec)]
+    states = {spec.name: spec.state_bytes() for spec in specs}
     assert states == {"lstm-1m": 2 * 2 * 192 * 4, "gru-1m": 2 * 224 * 4}
 
 
