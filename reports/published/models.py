@@ -36,9 +36,7 @@ def refuse_what_no_run_models(row: PublishedRow) -> None:
     if row.text("offload") not in ("", "none"):
         raise CannotModel(f"offload {row.text('offload')!r}: not modelled for this source yet")
     if _OTHER_FAMILY.search(row.text("model").lower()):
-        raise CannotModel(
-            f"{row.text('model')}: not a decoder; runs of other families are not modelled"
-        )
+        raise CannotModel(f"{row.text('model')}: not a decoder; runs of other families are not modelled")
     if row.says("precision", "nf4", "int4", "int8", "gptq", "awq"):
         raise CannotModel(f"precision {row.text('precision')!r}: quantized weights are not modelled yet")
 
