@@ -5,6 +5,7 @@ from __future__ import annotations
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
 from reports.compare import CaseComparison
+from reports.figure_balance import balance_chart
 from reports.figure_components import component_chart
 from reports.figure_losses import loss_chart
 from reports.figure_memory import moments_chart, peak_charts
@@ -29,8 +30,9 @@ def charts(comparison: RunComparison) -> tuple[Chart, ...]:
     steps = [chart for place, case in enumerate(chosen(comparison)) for chart in _step_charts(case, place)]
     losses = [loss_chart(group, f"loss-{place}") for place, group in enumerate(comparison.loss_groups)]
     errors = [error_chart(comparison), component_chart(comparison.by_component)]
-    served = serving_charts(comparison)
-    found = [*served, *peak_charts(comparison), *errors, *steps, *losses, throughput_chart(comparison)]
+    served, last = serving_charts(comparison), throughput_chart(comparison)
+    balance = [balance_chart(case, f"balance-{place}") for place, case in enumerate(chosen(comparison))]
+    found = [*served, *peak_charts(comparison), *errors, *steps, *losses, *balance, last]
     return tuple(chart for chart in found if chart)
 
 

@@ -16,6 +16,7 @@ from suite.cache_choices import Choice, parse_choices
 from suite.case import Case
 from suite.flags import case_of
 from suite.hardware.calibration import Calibration
+from suite.models import PRESETS as ALL_PRESETS
 from suite.models import model_from
 from suite.models.presets import PRESETS
 from suite.models.served import SERVED_MODELS
@@ -53,6 +54,11 @@ def asked_of(options: argparse.Namespace) -> Asked:
     share = MEMORY_SHARE if options.memory_share is None else _share(options.memory_share)
     model = options.model
     if isinstance(model, str):
+        require(
+            model not in ALL_PRESETS or model in PRESETS,
+            f"model: {shown(model)} is no decoder; kv answers for models whose tokens each leave keys and values in one"
+            " stack; give a decoder",
+        )
         require(
             model in PRESETS or model in SERVED_MODELS,
             f"model: {shown(model)} is not a preset; {nearest(model, [*PRESETS, *SERVED_MODELS])}",

@@ -30,13 +30,13 @@ class Described:
 def refuse_what_no_run_models(row: PublishedRow) -> None:
     """Refuse experts, adapters, quantized weights, offloading and other families of models."""
     if row.text("moe"):
-        raise CannotModel("mixture of experts: not modelled yet")
+        raise CannotModel("mixture of experts in Megatron-LM or NeMo: their kernels and dispatchers are not modelled")
     if row.text("peft"):
         raise CannotModel(f"{row.text('peft').partition(' ')[0]}: training a part of the parameters is not modelled")
     if row.text("offload") not in ("", "none"):
         raise CannotModel(f"offload {row.text('offload')!r}: not modelled for this source yet")
     if _OTHER_FAMILY.search(row.text("model").lower()):
-        raise CannotModel(f"{row.text('model')}: not a decoder; other families are not modelled yet")
+        raise CannotModel(f"{row.text('model')}: not a decoder; runs of other families are not modelled")
     if row.says("precision", "nf4", "int4", "int8", "gptq", "awq"):
         raise CannotModel(f"precision {row.text('precision')!r}: quantized weights are not modelled yet")
 

@@ -56,7 +56,18 @@ def test_parameters_are_exact() -> None:
     """smollm3's publisher counted 2,304 elements of rotary buffers, as the row's notes say."""
     off = {r.row.text("model"): r.prediction.value - (r.published or 0) for r in results("params.csv") if r.error}
     assert off == {"smollm3-3b": -36 * 64}
-    assert len(results("params.csv")) >= 64
+    assert len(results("params.csv")) >= 75
+
+
+def test_families_beside_dense_decoders_are_counted_too() -> None:
+    """Every row of BERT, T5, Mixtral and DeepSeek; how many parameters a token uses where a row says it."""
+    named = {(r.row.text("model"), r.row.quantity) for r in results("params.csv")}
+    counted = {model for model, quantity in named if quantity == "parameters"}
+    assert counted >= {
+        "mixtral-8x7b", "mixtral-8x22b v0.1", "mixtral-8x22b v0.3", "deepseek-v2", "deepseek-v3", "kimi-k2",
+        "bert-base-cased", "bert-base-multilingual-cased", "t5-small",
+    }  # fmt: skip
+    assert {model for model, quantity in named if quantity == "active_parameters"} == {"mixtral-8x7b", "deepseek-v3"}
 
 
 def test_bytes_a_token_are_exact() -> None:
