@@ -98,6 +98,8 @@ def _enough(solver: Solver, asked: Asked) -> str:
 def _why_none_is_legal(asked: Asked) -> str:
     space, refused, batches = Space(asked), Counter[str](), 0
     for grain, pp in space.grains():
+        if space.data_ranks(grain, pp) % _fixed_ranks(asked):
+            continue
         batches += 1
         why = space.refuses_grain(grain)
         if why:
@@ -122,4 +124,9 @@ def _fewest_ranks(asked: Asked) -> int:
     """The fewest data-parallel ranks of a layout that takes some batch."""
     space = Space(replace(asked, global_batch=asked.gpus))
     ranks = [space.data_ranks(grain, pp) for grain, pp in space.grains() if not space.refuses_grain(grain)]
-    return min(ranks, default=asked.gpus)
+    return min((each for each in ranks if each % _fixed_ranks(asked) == 0), default=asked.gpus)
+
+
+def _fixed_ranks(asked: Asked) -> int:
+    """What data-parallel ranks are a multiple of in every layout that has what is fixed."""
+    return int(asked.fixed.get("dp", 1)) * int(asked.fixed.get("fsdp", 1))

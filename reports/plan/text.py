@@ -108,10 +108,11 @@ def sentences(plan: Plan) -> Iterator[str]:
     reasons = [why for why, _ in tally.refused.most_common(REASONS)]
     if reasons:
         yield f"Refused by rules, among others: {'; '.join(reasons)}."
-    if plan.floor is not None and plan.answers and plan.floor < plan.answers[-1].seconds:
+    slowest = max((answer.seconds for answer in plan.answers if answer.asked.gpus == asked.gpus), default=0.0)
+    if plan.floor is not None and plan.floor < slowest:
         yield (
-            f"No layout that is not shown can take less than {seconds_text(plan.floor)}; of those between that and the"
-            f" last one shown, {seconds_text(plan.answers[-1].seconds)}, not all were simulated whole."
+            f"No layout{of} that is not shown can take less than {seconds_text(plan.floor)}; of those between that and"
+            f" the last one shown, {seconds_text(slowest)}, not all were simulated whole."
         )
     if plan.answers:
         yield f"Times rest on: {plan.answers[0].simulation.basis or 'nothing that is known'}."

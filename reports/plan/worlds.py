@@ -43,8 +43,10 @@ def merged(plans: Sequence[Plan]) -> Plan:
     """The best answers of all, as one plan; what became of other layouts is said of the first's number of GPUs."""
     first = plans[0]
     answers = sorted((answer for plan in plans for answer in plan.answers), key=lambda answer: answer.weight)
-    worlds = tuple(sorted({plan.asked.gpus for plan in plans}))
-    return replace(first, answers=tuple(answers[: first.asked.best]), worlds=worlds)
+    worlds, best = tuple(sorted({plan.asked.gpus for plan in plans})), first.asked.best
+    unshown = [answer.seconds for answer in answers[best:] if answer.asked.gpus == first.asked.gpus]
+    floor = min([first.floor_seconds, *unshown])
+    return replace(first, answers=tuple(answers[:best]), floor_seconds=floor, worlds=worlds)
 
 
 def _tried(solver: Solver, asked: Asked, is_one_of_many: bool) -> Plan | None:

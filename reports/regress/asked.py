@@ -7,6 +7,7 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 
+from reports.asked_files import check_files, write_files
 from reports.judge import Limits, Verdict
 from reports.load import load_run
 from reports.measures import measures_named
@@ -16,7 +17,6 @@ from reports.regress.surroundings import commit_of, differences, other_machine
 from reports.regress.text import print_pair
 from reports.streams import output, tell
 from reports.summary import RunComparison, compare_run
-from suite.files import write_whole
 from suite.parse import SpecError, nearest, require, shown, to_mapping
 from suite.stats import ALPHA, LEAST
 
@@ -27,7 +27,7 @@ _FAILING = {"worse": (Verdict.WORSE,), "changed": (Verdict.WORSE, Verdict.IMPROV
 def compare_two(options: argparse.Namespace) -> int:
     """Compare two runs and say it; 1 where --fail-on names what was found. SpecError for runs that cannot be."""
     failing = _failing(options.fail_on)
-    require(options.page is None or options.page != options.markdown, f"--markdown: {options.markdown!r} is --page too")
+    check_files(options.page, options.markdown)
     measures, limits = measures_named(options.quantity), _limits(options)
     first, second = options.runs
     before = _side(first, options.more_a, "--more-a")
@@ -112,6 +112,4 @@ def _write(found: PairComparison, options: argparse.Namespace) -> None:
         from reports.regress.markdown import pair_markdown
 
         texts[options.markdown] = pair_markdown(found)
-    for path, text in texts.items():
-        write_whole(Path(path), text)
-        tell(f"wrote {path}")
+    write_files(texts)

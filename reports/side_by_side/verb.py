@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import argparse
 import json
-from pathlib import Path
 
+from reports.asked_files import check_files, write_files
 from reports.load import load_run
 from reports.side_by_side.groups import lay_side_by_side
-from reports.streams import output, tell
+from reports.streams import output
 from reports.summary import compare_run
-from suite.files import write_whole
-from suite.parse import require, shown, to_mapping
+from suite.parse import require, to_mapping
 
 #: flags of `compare` that say how two runs are held to each other
 _OF_TWO = ("fail_on", "quantity", "least", "alpha", "more_a", "more_b", "across_machines")
@@ -23,7 +22,7 @@ def run_strategies(options: argparse.Namespace) -> int:
     require(count == 1, f"RUN: {count} given; --strategies takes one, RUN_A RUN_B without it two")
     given = ", ".join(f"--{name.replace('_', '-')}" for name in _OF_TWO if getattr(options, name))
     require(not given, f"--strategies: given beside {given}; it compares the layouts of one run, not two runs")
-    _check_files(options)
+    check_files(options.page, options.markdown)
     found = lay_side_by_side(compare_run(load_run(options.runs[0])))
     texts: dict[str, str] = {}
     if options.page is not None:
@@ -34,9 +33,7 @@ def run_strategies(options: argparse.Namespace) -> int:
         from reports.side_by_side.markdown import side_by_side_markdown
 
         texts[options.markdown] = side_by_side_markdown(found)
-    for path, text in texts.items():
-        write_whole(Path(path), text)
-        tell(f"wrote {path}")
+    write_files(texts)
     if options.json:
         from reports.side_by_side.mapping import side_by_side_mapping
 
@@ -46,14 +43,3 @@ def run_strategies(options: argparse.Namespace) -> int:
 
         print_side_by_side(found, output())
     return 0
-
-
-def _check_files(options: argparse.Namespace) -> None:
-    """Refuse files that cannot be, before either is written."""
-    files = {"--page": options.page, "--markdown": options.markdown}
-    for flag, path in files.items():
-        where = path is None or Path(path).parent.is_dir()
-        require(where, f"{flag}: {shown(path)}: its folder is not there; make it first")
-        require(path is None or not Path(path).is_dir(), f"{flag}: {shown(path)} is a folder; name a file in it")
-    same = options.page is not None and options.page == options.markdown
-    require(not same, f"--markdown: {shown(options.markdown)} is the --page file too; name another")

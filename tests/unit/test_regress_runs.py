@@ -196,10 +196,11 @@ def test_bad_input_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str
         ([first, other, "--more-b", alone, alone], "--more-b: "),
         ([first, other, "--page", ""], "is a folder; name a file"),
         ([first, other, "--page", str(empty)], "is a folder; name a file"),
-        ([first, other, "--page", str(page), "--markdown", str(page)], "is --page too"),
+        ([first, other, "--page", str(page), "--markdown", str(page)], "is the --page file too"),
+        ([first, other, "--page", str(page), "--markdown", "/no/such/folder/a.md"], "its folder is not there"),
         (
             [first, other, "--page", str(tmp_path / "no" / "page.html"), "--markdown", str(page)],
-            "page.html': No such file",
+            "page.html': its folder is not there",
         ),
     ):
         assert main(["compare", *words]) == 2, words
