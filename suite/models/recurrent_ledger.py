@@ -8,7 +8,6 @@ from suite.cpu_workspace import CpuWorkspace
 from suite.layout import Recompute
 from suite.models.recurrence_ledger import recurrence
 from suite.models.recurrent import RecurrentSpec
-from suite.models.recurrent_tape import recurrence
 from suite.operators import Array, DType, Ledger, Placed, Segment, Size, Split
 from suite.share import WHOLE, Share
 from suite.spec import LOSS_CHUNKS, LossKernel, Workload
