@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import fields
 from typing import Any
@@ -69,6 +70,8 @@ def quick_suite() -> tuple[Case, ...]:
     )
 
 
+#: axes whose ranks take their own sequences
+DATA_AXES = ("dp", "fsdp", "ep")
 #: a decoder that every layout of up to 8 ranks divides
 DIVISIBLE: dict[str, Any] = {
     "family": "decoder", "name": "divisible", "layers": 8, "hidden": 64, "heads": 8, "kv_heads": 4, "ffn": 176,
@@ -131,14 +134,31 @@ _TIED: tuple[dict[str, Any], ...] = (
 )
 
 
+#: the first with experts in place of its MLPs
+DIVISIBLE_EXPERTS: dict[str, Any] = DIVISIBLE | {
+    "name": "divisible-experts", "experts": {"count": 4, "top_k": 2, "ffn": 96},
+}  # fmt: skip
+#: its layouts: experts divided over ranks, alone and with what divides the rest
+_EXPERTS: tuple[dict[str, Any], ...] = (
+    {},
+    {"ep": 2},
+    {"ep": 4, "recompute": "full"},
+    {"ep": 2, "dp": 2},
+    {"ep": 2, "fsdp": 2},
+    {"ep": 2, "tp": 2},
+    {"ep": 2, "pp": 2},
+)
+
+
 def strategies_suite() -> tuple[Case, ...]:
     """Every strategy and product, for each decoder one global batch and one seed: their losses must coincide."""
-    pairs = [*((DIVISIBLE, layout) for layout in _STRATEGIES), *((DIVISIBLE_TIED, layout) for layout in _TIED)]
+    layouts = (DIVISIBLE, _STRATEGIES), (DIVISIBLE_TIED, _TIED), (DIVISIBLE_EXPERTS, _EXPERTS)
+    pairs = [(model, layout) for model, all_of_it in layouts for layout in all_of_it]
     settings: dict[str, Any] = {
         "micro_batches": 4, "seq_len": 64, "precision": "fp32", "steps": 8, "warmup_steps": 2,
     }  # fmt: skip
     return tuple(
-        _case(model, micro_batch=4 // (layout.get("dp", 1) * layout.get("fsdp", 1)), **settings, **layout)
+        _case(model, micro_batch=4 // math.prod(layout.get(axis, 1) for axis in DATA_AXES), **settings, **layout)
         for model, layout in pairs
     )
 

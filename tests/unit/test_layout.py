@@ -92,6 +92,7 @@ def test_context_ranks_average_gradients_or_share_the_shards() -> None:
         ({"zero": 4}, "layout.zero: must be 0, 1, 2 or 3, got 4"),
         ({"zero": -1}, "layout.zero: must be 0, 1, 2 or 3, got -1"),
         ({"ep": 2, "cp": 2}, "ep(2) with cp(2): a router that balances sees whole sequences"),
+        ({"ep": 2, "dp": 2, "zero": 1}, "ep(2) with zero(1) with engine(auto): both engines of ZeRO"),
         ({"fsdp": 2, "zero": 1}, "fsdp(2) with zero(1) with engine(auto): both shard the same state"),
         ({"dp": 2, "zero": 2, "tp": 2}, "tp(2): the engine makes its own"),
         (
