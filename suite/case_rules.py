@@ -13,7 +13,7 @@ from suite.layout_rules import Rule
 from suite.models.base import TaskKind
 from suite.models.experts import Dispatch
 from suite.optimizer_rules import OPTIMIZER_RULES
-from suite.parse import require
+from suite.parse import SpecError
 from suite.spec import Precision
 
 if TYPE_CHECKING:
@@ -259,4 +259,5 @@ def check_case(case: Case) -> None:
     """Refuse a layout that does not fit the case's model or workload."""
     case.model.target_len(case.workload.seq_len)
     for rule in CASE_RULES:
-        require(not rule.is_broken(case), f"{rule.values(case)}: {rule.why}")
+        if rule.is_broken(case):
+            raise SpecError(f"{rule.values(case)}: {rule.why}")

@@ -10,6 +10,7 @@ from typing import Any
 from suite.cache import CacheSpec
 from suite.cache_matrix import pairs_cache_matrix, whole_cache_matrix
 from suite.case import Case, case_from
+from suite.family_cases import families_suite
 from suite.layout import Layout
 from suite.matrix import pairs_matrix, whole_matrix
 from suite.models import preset
@@ -301,6 +302,7 @@ SUITES: dict[str, Callable[[], tuple[Case, ...]]] = {
     "quick": quick_suite,
     "strategies": strategies_suite,
     "forms": forms_suite,
+    "families": families_suite,
     "peers": peers_suite,
     "memory": lambda: tuple(whole_matrix().cases),
     "memory-pairs": lambda: tuple(pairs_matrix().cases),

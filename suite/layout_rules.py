@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Generic, TypeVar
 
-from suite.parse import require
+from suite.parse import SpecError
 
 if TYPE_CHECKING:
     from suite.layout import Layout
@@ -233,4 +233,5 @@ def _can_offload(layout: Layout) -> bool:
 def check_layout(layout: Layout) -> None:
     """Refuse what cannot be combined: SpecError with the numbers and the reason."""
     for rule in RULES:
-        require(not rule.is_broken(layout), f"layout: {rule.values(layout)}: {rule.why}")
+        if rule.is_broken(layout):
+            raise SpecError(f"layout: {rule.values(layout)}: {rule.why}")

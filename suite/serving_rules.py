@@ -9,7 +9,7 @@ from suite.cache import Allocation, CacheKind, CacheSpec, LatentForm
 from suite.layout import Layout
 from suite.layout_rules import Rule
 from suite.models.decoder import Position
-from suite.parse import require
+from suite.parse import SpecError, require
 from suite.serving import Serving
 from suite.serving_lengths import pages_for, prompt_lengths
 
@@ -216,7 +216,8 @@ def check_serving(case: Case) -> None:
             f"serving: model.family({case.model.family}) does not answer prompts through a cache; serve a decoder",
         )
         for rule in SERVING_RULES:
-            require(not rule.is_broken(case), f"{rule.values(case)}: {rule.why}")
+            if rule.is_broken(case):
+                raise SpecError(f"{rule.values(case)}: {rule.why}")
         return
     require(case.serving == Serving(), "serving: has settings, but the case is trained; give new_tokens to serve it")
     require(
