@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from functools import cache, cached_property
 
@@ -21,6 +21,7 @@ from suite.layout import Layout
 from suite.memo import Memo
 from suite.models.ledgers import ledger_of
 from suite.operators import Ledger
+from suite.received import Routing, mean_rows
 from suite.record import MemoryEstimate, Moment, Term
 from suite.share import WHOLE, Share, share_of
 from suite.tape import Backend
@@ -70,9 +71,9 @@ class MemoryModel:
 
     case: Case
     memo: Memo = field(default_factory=Memo, compare=False, repr=False)
-    received: Mapping[int, tuple[int, ...]] = field(default_factory=dict)
-    """with expert parallelism, a recorded routing: by rank, rows that its experts received in a micro-batch, block by
-    block; ranks without one are taken to be as the workload's imbalance has them"""
+    received: Routing = field(default_factory=dict)
+    """with expert parallelism, a recorded routing: of each micro-batch, or of one for all; ranks without one are taken
+    to be as the workload's imbalance has them. In a pipeline every micro-batch is taken to be as their mean"""
 
     @cached_property
     def ledger(self) -> Ledger:
@@ -83,10 +84,19 @@ class MemoryModel:
         """The operator ledger of one micro-batch of a rank's share of the whole model, every pipeline stage of it."""
         return self._whole(self._share(rank))
 
+    def ledgers_of_share(self, rank: int) -> tuple[Ledger, ...]:
+        """The same of each micro-batch, where their routing is recorded; else the one that all have."""
+        return tuple(map(self._whole, self._shares(rank)))
+
     def _share(self, rank: int) -> Share:
-        """A rank's share of the model, and of what is routed."""
+        """A rank's share of the model, and of what is routed to it on average."""
         share = share_of(self.case.layout, rank)
-        return replace(share, received=self.received[rank]) if rank in self.received else share
+        return replace(share, received=mean_rows(self.received[rank])) if rank in self.received else share
+
+    def _shares(self, rank: int) -> tuple[Share, ...]:
+        """A rank's share in each micro-batch; one where they are alike."""
+        share = self._share(rank)
+        return tuple(replace(share, received=rows) for rows in self.received.get(rank, ())) or (share,)
 
     def ledger_of_rank(self, rank: int) -> Ledger:
         """The operator ledger of one micro-batch of what a rank holds: its share of its stages."""
@@ -95,7 +105,9 @@ class MemoryModel:
 
     def step(self, rank: int = 0) -> StepWalk:
         """The walk over one step of a rank."""
-        return self._steps(*self._kind(rank), rank if self.case.layout.is_deepspeed else 0)
+        share, place = self._kind(rank)
+        shares = (share,) if self.case.layout.pp > 1 else self._shares(rank)
+        return self._steps(shares, place, rank if self.case.layout.is_deepspeed else 0)
 
     def peak_bytes(self, rank: int = 0) -> int:
         """Bytes of the largest moment, without writing the terms down."""
@@ -157,15 +169,17 @@ class MemoryModel:
         return cache(lambda share: Pipeline(self.case, self._whole(share), *formats, self.memo))
 
     @cached_property
-    def _steps(self) -> Callable[[Share, int, int], StepWalk]:
-        """Share, place in the pipeline, rank where an engine makes them differ -> walk; each made once."""
+    def _steps(self) -> Callable[[tuple[Share, ...], int, int], StepWalk]:
+        """Shares of the micro-batches, place in the pipeline, rank where an engine makes them differ -> walk; each made
+        once."""
 
         @cache
-        def step(share: Share, place: int, rank: int) -> StepWalk:
+        def step(shares: tuple[Share, ...], place: int, rank: int) -> StepWalk:
             if self.case.layout.pp > 1:
-                return walk_pipeline(self.pipeline(share), place)
+                return walk_pipeline(self.pipeline(shares[0]), place)
             formats = formats_of(self.case).numerics, backend_of(self.case)
-            return walk_step(self.case, self._ledgers(share, place), *formats, rank, self.memo)
+            ledgers = [self._ledgers(share, place) for share in shares]
+            return walk_step(self.case, ledgers, *formats, rank, self.memo)
 
         return step
 

@@ -105,14 +105,15 @@ def _add(sums: dict[Label, int], change: Mapping[Label, int], times: int = 1) ->
 
 
 def walk_step(
-    case: Case, ledger: Ledger, numerics: Numerics, backend: Backend, rank: int = 0, memo: Memo | None = None
+    case: Case, ledgers: Sequence[Ledger], numerics: Numerics, backend: Backend, rank: int = 0, memo: Memo | None = None
 ) -> StepWalk:
-    """One optimizer step. Micro-batches between the second and the last are like the second, so three are walked at
-    most."""
+    """One optimizer step. `ledgers`: of every micro-batch, or the one of all; then micro-batches between the second and
+    the last are like the second, and three are walked at most."""
     last = case.workload.micro_batches - 1
     stretches: list[Stretch] = []
-    engine, memo = acts_of(case, ledger, rank, backend), memo or Memo()
-    for index in sorted({0, min(1, last), last}):
+    engine, memo = acts_of(case, ledgers[0], rank, backend), memo or Memo()
+    for index in sorted({0, min(1, last), last}) if len(ledgers) == 1 else range(len(ledgers)):
+        ledger = ledgers[0] if len(ledgers) == 1 else ledgers[index]
         stretches += _MicroBatch(case, ledger, numerics, backend, index, engine, memo).walk()
     if engine is not None:
         stretches.append(Stretch(engine.update(), Moment.OPTIMIZER_PEAK))

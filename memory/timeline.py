@@ -17,7 +17,7 @@ from suite.timeline import Span, Timeline
 MOST_POINTS = 300
 #: of a stretch, which may be all blocks of a model
 STRETCH_POINTS = 128
-#: micro-batches that the walk of a step without a pipeline goes through
+#: micro-batches that the walk of a step goes through where they are alike and there is no pipeline
 WALKED = 3
 
 
@@ -75,7 +75,8 @@ def timeline_of(model: MemoryModel, rank: int = 0) -> Timeline:
     points.add(start + 2 * margin, {}, [Moment.STEADY])
     points.end(Moment.OPTIMIZER_PEAK, points.places[-1])
     steps = model.case.workload.micro_batches
-    return _thinned(points, rank, steps if model.case.layout.pp > 1 else min(WALKED, steps))
+    walks_all = model.case.layout.pp > 1 or len(model.received.get(rank, ())) > 1
+    return _thinned(points, rank, steps if walks_all else min(WALKED, steps))
 
 
 def _sums(held: Iterable[Holding]) -> Counter[Component]:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import replace
+
 from parallelism.base import Strategy
 from parallelism.data.ddp import DDP
 from parallelism.data.fsdp import FSDP
@@ -53,6 +56,21 @@ def _blocks(case: Case, rank: int) -> tuple[int, ...]:
 def estimate_traffic(case: Case, ledger: Ledger, rank: int = 0) -> TrafficEstimate:
     """The traffic of one rank in one steady step."""
     return TrafficEstimate(messages_of(case, ledger, rank), rank)
+
+
+def estimate_routed(case: Case, ledgers: Sequence[Ledger], rank: int) -> TrafficEstimate:
+    """The same where each micro-batch has a ledger of its own, of the routing that was recorded: experts' all-to-alls
+    are each micro-batch's, all else is the same whichever ledger says it."""
+    if len(ledgers) == 1:
+        return estimate_traffic(case, ledgers[0], rank)
+    said = [messages_of(case, ledger, rank) for ledger in ledgers]
+    routed = (replace(row, count=row.count // len(ledgers)) for rows in said for row in rows if _is_routed(row))
+    return TrafficEstimate((*(row for row in said[0] if not _is_routed(row)), *routed), rank)
+
+
+def _is_routed(message: Message) -> bool:
+    """Does its size depend on where tokens go?"""
+    return message.collective is Collective.ALL_TO_ALL and message.axis == "ep"
 
 
 def scaling_messages(case: Case) -> tuple[Message, ...]:

@@ -22,6 +22,7 @@ from torch import Tensor
 
 from parallelism.batches import Batch, batch_of, held_out
 from parallelism.building import make_trainer
+from parallelism.expert.recording import Recording
 from parallelism.expert_loads import load_samples
 from parallelism.group import Place, facts_of, gather_rows, meet, process_group
 from parallelism.memory_pass import cpu_memory, cuda_memory
@@ -37,6 +38,7 @@ from suite.environment import environment
 from suite.parse import SpecError, require
 from suite.passes import Pass, check_passes, passes_for, passes_of
 from suite.ranklog import FailureKind, RankWriter, rows_path
+from suite.received import received_samples
 from suite.record import Quantity, Sample
 from suite.tasks.table import task_of
 
@@ -88,8 +90,7 @@ class Worker:
             self.writer.sample(Sample(Quantity.STEP_TIME, seconds, self.rank, step))
         if held_out:
             self._validate(trainer, self.case.recipe.steps, held_out)
-        for sample in load_samples(trainer.model, [result.routed for result in results], self.case, self.rank):
-            self.writer.sample(sample)
+        self._write(*load_samples(trainer.model, [result.routed for result in results], self.case, self.rank))
         trainer.close()
         self._report(results)
 
@@ -128,8 +129,9 @@ class Worker:
     def measure_memory(self) -> None:
         """A few steps of a fresh model with every allocation accounted for."""
         measure = cuda_memory if self.device.type == "cuda" else cpu_memory
-        for sample in measure(self.trainer, self.batch, self.rank, self.writer.heartbeat):
-            self.writer.sample(sample)
+        with Recording(self.case) as recording:
+            samples = measure(recording.of(self.trainer), self.batch, self.rank, self.writer.heartbeat)
+        self._write(*samples, *received_samples(recording.rows, self.rank, Pass.MEMORY))
 
     # --- the traffic pass -------------------------------------------------------------------------------
 
@@ -137,10 +139,11 @@ class Worker:
         """One steady step of a fresh model with every collective counted; a rank alone sends nothing."""
         if self.mesh is None:
             return
-        trainer = self.trainer()
-        for sample in measure_traffic(lambda step: trainer.step(step, self.batch(step)), self.rank):
-            self.writer.sample(sample)
+        with Recording(self.case) as recording:
+            trainer = recording.of(self.trainer)()
+            samples = measure_traffic(lambda step: trainer.step(step, self.batch(step)), self.rank)
         trainer.close()
+        self._write(*samples, *received_samples(recording.rows, self.rank, Pass.TRAFFIC))
 
     # --- the serve pass ---------------------------------------------------------------------------------
 
@@ -149,6 +152,10 @@ class Worker:
         ServePass(self.case, self.rank, self.device, self.mesh, self.windows, self.writer, self.losses).run()
 
     # --- small things -----------------------------------------------------------------------------------
+
+    def _write(self, *samples: Sample) -> None:
+        for sample in samples:
+            self.writer.sample(sample)
 
     def _barrier(self) -> None:
         if self.mesh is not None:

@@ -57,6 +57,7 @@ class CaseResult:
     traced: tuple[Sample, ...] = ()  # of the ranks that were traced
     untraced: str = ""  # why none was, where that was tried
     serving: ServingEstimate | None = None  # of a served case, which has no estimate of training
+    assumed: tuple[MemoryEstimate, ...] = ()  # where `memory` is of a recorded routing: of the one assumed before it
     earlier: tuple[Measurement, ...] = ()  # of launches before the one that `measurement` is of
 
 

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from reports.compare import CaseResult, Run
 from suite.case import Case, case_from
 from suite.parse import SpecError, require
 from suite.peers import PeerAnswer
+from suite.received import RoutedAs
 from suite.store import EstimateRow, MeasurementRow, PeersRow, RunRow, RunStore, TraceRow
 
 
@@ -28,6 +30,7 @@ def load_run(path: Path | str) -> Run:
         case = _case(mapping, f"{store.path}: case {number}")
         cases[case.case_id] = case
     estimates: dict[str, EstimateRow] = {}
+    assumed: dict[str, EstimateRow] = {}
     measurements: dict[str, list[MeasurementRow]] = {}
     peers: dict[str, tuple[PeerAnswer, ...]] = {}
     traces: dict[str, TraceRow] = {}
@@ -39,6 +42,8 @@ def load_run(path: Path | str) -> Run:
         cases.setdefault(case.case_id, case)
         if isinstance(row, EstimateRow):
             estimates[case.case_id] = row
+            if row.routing is RoutedAs.ASSUMED:
+                assumed[case.case_id] = row
         elif isinstance(row, PeersRow):
             peers[case.case_id] = row.answers
         elif isinstance(row, TraceRow):
@@ -54,7 +59,10 @@ def load_run(path: Path | str) -> Run:
         passes=asked[0].passes,
         peers=asked[0].peers,
         results=tuple(
-            _result(case, estimates.get(key), measurements.get(key, []), peers.get(key, ()), traces.get(key))
+            replace(
+                _result(case, estimates.get(key), measurements.get(key, []), peers.get(key, ()), traces.get(key)),
+                assumed=assumed[key].memory if key in assumed and estimates[key] is not assumed[key] else (),
+            )
             for key, case in cases.items()
         ),
     )

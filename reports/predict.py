@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from memory.caches.model import cache_terms
@@ -11,12 +12,13 @@ from memory.timeline import timeline_of
 from parallelism.simulator.serving_time import serving_time
 from parallelism.simulator.serving_work import middle_of
 from parallelism.simulator.simulators import simulator_of
-from parallelism.traffic import estimate_traffic
+from parallelism.traffic import estimate_routed
 from suite.case import Case
 from suite.hardware import device
 from suite.parse import SpecError
 from suite.passes import ON_RANKS, Pass, on_ranks
-from suite.record import ServingEstimate, TimeEstimate
+from suite.received import RoutedAs, routing_of
+from suite.record import Sample, ServingEstimate, TimeEstimate
 from suite.store import EstimateRow
 
 if TYPE_CHECKING:
@@ -31,17 +33,20 @@ class Predictor:
     passes: tuple[Pass, ...] = ON_RANKS
     """what is measured, and so what is predicted; of memory alone the sums are kept, neither terms nor timeline"""
 
-    def __call__(self, case: Case) -> EstimateRow:
+    def __call__(self, case: Case, samples: Sequence[Sample] = ()) -> EstimateRow:
         """The row of a case: memory, its timeline and traffic of its ranks, time of its step; of a served case, its
-        cache on its ranks and the times of its answers."""
+        cache on its ranks and the times of its answers. Where the samples of a run hold a routing, memory and traffic
+        are of the routing that each had; the time is of the one that is assumed."""
         if case.serves:
             return EstimateRow(case.case_id, case.to_mapping(), serving=self.serving(case))
-        model = MemoryModel(case)
+        routing, routing_of_traffic = (routing_of(case, samples, heard) for heard in (Pass.MEMORY, Pass.TRAFFIC))
+        model = MemoryModel(case, received=routing)
+        told = replace(model, received=routing_of_traffic)
         ranks = representative_ranks(case.layout)
         keeps_terms = Pass.MEMORY in self.passes and on_ranks(self.passes) != (Pass.MEMORY,)
         memory = [model.estimate(rank) for rank in ranks if Pass.MEMORY in self.passes]
         traffic = [
-            estimate_traffic(case, model.ledger_of_share(rank), rank) for rank in ranks if Pass.TRAFFIC in self.passes
+            estimate_routed(case, told.ledgers_of_share(rank), rank) for rank in ranks if Pass.TRAFFIC in self.passes
         ]
         return EstimateRow(
             case_id=case.case_id,
@@ -50,6 +55,7 @@ class Predictor:
             time=self.time(case) if Pass.TRAIN in self.passes else None,
             traffic=tuple(traffic),
             timelines=tuple(timeline_of(model, rank) for rank in ranks if keeps_terms),
+            routing=RoutedAs.RECORDED if routing or routing_of_traffic else RoutedAs.ASSUMED,
         )
 
     def time(self, case: Case) -> TimeEstimate:

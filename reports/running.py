@@ -14,6 +14,7 @@ from memory.trace_asking import record_traces
 from parallelism.peers.asking import record_answers
 from reports.calibrated import keep_calibration
 from reports.predict import Predictor
+from reports.routed import record_routed
 from reports.streams import tell
 from suite.batches import batched
 from suite.case import Case
@@ -114,6 +115,7 @@ class Running:
                 asked = store.rows(RunRow)[0]
                 runner = batched(runner, cases, predictor.passes, asked.suite in SHARES_TRAINING)
                 sweep(cases, store, runner, predictor, progress, asked.launches)
+            record_routed(store, cases, predictor, tell)
             record_answers(store, cases, tell)
             record_traces(store, cases, tell, self.timeout_s)
         except (KeyboardInterrupt, OSError):

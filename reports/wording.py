@@ -10,6 +10,7 @@ from reports.summary import ERROR_BAND, RunComparison
 from reports.text import plain, plural
 from reports.traced import SCALARS, beyond_scalars
 from suite.passes import Pass
+from suite.stats import relative_error
 from suite.units import NOT_KNOWN, bytes_text, count_text, number_text, percent_text
 
 _BAND = percent_text(ERROR_BAND, 0)
@@ -79,6 +80,28 @@ def traffic_sentence(comparison: RunComparison) -> str:
     )
 
 
+def routing_sentence(comparison: RunComparison) -> str:
+    """How many predictions are of a recorded routing, and what the peak furthest from it would have been by the one
+    assumed; empty where none is."""
+    found = [case for case in comparison.cases if case.result.assumed and case.peak.predicted]
+    if not found:
+        return ""
+
+    def change(case: CaseComparison) -> float:
+        assert case.peak.predicted
+        return max(memory.peak_bytes for memory in case.result.assumed) - case.peak.predicted.bytes
+
+    worst = max(found, key=lambda case: abs(change(case)))
+    assert worst.peak.predicted
+    before = worst.peak.predicted.bytes + change(worst)
+    error = relative_error(before, worst.peak.measured.bytes if worst.peak.measured else None)
+    return (
+        f"Memory and traffic of {plural(len(found), 'case')} are predicted for the routing that the run recorded; by"
+        f" the one assumed before it, the peak would have been {bytes_text(before)}, an error of"
+        f" {percent_text(error, 4, signed=True)} ({plain(worst.case.label)})."
+    )
+
+
 def time_sentence(comparison: RunComparison) -> str:
     """How far the predicted step times are off, and how many rows are noisy; empty where none is known."""
     errors = comparison.step_time
@@ -109,7 +132,7 @@ def sentences(comparison: RunComparison) -> tuple[str, ...]:
     if summary := serving_summary(comparison):
         return outcome_sentence(comparison), *serving_sentences(summary)
     said = [outcome_sentence(comparison), memory_sentence(comparison), state_sentence(comparison)]
-    said += [trace_sentence(comparison), traffic_sentence(comparison)]
+    said += [trace_sentence(comparison), traffic_sentence(comparison), routing_sentence(comparison)]
     if Pass.TRAIN in comparison.run.passes:
         said += [time_sentence(comparison), ranking_sentence(run_ranking(comparison)), loss_sentence(comparison)]
     return tuple(sentence for sentence in said if sentence)

@@ -35,6 +35,7 @@ class Quantity(StrEnum):
     UNIGRAM_ENTROPY = "unigram_entropy_nats"
     GRADIENT_NORM = "gradient_norm"
     ROUTED_TOKENS = "routed_tokens"  # of a rank's in all timed steps to one expert; index: block x experts + expert
+    RECEIVED_ROWS = "received_rows"  # by a rank's experts; index: micro-batch x blocks + block (suite/received.py)
     BYTES_SENT = "bytes_sent"  # a rank's share of a step's collectives (suite.collectives.sent_bytes)
     PAYLOAD = "payload_bytes"  # what a rank hands over to a step's collectives
     COLLECTIVE_CALLS = "collective_calls"

@@ -19,6 +19,7 @@ from suite.collectives import TrafficEstimate
 from suite.parse import SpecError, from_mapping, require, to_mapping
 from suite.passes import ON_RANKS, Pass
 from suite.peers import Peer, PeerAnswer
+from suite.received import RoutedAs
 from suite.record import SCHEMA_VERSION, Measurement, MemoryEstimate, Sample, ServingEstimate, TimeEstimate
 from suite.timeline import Timeline
 
@@ -43,7 +44,8 @@ class RunRow:
 
 @dataclass(frozen=True)
 class EstimateRow:
-    """What the formulas say of a case, written before it runs. A case run twice has two: the later counts."""
+    """What the formulas say of a case, written before it runs; again where the run records its routing. A case run
+    twice has two: the later counts."""
 
     case_id: str
     case: dict[str, Any]
@@ -53,6 +55,7 @@ class EstimateRow:
     traffic: tuple[TrafficEstimate, ...] = ()  # one a rank
     timelines: tuple[Timeline, ...] = ()  # one a rank
     serving: ServingEstimate | None = None  # of a served case
+    routing: RoutedAs = RoutedAs.ASSUMED
 
 
 @dataclass(frozen=True)

@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from typing import ParamSpec
 
 import torch
 from torch import Tensor, nn
 
+from parallelism.training import Trainer
+from suite.case import Case
 from suite.models.experts_module import Exchange, MixtureMLP
+from suite.received import Rows, received_rows
+
+P = ParamSpec("P")
 
 
 @contextmanager
@@ -29,6 +35,36 @@ def recorded_rows(model: nn.Module, layers: int) -> Iterator[dict[int, list[int]
     finally:
         for module, exchange in heard:
             module.exchange = exchange
+
+
+class Recording:
+    """Makers of trainers, each listened to; of the last one made, `rows` are those of its last step."""
+
+    def __init__(self, case: Case) -> None:
+        self._case = case
+        self._heard: dict[int, list[int]] = {}
+        self._listening = ExitStack()
+
+    def of(self, make: Callable[P, Trainer]) -> Callable[P, Trainer]:
+        """The same maker, what it makes listened to."""
+
+        def made(*given: P.args, **named: P.kwargs) -> Trainer:
+            trainer = make(*given, **named)
+            self._heard = self._listening.enter_context(recorded_rows(trainer.model, self._case.model.layers))
+            return trainer
+
+        return made
+
+    def __enter__(self) -> Recording:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._listening.close()
+
+    @property
+    def rows(self) -> tuple[Rows, ...]:
+        """What the experts here received in each micro-batch of the last step; nothing where no expert listens."""
+        return received_rows(self._case, self._heard) if self._heard else ()
 
 
 @dataclass(frozen=True)

@@ -22,7 +22,7 @@ def messages(case: Case, ledger: Ledger, rank: int) -> tuple[Message, ...]:
     Counted, in every micro-batch: int64 counts, one an expert; a row of the compute type for each token and expert that
     it goes to, this rank's own among them; the outputs of the rows that came, which the routing decides; the gradients
     of both; and where checkpointing reruns a block, counts, rows and outputs again. Exact where all micro-batches are
-    routed as the ledger has it: balanced, or recorded of one micro-batch.
+    routed as the ledger has it: balanced, or as recorded (parallelism/traffic.py sums over ledgers of micro-batches).
     """
     rows: list[Message] = []
     reruns = case.layout.recompute != Recompute()

@@ -12,16 +12,17 @@ import torch
 from memory.estimate import MemoryModel
 from parallelism.batches import batch_of
 from parallelism.building import make_trainer
-from parallelism.expert.recording import recorded_rows
+from parallelism.expert.recording import Recording
 from parallelism.mesh import build_mesh
-from parallelism.traffic import messages_of
+from parallelism.traffic import estimate_routed
 from parallelism.traffic_pass import measure_traffic
 from suite.case import Case, case_from
 from suite.collectives import Collective, tally
+from suite.received import Rows
 from suite.record import Quantity, Sample
 from suite.tasks.base import Examples
 from tests.distributed.ranks import run_cases
-from tests.fake.measured import Beside, last_rows, measure
+from tests.fake.measured import Beside, measure
 
 pytestmark = pytest.mark.distributed
 
@@ -41,11 +42,11 @@ def case_of(layout: dict[str, Any], model: dict[str, Any] = MODEL, **workload: A
 CASES = [
     case_of({"ep": 2}),
     case_of({"ep": 2}, precision="bf16-mixed"),
-    case_of({"ep": 2, "recompute": "selective-op"}),
+    case_of({"ep": 2, "recompute": "selective-op"}, micro_batches=3),
     case_of({"ep": 2, "fsdp": 2}, precision="bf16-mixed"),
     case_of({"ep": 2, "fsdp": 2}, FEW),
 ]
-Heard = tuple[list[Sample], tuple[int, ...]]
+Heard = tuple[list[Sample], tuple[Rows, ...]]
 
 
 def run(case: Case, rank: int) -> tuple[Beside, Heard]:
@@ -56,13 +57,14 @@ def run(case: Case, rank: int) -> tuple[Beside, Heard]:
 def hear(case: Case, rank: int) -> Heard:
     """The traffic pass, and the rows that this rank's experts received in it."""
     device = torch.device("cpu")
-    trainer = make_trainer(case, build_mesh(case.layout, "cpu"), device)
+    mesh = build_mesh(case.layout, "cpu")
     ids = np.random.default_rng(0).integers(case.model.vocab, size=(case.global_batch, case.workload.seq_len))
-    with recorded_rows(trainer.model, case.model.layers) as heard:
+    with Recording(case) as recording:
+        trainer = recording.of(lambda: make_trainer(case, mesh, device))()
         samples = measure_traffic(
             lambda step: trainer.step(step, batch_of(case, rank, step, Examples(ids, ids), device)), rank
         )
-    return samples, last_rows(case, heard)
+    return samples, recording.rows
 
 
 @pytest.fixture(scope="module")
@@ -83,7 +85,7 @@ def test_memory_is_equal_to_the_byte(case: Case, found: dict[Case, tuple[tuple[B
 def test_traffic_is_equal_to_the_byte(case: Case, found: dict[Case, tuple[tuple[Beside, Heard], ...]]) -> None:
     model = MemoryModel(case, received={rank: rows for rank, (_, (_, rows)) in enumerate(found[case])})
     for rank, (_, (samples, _)) in enumerate(found[case]):
-        sums = tally(messages_of(case, model.ledger_of_share(rank), rank))
+        sums = tally(estimate_routed(case, model.ledgers_of_share(rank), rank).messages)
         predicted = {
             (quantity, collective): float(value)
             for collective, row in sums.items()
@@ -96,13 +98,13 @@ def test_traffic_is_equal_to_the_byte(case: Case, found: dict[Case, tuple[tuple[
 
 def test_all_rows_arrive_somewhere(found: dict[Case, tuple[tuple[Beside, Heard], ...]]) -> None:
     """The recorded routing is one: what ranks of a group receive is what they send, top_k rows a token."""
-    rows = [heard[1] for _, heard in found[CASES[0]]]
+    rows = [heard[1][0] for _, heard in found[CASES[0]]]
     assert [sum(block) for block in zip(*rows, strict=True)] == [0, 2 * 3 * 32 * 2, 2 * 3 * 32 * 2]
     assert any(mine != other for mine, other in zip(*rows, strict=True)), "routed unevenly, or it proves little"
 
 
 def test_the_all_to_alls_are_counted_by_hand(found: dict[Case, tuple[tuple[Beside, Heard], ...]]) -> None:
     """Of each of two mixtures 6 counts of 8 bytes, and rows of 64 fp32: sent and received once forward, once back."""
-    for _, (samples, rows) in found[CASES[0]]:
+    for _, (samples, (rows,)) in found[CASES[0]]:
         payload = {item.collective: item.value for item in samples if item.quantity is Quantity.PAYLOAD}
         assert payload[Collective.ALL_TO_ALL] == 2 * 6 * 8 + sum(2 * (3 * 32 * 2 + came) for came in rows[1:]) * 64 * 4

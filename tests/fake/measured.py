@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import ExitStack
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from unittest.mock import patch
 
@@ -12,7 +11,7 @@ import torch
 from memory.estimate import MemoryModel
 from parallelism.batches import Batch, batch_of
 from parallelism.building import make_trainer
-from parallelism.expert.recording import recorded_rows
+from parallelism.expert.recording import Recording
 from parallelism.memory_pass import cpu_memory
 from parallelism.mesh import build_mesh
 from parallelism.serving.bytes import weighed
@@ -22,6 +21,7 @@ from suite.caches.core import next_logits, through
 from suite.case import Case
 from suite.data import made_up_examples
 from suite.models.decoder_module import Decoder
+from suite.received import Routing
 from suite.record import STATE, Component, Moment, Sample
 
 CPU = torch.device("cpu")
@@ -72,45 +72,30 @@ class Beside:
 
 def measure(case: Case, rank: int = 0) -> Beside:
     """Measure a case's memory on this rank, in an initialised process group if it has several, and predict it: with
-    expert parallelism, for the rows that this rank's experts received in the last forward pass of each block."""
+    expert parallelism, for the rows that this rank's experts received in each micro-batch of the last step."""
     torch.manual_seed(0)
     mesh = build_mesh(case.layout, "cpu")
-    heard: list[dict[int, list[int]]] = []
-    listening = ExitStack()
 
     def make(*, mark: Callable[[str], None]) -> Trainer:
-        trainer = make_trainer(case, mesh, torch.device("cpu"), mark)
-        if case.layout.ep > 1:
-            heard.append(listening.enter_context(recorded_rows(trainer.model, case.model.layers)))
-        return trainer
+        return make_trainer(case, mesh, torch.device("cpu"), mark)
 
     def batch(step: int) -> Batch:
         examples = made_up_examples(case, step, case.global_batch)
         return batch_of(case, rank, step, examples, torch.device("cpu"))
 
-    with listening:
-        samples = cpu_memory(make, batch, rank, lambda text: None)
-    received = {rank: last_rows(case, heard[0])} if heard else {}
+    with Recording(case) as recording:
+        samples = cpu_memory(recording.of(make), batch, rank, lambda text: None)
+    received = {rank: recording.rows} if recording.rows else {}
     # a forked rank has one thread, whatever the machine would give a worker
     with patch("memory.estimate.threads_of", lambda case: torch.get_num_threads()):
         return Beside(_predicted(case, rank, received), _measured(samples))
-
-
-def last_rows(case: Case, heard: Mapping[int, Sequence[int]]) -> tuple[int, ...]:
-    """What was recorded of each block last; 0 of those without experts, or of other stages."""
-    return tuple(
-        heard[block][-1] if heard.get(block) else 0
-        for block in range(case.model.layers + getattr(case.model, "mtp", 0))
-    )
 
 
 def _measured(samples: list[Sample]) -> dict[tuple[Moment, Component | None], int]:
     return {(item.moment, item.component): int(item.value) for item in samples if item.moment}
 
 
-def _predicted(
-    case: Case, rank: int, received: Mapping[int, tuple[int, ...]]
-) -> dict[tuple[Moment, Component | None], int]:
+def _predicted(case: Case, rank: int, received: Routing) -> dict[tuple[Moment, Component | None], int]:
     memory = MemoryModel(case, received=received).estimate(rank)
     table: dict[tuple[Moment, Component | None], int] = {}
     for moment, row in memory.by_moment.items():
