@@ -19,9 +19,9 @@ from reports.plan.paths import StageTimes, longest_path
 from reports.plan.space import Grain, Pipe, Space, Spread
 from reports.plan.work import Engine, Prices, Work, Works, engine_of
 from suite.case import Case
-from suite.formats import Formats, formats_of
+from suite.formats import Formats, formats
+from suite.layout import ContextMethod, Layout, Recompute, Reduction, Schedule
 from suite.layout import Engine as LayoutEngine
-from suite.layout import Layout, Reduction, Schedule
 from suite.memo import Memo
 from suite.spec import OptimizerKind
 
@@ -243,9 +243,8 @@ class Bounds:
         return self.memo.once(key, joins)
 
     def _formats(self, engine: Engine) -> Formats:
-        grain = next(self.space.grains())[0]
-        plain = grain._replace(tp=1, cp=1, ep=1)
-        return self.memo.once(("formats", engine), lambda: formats_of(self.works.case(plain, engine)))
+        plain, precision = Grain(1, 1, ContextMethod.RING, 1, Recompute()), self.space.asked.base.workload.precision
+        return self.memo.once(("formats", engine), lambda: formats(precision, self.works.layout(plain, engine)))
 
     def _moment_bytes(self, of: Formats) -> int:
         return MOMENTS.get(self.space.asked.base.workload.optimizer, 0) * of.optimizer.nbytes
@@ -258,7 +257,7 @@ class Bounds:
 
     def _slowdown(self, engine: Engine) -> float:
         assert self.prices is not None
-        prices, grain = self.prices, next(self.space.grains())[0]
+        prices, grain = self.prices, self.space.first_grain
         return self.memo.once("slowdown", lambda: prices.slowdown(self.works.case(grain, engine)))
 
     def _copied(self, engine: Engine, spread: Spread, is_each: bool, micro_batches: int) -> float:
@@ -269,7 +268,7 @@ class Bounds:
             nbytes += 2 * compute * (2 if spread.reshard_after_forward else 1) + compute + of.reduced.nbytes
         if not (engine is Engine.SHARDED and is_each):
             nbytes += 3 * of.gradients.nbytes * (micro_batches - 1) / micro_batches
-        case = self.works.case(next(self.space.grains())[0], engine)
+        case = self.works.case(self.space.first_grain, engine)
         return self.prices.moved_seconds(case, nbytes * MANY) / MANY if nbytes else 0.0
 
     def _exchanged(self, grain: Grain, pp: int, spread: Spread) -> Exchanged:

@@ -51,10 +51,15 @@ def why_nothing(solver: Solver, asked: Asked) -> str:
 
 
 def leanest(solver: Solver, asked: Asked) -> Miss | None:
-    """The layout that needs least; None where none is legal. Recomputation is whole and micro-batches are as small as
-    can be, unless they are fixed."""
-    fixed = {"recompute": Recompute(RecomputeKind.FULL), "micro_batch": 1, **asked.fixed}
-    space = Space(replace(asked, fixed=fixed))
+    """The layout that needs least; None where none is legal. Recomputation is whole, where the model takes that, and
+    micro-batches are as small as can be, unless they are fixed."""
+    small = {"micro_batch": 1, **asked.fixed}
+    whole = {"recompute": Recompute(RecomputeKind.FULL), **small}
+    return _leanest(solver, replace(asked, fixed=whole)) or _leanest(solver, replace(asked, fixed=small))
+
+
+def _leanest(solver: Solver, asked: Asked) -> Miss | None:
+    space = Space(asked)
     bounds = Bounds(space, None)
     nearest = heapq.nsmallest(NEAREST, _bounded(space, bounds), key=lambda each: each[0])
     misses = []

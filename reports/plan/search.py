@@ -141,16 +141,19 @@ class Search:
             self.tally.refused[why] += 1
             return
         self.tally.refused += pipes.refused
-        if not pipes.legal:
-            return
+        for pipe in pipes.legal:
+            self.tally.refused += self.space.spreads(grain, pipe).refused
         plain = grain._replace(recompute=NO_RECOMPUTE)
         for engine in self._engines(grain, pp):
+            number = self._count(grain, pipes.legal, engine)
+            if not number:
+                continue  # nor can what bounds them be a case
             if self.bounds.least_state(grain, pp, engine) > self.limit:
-                self.tally.too_large += self._count(grain, pipes.legal, engine)
+                self.tally.too_large += number
                 continue
             bound = self.bounds.busy_seconds(plain, pp, pipes.legal[0].micro_batches, engine)
             self._put(_Family(bound, 0, grain, engine, pp))
-            self.tally.left += self._count(grain, pipes.legal, engine)
+            self.tally.left += number
 
     def _open(self, family: _Family) -> None:
         if family.spread is not None:

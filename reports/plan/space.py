@@ -8,9 +8,9 @@ for all layouts that are alike to them.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
-from functools import cache, cached_property
+from functools import cache, cached_property, partial
 from itertools import product
 from math import isqrt
 from typing import Any, NamedTuple, TypeVar
@@ -84,6 +84,8 @@ class _Alike(NamedTuple):
     recompute: Recompute
 
 
+#: settings that no plan chooses, on which the work of a micro-batch depends
+OF_GRAINS = ("sequence_parallel", "load_balance")
 #: settings that a plan chooses, each by the name that a Case has for it
 CHOSEN = (*Grain._fields, *Pipe._fields, *Spread._fields)
 
@@ -108,9 +110,19 @@ class Space:
                             for recompute in self._recompute():
                                 yield Grain(tp, cp, context, sequences, recompute, ep), pp
 
+    @cached_property
+    def first_grain(self) -> Grain:
+        """The first that some layout can have: for what is alike in all of them. SpecError where none can."""
+        refused = ""
+        for grain, _ in self.grains():
+            refused = self.refuses_grain(grain)
+            if not refused:
+                return grain
+        raise SpecError(refused or "no layout has all that is fixed; fix less")
+
     def refuses_grain(self, grain: Grain) -> str:
         """Why no layout with this grain can be; empty where some can."""
-        return self._of_grain(grain.tp, grain.cp, grain.context, grain.ep)
+        return self._of_grain(grain.tp, grain.cp, grain.context, grain.ep, grain.recompute)
 
     def pipes(self, grain: Grain, pp: int) -> Pipes:
         """Schedules and stages a rank of that degree; micro-batches make up the global batch."""
@@ -144,18 +156,29 @@ class Space:
         )
 
     @cached_property
-    def _of_grain(self) -> Callable[[int, int, ContextMethod, int], str]:
-        return cache(lambda tp, cp, context, ep: self._refusal(Layout(tp=tp, cp=cp, context=context, ep=ep), 1))
+    def of_grains(self) -> dict[str, Any]:
+        """Of those, what the work of a micro-batch depends on."""
+        return {name: value for name, value in self.others.items() if name in OF_GRAINS}
 
     @cached_property
-    def _of_spread(self) -> Callable[[Spread], str]:
+    def _of_grain(self) -> Callable[[int, int, ContextMethod, int, Recompute], str]:
+        @cache
+        def of_grain(tp: int, cp: int, context: ContextMethod, ep: int, recompute: Recompute) -> str:
+            parts = {"tp": tp, "cp": cp, "context": context, "ep": ep, "recompute": recompute}
+            return _why(lambda: self._alone(Layout(**parts, **self.of_grains), 1))
+
+        return of_grain
+
+    @cached_property
+    def _of_spread(self) -> Callable[[Spread, int], str]:
         """What the rules about a workload say of it: of optimizers and number formats that cannot be sharded so."""
 
         @cache
-        def of_spread(spread: Spread) -> str:
+        def of_spread(spread: Spread, micro_batches: int) -> str:
             # context ranks are replicas too: a layout of one replica without them could not be
             replicas = 2 if spread.zero and spread.engine is Engine.TORCH else spread.dp
-            return self._refusal(Layout(**spread._replace(dp=replicas)._asdict()), 2)
+            parts = spread._replace(dp=replicas)._asdict()
+            return _why(lambda: self._alone(Layout(**parts), micro_batches))
 
         return of_spread
 
@@ -165,8 +188,8 @@ class Space:
         def pipes(pp: int, count: int) -> Pipes:
             legal, refused = [], Counter[str]()
             for pipe in self._fixed(self._all_pipes(pp, count)):
-                layout = Layout(pp=pp, schedule=pipe.schedule, virtual_stages=pipe.virtual_stages)
-                if why := self._refusal(layout, count):
+                parts = {"pp": pp, "schedule": pipe.schedule, "virtual_stages": pipe.virtual_stages}
+                if why := _why(partial(self._piped, parts, count)):
                     refused[why] += 1
                 else:
                     legal.append(pipe)
@@ -194,21 +217,25 @@ class Space:
             if stages & (stages - 1) == 0 or (layers % pp == 0 and (layers // pp) % stages == 0)
         ]
 
-    def _refusal(self, layout: Layout, micro_batches: int) -> str:
+    def _piped(self, parts: Mapping[str, Any], micro_batches: int) -> Case:
+        return self._alone(Layout(**parts), micro_batches)
+
+    def _alone(self, layout: Layout, micro_batches: int) -> Case:
+        """The question's case with this part of a layout and no other."""
         base = self.asked.base
         work = replace(base.workload, micro_batches=micro_batches)
-        cluster = replace(base.cluster, nodes=1, per_node=0)
-        return _why(lambda: replace(base, layout=layout, workload=work, cluster=cluster))
+        return replace(base, layout=layout, workload=work, cluster=replace(base.cluster, nodes=1, per_node=0))
 
     @cached_property
     def _spreads(self) -> Callable[[int, _Alike, bool], Spreads]:
         @cache
         def spreads(ranks: int, alike: _Alike, accumulates: bool) -> Spreads:
             is_whole = not (alike.tp or alike.cp or alike.ep or alike.pp)
+            micro_batches = 2 if accumulates or alike.pp else 1
             legal, refused = [], Counter[str]()
             for each in self._fixed(_all_spreads(ranks, alike.cp or alike.ep, is_whole, accumulates)):
                 small = each._replace(dp=min(2, each.dp), fsdp=min(2, each.fsdp))
-                why = _refused(alike, small) or self._of_spread(small)
+                why = _refused(alike, small) or self._of_spread(small, micro_batches)
                 if why:
                     refused[why] += 1
                 else:

@@ -20,9 +20,6 @@ from suite.layout import Layout, Recompute, RecomputeKind
 from suite.memo import Memo
 from suite.operators import Ledger, Segment, Weight
 
-#: settings that no plan chooses, on which the work of a micro-batch depends
-OF_GRAINS = ("sequence_parallel", "load_balance")
-
 
 class Engine(StrEnum):
     """Who shards: what decides the number formats, and so the work of a micro-batch."""
@@ -116,17 +113,20 @@ class Works:
         """A case with that grain's micro-batch, and as many ranks as there are."""
         return self.memo.once(("case", grain, engine), lambda: self._case(grain, engine))
 
-    def _case(self, grain: Grain, engine: Engine) -> Case:
-        asked, others = self.space.asked, self.space.others
-        ranks = asked.gpus // (grain.tp * grain.cp * grain.ep)
+    def layout(self, grain: Grain, engine: Engine) -> Layout:
+        """All ranks that the grain leaves, spread as the engine does it; no rule about a case is asked."""
+        ranks = self.space.asked.gpus // (grain.tp * grain.cp * grain.ep)
         of_engines: dict[Engine, dict[str, Any]] = {
             Engine.REPLICATED: {"dp": ranks},
             Engine.SHARDED: {"fsdp": ranks},
             Engine.DEEPSPEED: {"dp": ranks, "zero": 1},
         }
-        settings = of_engines[engine] | {name: others[name] for name in OF_GRAINS if name in others}
+        settings = of_engines[engine] | self.space.of_grains
         settings |= {"tp": grain.tp, "cp": grain.cp, "ep": grain.ep}
-        layout = Layout(context=grain.context, recompute=grain.recompute, **settings)
+        return Layout(context=grain.context, recompute=grain.recompute, **settings)
+
+    def _case(self, grain: Grain, engine: Engine) -> Case:
+        asked, layout = self.space.asked, self.layout(grain, engine)
         workload = replace(asked.base.workload, micro_batch=grain.micro_batch, micro_batches=1)
         return replace(asked.base, layout=layout, workload=workload, cluster=asked.cluster)
 
