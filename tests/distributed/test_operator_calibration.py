@@ -15,11 +15,12 @@ SHAPES: dict[Timed, tuple[int, ...]] = {
     Timed.ROTARY: (2, 4, 2, 4, 8),
     Timed.FLASH: (2, 4, 4, 2, 8),
     Timed.PADDED_FLASH: (2, 4, 4, 4, 8),
+    Timed.RECURRENCE: (4, 2, 4, 8),
     Timed.EAGER: (2, 4, 4, 2, 8),
     Timed.EMBEDDING: (2, 4, 16, 8),
     Timed.POSITIONS: (2, 4, 16, 8),
 }
-WITH_BOTH = {Timed.LINEAR, Timed.LINEAR_BIAS, Timed.RMS_NORM, Timed.LAYER_NORM, Timed.POSITIONS}
+WITH_BOTH = {Timed.LINEAR, Timed.LINEAR_BIAS, Timed.RMS_NORM, Timed.LAYER_NORM, Timed.POSITIONS, Timed.RECURRENCE}
 
 
 @pytest.mark.distributed

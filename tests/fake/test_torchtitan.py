@@ -263,7 +263,7 @@ def test_several_lines_and_none() -> None:
         ({"model": "gpt-1m"}, "model: gpt-1m has layernorm, gelu, learned positions, biases; torchtitan's dense"),
         ({"model": "qwen2.5-7b"}, "model: qwen2.5-7b has biases; "),
         ({"model": "chatglm2-6b"}, "model: chatglm2-6b has biases, rope_fraction(0.5); "),
-        ({"model": "mla-1m"}, "model: mla-1m has latent attention without experts; "),
+        ({"model": "mla-1m"}, "model: mla-1m has latent attention; "),
         ({"layout": {"dp": 2, "zero": 2}}, "layout.zero: 2 on engine deepspeed; torchtitan shards with FSDP2 alone"),
         ({"layout": {"dp": 2, "zero": 1, "engine": "torch"}}, "layout.zero: 1 on engine torch; "),
         ({"layout": {"dp": 2, "engine": "deepspeed"}}, "layout.zero: 0 on engine deepspeed; "),

@@ -107,7 +107,7 @@ def test_a_model_of_ten_million_trains_long_enough_to_learn() -> None:
 def test_an_unknown_suite_is_refused_with_the_known_ones() -> None:
     with pytest.raises(
         SpecError,
-        match=r"^--suite: 'nightly' is not known; known: default, quick, strategies, forms, peers, memory,"
+        match=r"^--suite: 'nightly' is not known; known: default, quick, strategies, forms, families, peers, memory,"
         r" memory-pairs, kv, kv-times, kv-pairs, kv-matrix, plan, speed$",
     ):
         suite_of("nightly")

@@ -200,7 +200,7 @@ def test_bad_input_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str
         ([first, other, "--page", str(page), "--markdown", "/no/such/folder/a.md"], "its folder is not there"),
         (
             [first, other, "--page", str(tmp_path / "no" / "page.html"), "--markdown", str(page)],
-            "page.html': its folder is not there",
+            "its folder is not there; make it first",
         ),
     ):
         assert main(["compare", *words]) == 2, words
