@@ -99,7 +99,7 @@ def _mixed(m: _Mixture, x: Array) -> Array:
     if m.spec.shared:
         y = _with_shared(m, y, narrow)
     load = places[3] if m.spec.dispatch is Dispatch.CAPACITY else places[2]
-    m.run("counted", Kernel("count", (y, load), saves=(load,)))
+    m.run("counted", Kernel("count", (y, load), holds=(load,)))
     release(m.tape, "mlp.mixture returns", tokens, narrow, weights, chosen, *places)
     return y
 
@@ -274,7 +274,7 @@ def _combine(m: _Mixture, outputs: Array, weights: Array, places: tuple[Array, .
         "combine",
         Kernel(
             "combine", (outputs, narrow, tokens), (y,), (outputs, narrow, tokens), (outputs, narrow),
-            forward_scratch=outputs.nbytes, backward_scratch=outputs.nbytes,
+            forward_scratch=outputs.nbytes, backward_scratch=outputs.nbytes, saves_last=True,
         ),
     )  # fmt: skip
     release(m.tape, "mlp.combine returns", weights, mine, outputs)
