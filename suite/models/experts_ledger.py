@@ -253,7 +253,12 @@ def _grouped(m: _Mixture, name: str, x: Array, shape: tuple[Size, Size], split: 
         kernels.append(Kernel("cast", (weight,), (read,), gradients=(weight,)))
     y = m.array(f"experts' {name}", (x.shape[0], shape[0]), x.dtype)
     saves = (x, ends) if read is weight else (x, ends, read)
-    kernels.append(Kernel("grouped_mm", (x, read, ends), (y,), saves, (read, x)))
+    sizes = m.own.value, x.shape[0].value, shape[1].value, shape[0].value
+    packed = (tape.workspace.grouped_product(*sizes), tape.workspace.grouped_product_backward(*sizes))
+    ahead, back = packed if tape.packs_products else (0, 0)
+    kernels.append(
+        Kernel("grouped_mm", (x, read, ends), (y,), saves, (read, x), forward_scratch=ahead, backward_scratch=back)
+    )
     forward = 2 * x.shape[0].value * shape[0].value * shape[1].value
     tape.operator(f"mlp.experts.{name}", OperatorKind.MATMUL, kernels, (weight,), Flops(forward, 2 * forward))
     return y
