@@ -50,6 +50,7 @@ def kept_of(segment: Segment) -> dict[Array, str]:
         if isinstance(part, Region):
             kept.update(dict.fromkeys(part.kept, f"{part.name} (rerun without it)"))
     for kernel in reversed(list(kernels_of(segment.body))):
+        kept.update(dict.fromkeys(kernel.holds, kernel.name))
         if kernel.is_view:  # keeping a view keeps what it is a view of
             for array in kernel.writes:
                 if array in kept:

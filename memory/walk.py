@@ -54,6 +54,7 @@ class Walker:
         self.labels = Labels(segment, rules)
         self.modules = modules_of(segment)
         self.waiting: list[tuple[Act, tuple[Weight, ...]]] = []  # told once a kernel's derivative has let go
+        self.trains = True  # does a backward pass follow?
         self.rerun_by: Kernel | None = None  # its module is in its backward pass while its forward is run again
 
     def run(self) -> SegmentWalk:
@@ -68,6 +69,7 @@ class Walker:
     def run_forward(self, keeps: bool = True) -> tuple[Phase, Phase]:
         """The forward pass and the end of autocast; then the gradients that backward starts from are there. Where
         nothing is kept, as in inference, no backward pass can follow."""
+        self.trains = keeps
         for array in self.segment.inputs + self.segment.batch:
             naming = partial(self.labels.of_border, array)
             self.storages[array] = Storage(naming, array.nbytes, 1 + self.rules.keeps_input)
@@ -136,8 +138,9 @@ class Walker:
             else:
                 self.storages[array] = self._allocate(array, recomputed)
         self._scratch(kernel.name, kernel.prepared_scratch if is_found else kernel.forward_scratch)
-        if keeps:
-            self.saved[kernel] = [self._retain(array) for array in kernel.saves if array in self.storages]
+        held = kernel.holds if self.trains and not recomputed else ()
+        kept = [self._retain(array) for array in (*held, *(kernel.saves if keeps else ())) if array in self.storages]
+        self.saved[kernel] = self.saved.get(kernel, []) + kept
         if kernel is not self.rerun_by:
             self.log.note(Act.RERUN if recomputed else Act.LEFT, self.modules.last.get(kernel, ()))
 
@@ -200,7 +203,8 @@ class Walker:
         last = last_reads(list(kernels))
         made: list[Array] = []
         for index, kernel in enumerate(kernels[: ends + 1]):
-            if index == ends and all(array in inputs or array in made for array in kernel.saves):
+            is_there = all(array in inputs or array in made for array in kernel.saves)
+            if index == ends and is_there and not kernel.saves_last:
                 self.saved[kernel] = [self._retain(array) for array in kernel.saves]
                 break
             made += kernel.writes

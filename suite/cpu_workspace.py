@@ -85,6 +85,18 @@ class CpuWorkspace:
         """dW [columns, depth] = dy^T x in bf16, summed over the rows; of any depth."""
         return self.threads * _transposed(rows, columns)
 
+    def grouped_product(self, groups: int, rows: int, depth: int, columns: int) -> int:
+        """Such a product for each group's part of the rows, one after the other (the fallback of ATen's _grouped_mm).
+        Counted as if all had as many rows, which routing seldom gives."""
+        return self.product(-(-rows // groups), depth, columns)
+
+    def grouped_product_backward(self, groups: int, rows: int, depth: int, columns: int) -> int:
+        """Beyond both gradients of a grouped product, W's of which is made first."""
+        each = -(-rows // groups)
+        return max(
+            self.input_gradient(each, depth, columns), self.weight_gradient(each, columns) - BF16_BYTES * rows * depth
+        )
+
     def _copies(self, rows: int) -> int:
         """Threads that pack the operand for themselves; with too few rows for all, they share the packing."""
         return max(1, min(self.threads, rows // ROWS_A_THREAD))

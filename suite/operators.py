@@ -121,6 +121,8 @@ class Kernel:
     through_view: bool = False
     is_weight_cast: bool = False  # autocast's copy of a weight, cached until autocast ends
     is_view: bool = False  # its writes are parts of its first read: nothing is allocated
+    saves_last: bool = False  # keeps them once it has run, as custom functions do: a rerun that stops at it has run it
+    holds: tuple[Array, ...] = ()  # attributes of a custom function's context: kept even inside a region, never rerun
 
 
 @dataclass(frozen=True, eq=False)

@@ -122,7 +122,8 @@ def rerun_parts(region: Region, stops_early: bool = True) -> list[tuple[Operator
     if ends < 0:
         return []
     there = {*region.inputs, *(array for _, kernel in parts[:ends] for array in kernel.writes)}
-    stop = ends if all(array in there for array in parts[ends][1].saves) else ends + 1
+    last = parts[ends][1]
+    stop = ends + (last.saves_last or any(array not in there for array in last.saves))
     return [part for part in parts[:stop] if not any(array in region.kept for array in part[1].writes)]
 
 

@@ -99,7 +99,7 @@ def _mixed(m: _Mixture, x: Array) -> Array:
     if m.spec.shared:
         y = _with_shared(m, y, narrow)
     load = places[3] if m.spec.dispatch is Dispatch.CAPACITY else places[2]
-    m.run("counted", Kernel("count", (y, load), saves=(load,)))
+    m.run("counted", Kernel("count", (y, load), holds=(load,)))
     release(m.tape, "mlp.mixture returns", tokens, narrow, weights, chosen, *places)
     return y
 
@@ -253,7 +253,12 @@ def _grouped(m: _Mixture, name: str, x: Array, shape: tuple[Size, Size], split: 
         kernels.append(Kernel("cast", (weight,), (read,), gradients=(weight,)))
     y = m.array(f"experts' {name}", (x.shape[0], shape[0]), x.dtype)
     saves = (x, ends) if read is weight else (x, ends, read)
-    kernels.append(Kernel("grouped_mm", (x, read, ends), (y,), saves, (read, x)))
+    sizes = m.own.value, x.shape[0].value, shape[1].value, shape[0].value
+    packed = (tape.workspace.grouped_product(*sizes), tape.workspace.grouped_product_backward(*sizes))
+    ahead, back = packed if tape.packs_products else (0, 0)
+    kernels.append(
+        Kernel("grouped_mm", (x, read, ends), (y,), saves, (read, x), forward_scratch=ahead, backward_scratch=back)
+    )
     forward = 2 * x.shape[0].value * shape[0].value * shape[1].value
     tape.operator(f"mlp.experts.{name}", OperatorKind.MATMUL, kernels, (weight,), Flops(forward, 2 * forward))
     return y
@@ -274,7 +279,7 @@ def _combine(m: _Mixture, outputs: Array, weights: Array, places: tuple[Array, .
         "combine",
         Kernel(
             "combine", (outputs, narrow, tokens), (y,), (outputs, narrow, tokens), (outputs, narrow),
-            forward_scratch=outputs.nbytes, backward_scratch=outputs.nbytes,
+            forward_scratch=outputs.nbytes, backward_scratch=outputs.nbytes, saves_last=True,
         ),
     )  # fmt: skip
     release(m.tape, "mlp.combine returns", weights, mine, outputs)

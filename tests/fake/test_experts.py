@@ -17,7 +17,7 @@ from suite.models.decoder_module import Decoder
 from suite.models.experts import Balance, Dispatch, Experts, Scoring
 from suite.models.experts_module import MixtureMLP, mixtures
 from suite.models.routing import balance_loss, chosen, places_of
-from suite.record import Moment
+from suite.record import Component, Moment
 from suite.spec import Precision
 from tests.fake.measured import measure
 from tests.fake.workspace import without_workspace
@@ -128,6 +128,12 @@ TRAINED: list[tuple[dict[str, Any], dict[str, Any], str, dict[str, Any]]] = [
     (SIGMOID, {"mtp": 1}, "none", {"precision": "bf16-mixed"}),
     ({}, {"mtp": 2, "tied": True}, "full", {"precision": "fp32", "micro_batches": 2}),
     ({"count": 8}, {}, "selective-op", {"precision": "fp32"}),
+    ({}, {}, "full", {"precision": "bf16-mixed"}),
+    ({"balance": "auxiliary", "shared": 2}, {}, "full", {"precision": "fp32"}),
+    ({"balance": "auxiliary", "shared": 2}, {}, "full", {"precision": "bf16-mixed"}),
+    (SIGMOID, {"layers": 3}, "every-2", {"precision": "bf16-mixed"}),
+    ({"shared": 1}, {"layers": 3}, "every-2", {"precision": "fp32"}),
+    ({"dispatch": "capacity"}, {"layers": 3}, "every-2", {"precision": "bf16-mixed"}),
 ]
 
 
@@ -143,6 +149,19 @@ def test_every_moment_of_training_is_predicted(
     assert not found.components_off()
     assert not found.totals_off()
     assert case.workload.precision is not Precision.FP32 or not found.components_off(Moment)
+
+
+@pytest.mark.parametrize("experts", [{"shared": 1}, {}], ids=["shared", "routed alone"])
+def test_a_block_to_be_rerun_keeps_its_load_and_not_what_its_experts_read(experts: dict[str, Any]) -> None:
+    """What is there after the forward pass of one block more: its input [3, 40, 48] in fp32, and an entry of 8 bytes
+    for each of 6 experts, of which the rerun must not be the only holder."""
+    found = [
+        measure(case_of(experts, {"layers": layers}, "full", precision="fp32")) for layers in (1, 2)
+    ]  # fmt: skip
+    key = Moment.AFTER_FORWARD, Component.ACTIVATIONS
+    for table in ("predicted", "measured"):
+        one, two = (getattr(beside, table)[key] for beside in found)
+        assert two - one == 3 * 40 * 48 * 4 + 6 * 8
 
 
 def test_biases_move_against_the_load_which_a_rerun_counts_once() -> None:

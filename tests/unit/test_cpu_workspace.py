@@ -89,6 +89,15 @@ def test_the_gradient_made_first_has_its_workspace_while_the_other_is_not_there(
     assert workspace.product_backward(**few_columns, bias=False) == for_weight - 2 * 1024 * 64
 
 
+def test_a_grouped_product_packs_for_one_groups_rows_at_a_time() -> None:
+    """Four groups of 100 rows, too few of each for more than a narrow column; the four together are not. Of W's
+    gradient 100 rows are packed, in blocks of 32, less the room for x's of all 400 rows."""
+    workspace = CpuWorkspace(1)
+    assert workspace.grouped_product(4, rows=400, depth=256, columns=256) == 2 * 256 * 32 + TILE_BYTES
+    packed = 2 * 128 * (256 + 64) + TILE_BYTES + 128
+    assert workspace.grouped_product_backward(4, rows=400, depth=8, columns=256) == packed - 2 * 400 * 8
+
+
 @pytest.mark.parametrize(
     ("numerics", "backend", "is_any"),
     [(BF16_AUTOCAST, Backend.CPU, True), (FP32, Backend.CPU, False), (BF16_AUTOCAST, Backend.CUDA, False)],
