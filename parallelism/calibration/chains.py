@@ -11,8 +11,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from suite.hardware.operator_times import Format, Timed
+from suite.hardware.operator_times import Format, Timed, work_of
 from suite.models.blocks import CORES, rotate
+from suite.models.experts_module import MixtureMLP
+from suite.models.experts_sizes import experts_of
 from suite.models.loss import plain_cross_entropy
 from suite.models.padded_attention import PaddedFlashCore, padding_bias
 from suite.models.recurrent import Cell
@@ -35,6 +37,8 @@ class Chain:
     inputs: list[Tensor] = field(default_factory=list)
     weights: list[nn.Parameter] = field(default_factory=list)
     gradients: list[Tensor] = field(default_factory=list)
+    renew: Callable[[Tensor], object] = lambda each: each.add_(0)
+    """Writes an input before a call, in place"""
 
     def __len__(self) -> int:
         return len(self.calls)
@@ -73,7 +77,7 @@ class Chain:
         """Bring a call's inputs into the caches, where a step's are that the operator before has just written."""
         each_has = len(self.inputs) // len(self)
         for each in self.inputs[place * each_has : (place + 1) * each_has]:
-            each.add_(0)
+            self.renew(each)
 
     def touch_gradients(self) -> None:
         """The same for the outputs' gradients."""
@@ -99,7 +103,8 @@ _COMPUTE = {
 def chain_of(operator: Timed, shape: tuple[int, ...], format: Format) -> Chain:
     """Calls of the operator with data of their own each."""
     chain = Chain(format)
-    for _ in range(LENGTH if math.prod(shape) <= LARGE_ELEMENTS else SHORT):
+    size = work_of(operator, shape) if operator is Timed.MIXTURE else math.prod(shape)
+    for _ in range(LENGTH if size <= LARGE_ELEMENTS else SHORT):
         _BUILDERS[operator](chain, shape, _Types(format))
     chain.prepare()
     return chain
@@ -160,6 +165,18 @@ def _recurrence(chain: Chain, shape: tuple[int, ...], types: _Types) -> None:
     for weight in layer.parameters():
         nn.init.uniform_(weight, -1 / math.sqrt(width), 1 / math.sqrt(width))
     chain.add(types.module(layer), types.narrow(sequences, tokens, width))
+
+
+def _mixture(chain: Chain, shape: tuple[int, ...], types: _Types) -> None:
+    """Random tokens, so that experts have nearly equal loads; drawn anew for every call, because a CPU's products are
+    prepared anew for each number of rows that an expert has not had before, and a step's routing is never the last's.
+    """
+    sequences, tokens, hidden = shape[:3]
+    mixture = MixtureMLP(experts_of(shape), hidden)
+    for weight in mixture.parameters():
+        nn.init.normal_(weight, std=1 / math.sqrt(hidden))
+    chain.add(types.module(mixture), types.wide(sequences, tokens, hidden))
+    chain.renew = lambda each: each.normal_()
 
 
 def _padded_attention(chain: Chain, shape: tuple[int, ...], types: _Types) -> None:
@@ -225,6 +242,7 @@ _BUILDERS: dict[Timed, Callable[[Chain, tuple[int, ...], _Types], None]] = {
     Timed.PADDED_FLASH: _padded_attention,
     Timed.EAGER: lambda chain, shape, types: _attention(chain, shape, types, AttentionKernel.EAGER),
     Timed.RECURRENCE: _recurrence,
+    Timed.MIXTURE: _mixture,
     Timed.GELU: _gelu,
     Timed.SWIGLU: _swiglu,
     Timed.ADD: _add,

@@ -9,8 +9,10 @@ from dataclasses import dataclass
 from suite.case import Case
 from suite.formats import formats_of
 from suite.hardware.operator_times import Format, Timed
+from suite.layout import RecomputeKind
 from suite.models.base import ModelSpec
 from suite.models.decoder import DecoderSpec, Mixing, Norm, Position
+from suite.models.experts_sizes import sizes_of
 from suite.models.recurrence_ledger import RECURRENCE
 from suite.operators import Array, Kernel, Operator, OperatorKind, Weight
 from suite.optimizers import kernel_of
@@ -41,9 +43,14 @@ def uses_of(case: Case, operators: Iterable[Operator]) -> Iterator[Use]:
     embedding that is divided over ranks.
     """
     operators = tuple(operators)
-    for operator in operators:
+    mixture = _mixture(operators)
+    others = tuple(operator for operator in operators if operator not in mixture)
+    for operator in others:
         yield from _uses(case, operator)
-    yield from _meetings(operators)
+    if mixture and case.model.experts is not None:
+        batch, tokens, width = mixture[0].kernels[0].reads[0].values
+        yield Use(Timed.MIXTURE, sizes_of(case.model.experts, batch, tokens, width))
+    yield from _meetings(others)
 
 
 _UPDATES = {
@@ -65,12 +72,28 @@ def untimed(case: Case) -> str:
         return (
             f"model.latent: what {case.model.name} makes keys and values of is not timed on the CPU; models without are"
         )
-    if case.model.experts is not None:
-        return f"model.experts: what {case.model.name} routes is not timed on the CPU; models without experts are"
+    if reason := _untimed_experts(case):
+        return reason
     if form := _untimed_form(case.model):
         return f"model.{form} of {case.model.name} is not timed on the CPU; softmax attention, rope or learned"
     if formats_of(case).numerics.scaling is not None:
         return f"workload.precision: {case.workload.precision} is not timed on the CPU; fp32, bf16 and mixed ones are"
+    return ""
+
+
+def _untimed_experts(case: Case) -> str:
+    """What of a mixture of experts no calibration runs, which takes it whole and alone on its rank."""
+    layout = case.layout
+    if case.model.experts is None:
+        return ""
+    if layout.ep > 1:
+        return f"layout.ep: {layout.ep}: exchanging experts' rows is not timed on the CPU; 1 is"
+    if layout.tp > 1:
+        return f"layout.tp: {layout.tp}: experts divided over ranks are not timed on the CPU; 1 is"
+    if layout.recompute.kind is RecomputeKind.SELECTIVE_OP:
+        return f"layout.recompute: {layout.recompute}: a part of a mixture run again is not timed on the CPU; full is"
+    if isinstance(case.model, DecoderSpec) and case.model.mtp:
+        return f"model.mtp: {case.model.mtp}: predicting further tokens is not timed on the CPU; 0 is"
     return ""
 
 
@@ -90,6 +113,19 @@ def optimizer_of(case: Case) -> Timed:
     reason = untimed(case)
     require(not reason, reason)
     return _UPDATES[case.workload.optimizer, kernel_of(case)]
+
+
+#: the first and last operators of a mixture (suite/models/experts_ledger.py); what its frames let go comes after
+MIXTURE_ENDS = ("mlp.tokens", "mlp.counted")
+
+
+def _mixture(operators: tuple[Operator, ...]) -> tuple[Operator, ...]:
+    """The operators of a block's mixture of experts, which is timed as a whole; none where it has none."""
+    names = [operator.name for operator in operators]
+    if MIXTURE_ENDS[0] not in names:
+        return ()
+    first, last = (names.index(name) for name in MIXTURE_ENDS)
+    return operators[first : last + 1]
 
 
 def _uses(case: Case, operator: Operator) -> Iterator[Use]:

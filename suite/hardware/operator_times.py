@@ -31,6 +31,7 @@ class Timed(StrEnum):
     PADDED_FLASH = "padded-flash-attention"  # the same in both directions, with a bias on padding
     EAGER = "eager-attention"  # as either; the copy of its output into one run of memory included
     RECURRENCE = "recurrence"  # gates, sequences, tokens of each, width: a layer of three gates (GRU) or four (LSTM)
+    MIXTURE = "mixture"  # suite.models.experts_sizes: router, gathered rows, experts, shared ones, weighted sums
     GELU = "gelu"  # tokens, width
     SWIGLU = "swiglu"  # tokens, width: silu(gate) * up
     ADD = "add"  # tokens, width: the residual stream
@@ -138,6 +139,10 @@ def work_of(operator: Timed, shape: tuple[int, ...]) -> float:
         return float((sequences * tokens + rows) * width)  # its gradient is as large as the table
     if operator is Timed.RECURRENCE:
         return float(math.prod(shape) * shape[-1])
+    if operator is Timed.MIXTURE:
+        sequences, tokens, hidden, ffn, count, top_k, shared, *_, room = shape
+        rows = sequences * (count * room if room else tokens * top_k)
+        return float(((rows + sequences * tokens * shared) * 3 * ffn + sequences * tokens * count) * hidden)
     if operator is Timed.ROTARY:
         return float(math.prod(shape[:3]) * shape[-1])
     return float(math.prod(shape))

@@ -8,19 +8,25 @@ from parallelism.calibration.asking import Item, measure_operators
 from parallelism.calibration.frames import FINISH
 from parallelism.calibration.worker import FROZEN_EVERY, WARMUP, taker
 from suite.hardware.operator_times import Crowd, Format, Frame, Timed
+from suite.models.experts import Balance, Dispatch, Experts, Scoring
+from suite.models.experts_sizes import sizes_of
 
+#: every part of a mixture
+MIXTURE = Experts(8, 2, 16, 1, Scoring.SIGMOID, True, 2.5, 4, 2, Balance.AUXILIARY, dispatch=Dispatch.CAPACITY)
 SHAPES: dict[Timed, tuple[int, ...]] = {
     Timed.LINEAR: (8, 4, 6),
     Timed.LINEAR_BIAS: (8, 4, 6),
     Timed.ROTARY: (2, 4, 2, 4, 8),
     Timed.FLASH: (2, 4, 4, 2, 8),
     Timed.PADDED_FLASH: (2, 4, 4, 4, 8),
-    Timed.RECURRENCE: (4, 2, 4, 8),
     Timed.EAGER: (2, 4, 4, 2, 8),
+    Timed.RECURRENCE: (4, 2, 4, 8),
+    Timed.MIXTURE: sizes_of(MIXTURE, 2, 4, 16),
     Timed.EMBEDDING: (2, 4, 16, 8),
     Timed.POSITIONS: (2, 4, 16, 8),
 }
-WITH_BOTH = {Timed.LINEAR, Timed.LINEAR_BIAS, Timed.RMS_NORM, Timed.LAYER_NORM, Timed.POSITIONS, Timed.RECURRENCE}
+NORMS = {Timed.RMS_NORM, Timed.LAYER_NORM}
+WITH_BOTH = NORMS | {Timed.LINEAR, Timed.LINEAR_BIAS, Timed.RECURRENCE, Timed.MIXTURE, Timed.POSITIONS}
 
 
 @pytest.mark.distributed

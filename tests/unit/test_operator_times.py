@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import json
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from parallelism.simulator.cpu_operators import Use, format_of, uses_of
+from parallelism.simulator.cpu_operators import Use, format_of, untimed, uses_of
 from suite.case import Case, case_from
 from suite.hardware.calibration import Calibration, Machine, read_calibration, write_calibration
 from suite.hardware.operator_times import Crowd, Format, OperatorTime, OperatorTimes, Timed
+from suite.models.experts import Balance, Dispatch, Experts, Scoring
+from suite.models.experts_sizes import experts_of, sizes_of
 from suite.models.ledgers import ledger_of
 from suite.parse import SpecError
 from suite.tape import BF16_AUTOCAST, FP32, Backend
@@ -146,3 +149,56 @@ def test_a_block_comes_to_the_calls_that_its_module_makes(precision: str) -> Non
         expected[Use(Timed.CAST, (128, 128))] = 5  # autocast keeps no copy of an activation
     assert dict(Counter(uses_of(case, block.operators()))) == expected
     assert format_of(case) is (Format.FP32 if precision == "fp32" else Format.BF16_AUTOCAST)
+
+
+@pytest.mark.unit
+@pytest.mark.parametrize("precision", ["fp32", "bf16-mixed"])
+def test_a_mixture_is_one_call_in_its_block(precision: str) -> None:
+    # mixtral-1m: h 128, 4 heads of 32, 2 key-value heads, 8 experts of 48, 2 a token: scores of a softmax (0),
+    # normalized (1), not scaled (0), one group, an auxiliary loss (1), no capacity (0). Beside llama's block: no MLP,
+    # no SwiGLU, and its norm's output has one reader: 4 places where gradients meet.
+    case = replace(llama(precision), model=case_from({"model": "mixtral-1m"}).model)
+    numerics = FP32 if precision == "fp32" else BF16_AUTOCAST
+    ledger = ledger_of(case.model, case.workload, case.layout.recompute, numerics, Backend.CPU)
+    block = next(segment for segment in ledger.counts if segment.name == "block")
+    expected = {
+        Use(Timed.RMS_NORM, (128, 128)): 2,
+        Use(Timed.LINEAR, (128, 128, 128)): 2,
+        Use(Timed.LINEAR, (128, 128, 64)): 2,
+        Use(Timed.ROTARY, (2, 64, 4, 32, 32)): 1,
+        Use(Timed.ROTARY, (2, 64, 2, 32, 32)): 1,
+        Use(Timed.FLASH, (2, 64, 4, 2, 32)): 1,
+        Use(Timed.MIXTURE, (2, 64, 128, 48, 8, 2, 0, 0, 1, 0, 1, 1, 1, 0)): 1,
+        Use(Timed.ADD, (128, 128)): 2,
+        Use(Timed.MEET, (128, 128)): 4,
+    }
+    if precision != "fp32":
+        expected[Use(Timed.CAST, (128, 128))] = 3  # for queries, keys and values; the mixture's own is in it
+    assert dict(Counter(uses_of(case, block.operators()))) == expected
+
+
+@pytest.mark.unit
+@pytest.mark.parametrize("tokens", [7, 64, 4096])
+def test_a_mixture_that_is_rebuilt_from_its_sizes_has_them(tokens: int) -> None:
+    for factor in (0.3, 1.0, 1.25, 9.0):
+        spec = Experts(6, 2, 16, 1, Scoring.SIGMOID, False, 2.5, 3, 2, Balance.BIAS, 0.1, Dispatch.CAPACITY, factor)
+        again = experts_of(sizes_of(spec, 2, tokens, 32))
+        assert again.capacity(tokens) == spec.capacity(tokens)
+        assert replace(again, scale=2.5, rate=0.1, capacity_factor=factor) == spec
+    dropless = Experts(8, 2, 48, balance=Balance.AUXILIARY)
+    assert experts_of(sizes_of(dropless, 2, tokens, 32)) == dropless
+
+
+@pytest.mark.unit
+@pytest.mark.parametrize(
+    ("layout", "words"),
+    [
+        ({"ep": 2}, "layout.ep: 2: exchanging experts' rows"),
+        ({"tp": 2, "sequence_parallel": True}, "layout.tp: 2: experts divided"),
+        ({"recompute": "selective-op"}, "layout.recompute: selective-op: a part of a mixture"),
+    ],
+)
+def test_a_mixture_is_timed_whole_on_its_rank(layout: dict[str, object], words: str) -> None:
+    assert words in untimed(case_from({"model": "mixtral-1m", "layout": layout}))
+    for other in ({"dp": 2}, {"fsdp": 2}, {"dp": 2, "zero": 1}, {"pp": 2, "schedule": "gpipe"}, {"recompute": "full"}):
+        assert untimed(case_from({"model": "mixtral-1m", "layout": other})) == ""
