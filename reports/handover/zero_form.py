@@ -6,6 +6,7 @@ from dataclasses import replace
 
 from suite.case import Case
 from suite.layout import Engine, Layout, Offload, ReduceType, Reduction
+from suite.models.experts import Balance
 from suite.parse import SpecError, require
 from suite.spec import OptimizerKernel, OptimizerKind, Precision
 
@@ -14,6 +15,7 @@ _SPLITS = {
     "tp": "its AutoTP rewrites models of the transformers library alone",
     "cp": "its Ulysses attention is code of the model, no setting",
     "pp": "its pipeline takes a model written as a list of layers, no setting",
+    "ep": "its mixture of experts is a layer of the model's code, no setting",
 }
 
 
@@ -31,6 +33,13 @@ def zero_form(case: Case) -> tuple[Case, tuple[str, ...]]:
             degree == 1,
             f"layout.{axis}: {degree}: DeepSpeed's engine splits no model by a setting ({why}); use zero or fsdp, or"
             " export to megatron or torchtitan",
+        )
+    experts = case.model.experts
+    if experts is not None and experts.balance is Balance.BIAS and workload.precision is not Precision.FP32:
+        raise SpecError(
+            f"model.experts.balance: bias with workload.precision({workload.precision}): DeepSpeed's engine rounds"
+            " buffers to 16 bits, in which routers' biases do not move by so small a step; use fp32, or export to"
+            " torchrun"
         )
     if layout.zero and workload.optimizer not in (OptimizerKind.ADAMW, OptimizerKind.SGD):
         raise SpecError(

@@ -16,9 +16,7 @@ from suite.cache_choices import Choice, parse_choices
 from suite.case import Case
 from suite.flags import case_of
 from suite.hardware.calibration import Calibration
-from suite.models import PRESETS as ALL_PRESETS
-from suite.models import model_from
-from suite.models.presets import PRESETS
+from suite.models import PRESETS, model_from
 from suite.models.served import SERVED_MODELS
 from suite.parse import from_text, nearest, require, shown, to_mapping
 from suite.spec import Recipe
@@ -51,19 +49,14 @@ class Asked:
 def asked_of(options: argparse.Namespace) -> Asked:
     """What the flags ask. SpecError for what cannot be answered, in one line."""
     choices = () if options.compare is None else parse_choices(options.compare)
-    share = MEMORY_SHARE if options.memory_share is None else _share(options.memory_share)
+    share = MEMORY_SHARE if options.memory_share is None else memory_share(options.memory_share)
     model = options.model
     if isinstance(model, str):
-        require(
-            model not in ALL_PRESETS or model in PRESETS,
-            f"model: {shown(model)} is no decoder; kv answers for models whose tokens each leave keys and values in one"
-            " stack; give a decoder",
-        )
         require(
             model in PRESETS or model in SERVED_MODELS,
             f"model: {shown(model)} is not a preset; {nearest(model, [*PRESETS, *SERVED_MODELS])}",
         )
-    _refuse_training(options)
+    refuse_training(options)
     case = case_of(options, lambda data: _settle(data, options))
     batch = case.workload.micro_batch
     require(
@@ -74,13 +67,14 @@ def asked_of(options: argparse.Namespace) -> Asked:
     return Asked(case, step_tokens, share, calibration_given(options.calibration), choices)
 
 
-def _share(text: str) -> float:
+def memory_share(text: str) -> float:
+    """What --memory-share says. SpecError for what is no share."""
     share: float = from_text(text, float, "--memory-share")
     require(0 < share <= 1, f"--memory-share: must be above 0 and at most 1, got {shown(text)}")
     return share
 
 
-def _refuse_training(options: argparse.Namespace) -> None:
+def refuse_training(options: argparse.Namespace) -> None:
     """Refuse flags that change nothing of a model that answers."""
     names = [*(field.name for field in dataclasses.fields(Recipe)), *TRAINING]
     given = [f"--{name.replace('_', '-')}" for name in names if getattr(options, name) is not None]
@@ -99,7 +93,7 @@ def _settle(data: dict[str, Any], options: argparse.Namespace) -> None:
         parts["cache"].get("cache_tokens") is None,
         "cache.cache_tokens: kv asks how many tokens there is room for; give --context instead",
     )
-    prompt, answer = _lengths(
+    prompt, answer = lengths(
         parts["workload"].get("seq_len"), parts["serving"].get("new_tokens"), options.context_tokens,
         model_from(data["model"]).max_positions,
     )  # fmt: skip
@@ -111,7 +105,7 @@ def _settle(data: dict[str, Any], options: argparse.Namespace) -> None:
     data["serving"] = {**parts["serving"], "new_tokens": answer}
 
 
-def _lengths(prompt: Any, answer: Any, context: int | None, positions: int) -> tuple[Any, Any]:
+def lengths(prompt: Any, answer: Any, context: int | None, positions: int) -> tuple[Any, Any]:
     """(tokens of a prompt, tokens of its answer). What is no number is left for the case's own check to refuse."""
     if not all(value is None or type(value) is int for value in (prompt, answer)):
         return prompt, answer

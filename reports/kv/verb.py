@@ -8,6 +8,7 @@ from pathlib import Path
 
 from reports.kv.answer import serving_mapping
 from reports.kv.options import asked_of
+from reports.kv.states import is_state, run_states
 from reports.kv.text import print_serving
 from reports.streams import output, tell
 from suite.files import write_whole
@@ -15,6 +16,8 @@ from suite.files import write_whole
 
 def run_kv(options: argparse.Namespace) -> int:
     """Answer, and write the page where one was asked for."""
+    if is_state(options):
+        return run_states(options, output())
     asked = asked_of(options)
     if options.measure:
         from reports.kv.measured import measured

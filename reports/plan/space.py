@@ -164,7 +164,7 @@ class Space:
     def _of_grain(self) -> Callable[[int, int, ContextMethod, int, Recompute], str]:
         @cache
         def of_grain(tp: int, cp: int, context: ContextMethod, ep: int, recompute: Recompute) -> str:
-            parts = {"tp": tp, "cp": cp, "context": context, "ep": ep, "recompute": recompute}
+            parts: dict[str, Any] = {"tp": tp, "cp": cp, "context": context, "ep": ep, "recompute": recompute}
             return _why(lambda: self._alone(Layout(**parts, **self.of_grains), 1))
 
         return of_grain

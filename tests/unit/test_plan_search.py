@@ -13,12 +13,14 @@ import pytest
 from memory.search import Search as MemorySearch
 from reports.plan.asked import Asked
 from reports.plan.bounds import Bounds
-from reports.plan.solve import Solver, _may_miss
+from reports.plan.solve import Plan, Solver, _may_miss
 from reports.plan.space import Grain, Pipe, Space, Spread
 from reports.plan.timing import Timing, timing_of
 from reports.plan.work import engine_of
 from suite.case import Case
 from suite.layout import Recompute
+from suite.models import PRESETS
+from suite.models.base import ModelSpec
 from suite.models.decoder import DecoderSpec
 from suite.models.experts import Experts
 from suite.spec import Cluster, LossKernel, OptimizerKind, Precision, Workload
@@ -223,3 +225,26 @@ def test_a_split_backward_does_not_keep_earlier_stages_waiting() -> None:
     ]
     assert found
     assert all(0 < bound <= seconds for bound, seconds in found)
+
+
+def _planned(model: ModelSpec, gpus: int, batch: int, fixed: dict[str, Any], **work: Any) -> Plan:
+    base = Case(model, workload=Workload(seq_len=64, **work), cluster=Cluster("h100-sxm"))
+    question = Asked(base, 1, gpus, batch, fixed=fixed, best=1)
+    return Solver(timing_of(base, None)).plan(question)
+
+
+@pytest.mark.parametrize(
+    ("name", "gpus", "batch", "fixed", "why"),
+    [
+        ("deepseek-v3-1m", 2, 2, {"tp": 1, "pp": 1}, "the engine rounds buffers to bf16"),
+        ("mixtral-1m", 2, 2, {"sequence_parallel": False, "pp": 1}, "only sequence_parallel sums the gradients"),
+        ("lstm-1m", 2, 2, {"fsdp": 2}, "there is no attention core to run again"),
+        ("batchnorm-1m", 1, 2, {}, "a rerun would move the running statistics a second time"),
+    ],
+)
+def test_a_rule_that_some_layouts_break_leaves_those_out_and_says_so(
+    name: str, gpus: int, batch: int, fixed: dict[str, Any], why: str
+) -> None:
+    plan = _planned(PRESETS[name], gpus, batch, fixed)
+    assert len(plan.answers) == 1
+    assert any(why in reason and count > 0 for reason, count in plan.tally.refused.items())
