@@ -65,7 +65,8 @@ def ring_share(ranks: int, rank: int, balanced: bool) -> Share:
 def test_a_ring_of_two_balanced() -> None:
     """Rank 0's second step has its late queries and all of the visiting keys. Highest in forward: visitors, output and
     log-sum-exp, the second step's halves of both and two more halves of the latter; in backward: the output, which the
-    kernel keeps after the next segment has let go of it, visitors, dq with the sums, the sums on their way here, the second step's parts."""
+    kernel keeps after the next segment has let go of it, visitors, dq with the sums, the sums on their way here, the
+    second step's parts."""
     walk = walked(ring_share(2, 0, True))
     assert walk.forward.peak == 2 * K + Q + L + (Q // 2 + L // 2) + 2 * (L // 2)
     assert walk.forward.net == Q + L
