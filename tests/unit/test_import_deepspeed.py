@@ -188,3 +188,17 @@ def leaves(value: Any, prefix: str = "") -> list[tuple[str, Any]]:
     if not isinstance(value, dict):
         return [(prefix, value)]
     return [pair for key, item in value.items() for pair in leaves(item, f"{prefix}.{key}" if prefix else key)]
+
+
+@pytest.mark.parametrize(
+    ("data", "match"),
+    [
+        ({"model": "deepseek-v3-1m"}, "model.experts.balance: bias with workload.precision(bf16-mixed)"),
+        ({"model": "mixtral-1m", "layout": {"ep": 2}}, "layout.ep: 2: DeepSpeed's engine splits no model"),
+    ],
+)
+def test_experts_that_the_engine_trains_otherwise_are_not_written(data: dict[str, Any], match: str) -> None:
+    with pytest.raises(SpecError) as refused:
+        deepspeed(case_from(data))
+    assert str(refused.value).startswith(match)
+    assert deepspeed(case_from(data | {"layout": {}, "workload": {"precision": "fp32"}})).text
