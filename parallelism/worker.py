@@ -41,6 +41,7 @@ from suite.ranklog import FailureKind, RankWriter, rows_path
 from suite.received import received_samples
 from suite.record import Quantity, Sample
 from suite.tasks.table import task_of
+from suite.trivial import trivial_nats
 
 VALIDATION_POINTS = 10
 
@@ -101,7 +102,7 @@ class Worker:
         for step, (loss, result) in enumerate(zip(losses.tolist(), results, strict=True)):
             self.writer.sample(Sample(Quantity.LOSS, loss, self.rank, step))
             self.writer.sample(Sample(Quantity.GRADIENT_NORM, result.gradient_norm.item(), self.rank, step))
-        self.writer.sample(Sample(Quantity.UNIGRAM_ENTROPY, self.data.unigram_entropy_nats, self.rank))
+        self.writer.sample(Sample(Quantity.UNIGRAM_ENTROPY, trivial_nats(self.case, self.data), self.rank))
 
     def _validation_batches(self) -> list[Batch]:
         count = self.case.recipe.validation_batches

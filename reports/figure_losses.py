@@ -25,7 +25,7 @@ _MARKERS = "osD^vP*X"
 
 
 def loss_chart(group: LossGroup, key: str, names: Sequence[str] | None = None) -> Chart:
-    """A group's training curves over one another, widest below; validation points; the text's unigram entropy.
+    """A group's training curves over one another, widest below; validation points; what guessing by frequency loses.
 
     Curves are called as `names` says, by default by what tells their cases apart.
     """
@@ -85,7 +85,7 @@ def _draw_curves(axes: Axes, group: LossGroup, names: Sequence[str], hover: dict
     entropy = group.cases[0].curve.unigram_entropy
     if entropy is not None:
         axes.axhline(entropy, color=MUTED.light, linewidth=1, dashes=(3, 3))
-        note = f"unigram entropy of the text, {number_text(entropy, 3)}"
+        note = f"guessing by frequency, {number_text(entropy, 3)}"
         axes.annotate(note, (1, entropy), (-4, 4), ("axes fraction", "data"), "offset points", ha="right", size=SMALL)
     return handles
 

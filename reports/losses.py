@@ -13,7 +13,7 @@ Points = tuple[tuple[int, float], ...]  # (step, value), steps ascending
 
 @dataclass(frozen=True)
 class LossCurve:
-    """Training and validation loss by optimizer step, and the unigram entropy of the text where it was recorded."""
+    """Training and validation loss by optimizer step, and what guessing by frequency loses where it was recorded."""
 
     training: Points = ()
     validation: Points = ()
