@@ -35,7 +35,7 @@ from memory.step import StepWalk, Stretch
 from memory.tensors import tensor_sizes
 from memory.units import shards_of, unit_of
 from suite.formats import formats_of
-from suite.layout import Schedule
+from suite.layout import Layout, Schedule
 from suite.operators import Ledger, Weight
 from suite.record import Component
 
@@ -154,7 +154,7 @@ def _groups(model: MemoryModel, rank: int) -> dict[int, tuple[int, ...]]:
     formats = formats_of(model.case)
     element = formats.numerics.weights.nbytes
     found: dict[int, tuple[int, ...]] = {}
-    for weights in _units(model.ledger_of_rank(rank)):
+    for weights in _units(model.ledger_of_rank(rank), layout):
         parameters = unit_of(weights, *shards_of(layout)).parameters
         parts = [
             *(tuple(element * item.flat // share for item in parameters) for share in {1, to}),
@@ -164,10 +164,14 @@ def _groups(model: MemoryModel, rank: int) -> dict[int, tuple[int, ...]]:
     return found
 
 
-def _units(ledger: Ledger) -> Iterator[Sequence[Weight]]:
-    """Parameters that are gathered together: a block's, and the rest's."""
+def _units(ledger: Ledger, layout: Layout) -> Iterator[Sequence[Weight]]:
+    """Parameters that are gathered together: a block's, under expert parallelism its experts' and the others by
+    themselves, and the rest's."""
     for segment in {placed.segment for placed in ledger.segments if placed.prefix}:
         yield segment.weights
+        for is_expert in (True, False) if layout.ep > 1 else ():
+            if group := [weight for weight in segment.weights if weight.is_expert is is_expert]:
+                yield group
     yield [weight for placed in ledger.segments if not placed.prefix for weight in placed.segment.weights]
 
 
@@ -239,7 +243,7 @@ class _Run:
         found = _latest(alive, nbytes) or _part_of(alive, nbytes)
         if not found and nbytes in self.groups:
             found = tuple(block for size in self.groups[nbytes] for block in _latest(alive, size))
-        return found or self._elsewhere(nbytes)
+        return found or _together(alive, nbytes) or self._elsewhere(nbytes)
 
     def _elsewhere(self, nbytes: int) -> tuple[Block, ...]:
         for name, alive in self.alive.items():
@@ -257,6 +261,21 @@ def _latest(alive: Alive, nbytes: int) -> tuple[Block, ...]:
     for place in range(len(alive) - 1, -1, -1):
         if alive[place][0] == nbytes:
             return alive.pop(place)[1]
+    return ()
+
+
+def _together(alive: Alive, nbytes: int) -> tuple[Block, ...]:
+    """The latest tensors that were made one after the other and go at once: a block's groups of parameters."""
+    for end in range(len(alive), 0, -1):
+        total = 0
+        for start in range(end - 1, -1, -1):
+            total += alive[start][0]
+            if total == nbytes:
+                found = tuple(block for _, blocks in alive[start:end] for block in blocks)
+                del alive[start:end]
+                return found
+            if total > nbytes:
+                break
     return ()
 
 

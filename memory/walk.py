@@ -139,8 +139,10 @@ class Walker:
                 self.storages[array] = self._allocate(array, recomputed)
         self._scratch(kernel.name, kernel.prepared_scratch if is_found else kernel.forward_scratch)
         held = kernel.holds if self.trains and not recomputed else ()
-        kept = [self._retain(array) for array in (*held, *(kernel.saves if keeps else ())) if array in self.storages]
-        self.saved[kernel] = self.saved.get(kernel, []) + kept
+        if keeps or held:
+            kept = (*held, *(kernel.saves if keeps else ()))
+            before = self.saved.get(kernel, []) if recomputed else []
+            self.saved[kernel] = before + [self._retain(array) for array in kept if array in self.storages]
         if kernel is not self.rerun_by:
             self.log.note(Act.RERUN if recomputed else Act.LEFT, self.modules.last.get(kernel, ()))
 

@@ -32,6 +32,8 @@ MODEL = {"layers": 3, "hidden": 64, "heads": 4, "kv_heads": 2, "ffn": 96, "vocab
 #: one expert a rank of 2, which FSDP2 shards along its rows
 FEW = MODEL | {"name": "few", "experts": {"count": 2, "top_k": 1, "ffn": 48}}
 
+SHARED = MODEL | {"name": "shared", "experts": {"count": 6, "top_k": 2, "ffn": 48, "balance": "bias", "shared": 1}}
+
 
 def case_of(layout: dict[str, Any], model: dict[str, Any] = MODEL, **workload: Any) -> Case:
     """A case of a micro-batch whose routing is recorded."""
@@ -43,6 +45,7 @@ CASES = [
     case_of({"ep": 2}),
     case_of({"ep": 2}, precision="bf16-mixed"),
     case_of({"ep": 2, "recompute": "selective-op"}, micro_batches=3),
+    case_of({"ep": 2, "recompute": "full"}, SHARED),
     case_of({"ep": 2, "fsdp": 2}, precision="bf16-mixed"),
     case_of({"ep": 2, "fsdp": 2}, FEW),
 ]
