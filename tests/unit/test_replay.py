@@ -40,12 +40,17 @@ LAYOUTS: dict[str, dict[str, Any]] = {
     "zero 1": {"dp": 2, "zero": 1},
     "zero 3": {"dp": 2, "zero": 3},
     "zero 1, torch": {"dp": 2, "zero": 1, "engine": "torch"},
+    "ep": {"ep": 2, "recompute": "full"},
+    "ep, fsdp": {"ep": 2, "fsdp": 2, "recompute": "full"},
+    "ep, fsdp, kept": {"ep": 2, "fsdp": 2, "reshard_after_forward": False},
+    "ep, fsdp, tp": {"ep": 2, "fsdp": 2, "tp": 2},
 }
 
 
 def case(layout: dict[str, Any], **workload: Any) -> Case:
     sizes = {"seq_len": 256, "micro_batch": 4, "micro_batches": 4} | workload
-    return case_from({"model": "llama-1m", "layout": layout, "workload": sizes, "cluster": {"device": "h100-sxm"}})
+    model = "mixtral-1m" if "ep" in layout else "llama-1m"
+    return case_from({"model": model, "layout": layout, "workload": sizes, "cluster": {"device": "h100-sxm"}})
 
 
 def event_count(model: MemoryModel) -> int:
