@@ -240,8 +240,9 @@ class _Run:
     def _find(self, alive: Alive, nbytes: int) -> tuple[Block, ...]:
         """The blocks that a free of so many bytes is about: the latest tensor of that size, a parameter of a unit that
         was gathered, a unit's gradients, or a tensor of that size under another name."""
-        found = _latest(alive, nbytes) or _part_of(alive, nbytes)
-        if not found and nbytes in self.groups:
+        is_unit = nbytes in self.groups
+        found = _latest(alive, nbytes) or (is_unit and _together(alive, nbytes)) or _part_of(alive, nbytes)
+        if not found and is_unit:
             found = tuple(block for size in self.groups[nbytes] for block in _latest(alive, size))
         return found or _together(alive, nbytes) or self._elsewhere(nbytes)
 

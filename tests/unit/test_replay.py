@@ -43,6 +43,7 @@ LAYOUTS: dict[str, dict[str, Any]] = {
     "ep": {"ep": 2, "recompute": "full"},
     "ep, fsdp": {"ep": 2, "fsdp": 2, "recompute": "full"},
     "ep, fsdp, kept": {"ep": 2, "fsdp": 2, "reshard_after_forward": False},
+    "ep, fsdp beyond experts": {"ep": 4, "fsdp": 4},
     "ep, fsdp, tp": {"ep": 2, "fsdp": 2, "tp": 2},
 }
 
