@@ -15,8 +15,10 @@ from suite.cache_matrix import FACTORS as CACHE_FACTORS
 from suite.cache_matrix import WHOLE, pairs_cache_matrix, whole_cache_matrix
 from suite.case import Case, case_from
 from suite.cases import SUITES, default_suite, quick_suite, strategies_suite, suite_of
+from suite.family_cases import families_suite
 from suite.layout import ContextMethod, RecomputeKind, Schedule
 from suite.matrix import FACTORS, pairs_matrix, whole_matrix
+from suite.models import SPECS
 from suite.models.decoder import Norm, Position
 from suite.parse import SpecError
 from suite.spec import AttentionKernel, LossKernel, Precision
@@ -163,3 +165,26 @@ def test_the_whole_matrix_of_caches_leaves_out_what_is_refused_and_says_why() ->
     }
     assert refused == {"plain": 4 * a_pair, "latent": 3 * a_pair, "growing": a_pair}
     assert sum(refused.values()) == sum(matrix.refused.values())
+
+
+def test_the_families_suite_has_every_family_in_what_it_takes() -> None:
+    """All share rows and recompute; pipelines are the decoders' that predict one token, experts the mixtures'."""
+    cases = families_suite()
+    models = {case.model.name for case in cases}
+    assert {case.model.family for case in cases} == set(SPECS)
+
+    def with_layout(**degrees: int) -> set[str]:
+        return {
+            case.model.name
+            for case in cases
+            if all(getattr(case.layout, name) == degree for name, degree in degrees.items())
+        }
+
+    for degrees in ({"dp": 2, "zero": 0}, {"fsdp": 2, "ep": 1}, {"dp": 2, "zero": 1}):
+        assert with_layout(**degrees) == models
+    assert with_layout(ep=2, fsdp=2) == with_layout(ep=2, fsdp=1) == {"mixtral-1m", "deepseek-v2-1m", "deepseek-v3-1m"}
+    assert with_layout(pp=2) == {"mixtral-1m", "deepseek-v2-1m", "alibi-1m", "linear-1m"}
+    for name in models:
+        short = [case for case in cases if case.model.name == name and case.recipe.steps == 6]
+        assert len({case.global_batch for case in short}) <= 2
+        assert any(case.model.name == name and case.recipe.validation_batches for case in cases)
