@@ -54,12 +54,10 @@ class Task:
 
     window    (case) -> tokens of text that a row is made of
     examples  (case, windows, step, rows) -> a step's global batch; decided by the recipe's seed, the step and the row
-    trivial   in words, the predictor that a trained model must beat
     """
 
     window: Callable[[Case], int]
     examples: Callable[[Case, TextWindows, int, int], Examples]
-    trivial: str = "a token's frequency"
 
 
 def row_random(seed: int, step: int, row: int) -> np.random.Generator:

@@ -57,4 +57,4 @@ def noisy(text: Rows, vocab: int, random: np.random.Generator) -> Rows:
     return copy[random.random(len(text)) >= DROPPED]
 
 
-DENOISING = Task(window, examples, trivial="the frequency of a target's token")
+DENOISING = Task(window, examples)

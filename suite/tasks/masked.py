@@ -143,4 +143,4 @@ def _replacement(spec: BertSpec, draw: np.random.Generator, ids: Rows) -> Rows:
     return ids
 
 
-MASKED = Task(window=text_tokens, examples=examples, trivial="a masked token's frequency, and a coin for the pair")
+MASKED = Task(window=text_tokens, examples=examples)

@@ -72,4 +72,4 @@ def corrupted(text: Rows, is_gone: Rows, spec: T5Spec) -> Rows:
     return np.append(left, spec.end_id)
 
 
-SPANS = Task(window, examples, trivial="the frequency of a target's token, sentinels and the end among them")
+SPANS = Task(window, examples)
