@@ -42,7 +42,7 @@ def test_masked_tokens_are_guessed_by_frequency_and_the_pair_by_a_coin() -> None
 
 
 def test_smoothing_spreads_its_share_over_the_vocabulary() -> None:
-    """A share goes from the answer's -ln p to its mean over the vocabulary, which is least, ln V, where all are alike."""
+    """A share goes from the answer's -ln p to its mean over the vocabulary: ln V where all are alike, else more."""
     model = {"family": "transformer", "vocab": 64, "layers": 2, "hidden": 16, "heads": 2, "ffn": 32}
     data = data_of([5] * 400, [5] * 400)
     losses = [
