@@ -52,7 +52,7 @@ VERBS = ("bench", "estimate", "report", "models")
         ("report /nowhere", "/nowhere: no run is recorded there; expected a folder with records.jsonl"),
         (
             "bench --suite nightly",
-            "--suite: 'nightly' is not known; known: default, quick, strategies, peers, memory, memory-pairs, kv,",
+            "--suite: 'nightly' is not known; known: default, quick, strategies, forms, families, peers, memory,",
         ),
         ("bench --suite quick --model gpt2", "--suite: 'quick' given beside --model; give one"),
         (
