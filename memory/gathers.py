@@ -32,7 +32,7 @@ class Mark:
     """Where the gathers are: what the next ones depend on, units still to be gathered ahead, and what only grows."""
 
     state: tuple[tuple[tuple[Unit, ...], ...], int, int]
-    ahead: int
+    ahead: tuple[Unit, ...]
     all_reduced: int
 
 
@@ -59,16 +59,18 @@ class Gathers:
 
     def mark(self) -> Mark:
         """Where it is now."""
-        return Mark((tuple(self.fetched), self.forward_flat, self.reduce_input), len(self.ahead), self.all_reduced)
+        return Mark((tuple(self.fetched), self.forward_flat, self.reduce_input), tuple(self.ahead), self.all_reduced)
 
     def repeat(self, before: Mark, left: int) -> int:
-        """How many periods of the `left` that follow are as the one since `before`, and go there: as many as there are
-        units to gather ahead for, if this one ended as it began."""
+        """How many periods of the `left` that follow are as the one since `before`, and go there: as many as gather the
+        same units ahead, if this one ended as it began."""
         after = self.mark()
         if after.state != before.state:
             return 0
-        used = before.ahead - after.ahead
-        more = min(left, after.ahead // used) if used else left
+        fetched = before.ahead[: len(before.ahead) - len(after.ahead)]
+        used, more = len(fetched), 0 if fetched else left
+        while fetched and more < left and after.ahead[more * used : (more + 1) * used] == fetched:
+            more += 1
         del self.ahead[: more * used]
         self.all_reduced += more * (after.all_reduced - before.all_reduced)
         return more
